@@ -1,0 +1,22 @@
+"""Runs on Ray actors: each worker (or cohort of workers) an actor with its own momentum, and an actor for the server.
+
+What is heavy is imported on first use, so that an actor, which imports this package too, starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.cluster import connect
+    from actors.fleet import Fleet, FleetError
+    from actors.simulation import simulate
+
+__all__ = ["Fleet", "FleetError", "connect", "simulate"]
+
+_HOMES = {"connect": "cluster", "Fleet": "fleet", "FleetError": "fleet", "simulate": "simulation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"actors.{_HOMES[name]}"), name)

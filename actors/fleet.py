@@ -1,0 +1,212 @@
+"""The actors of a simulation: placed, named, started once, used for run after run."""
+
+import math
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.channel import LOOPBACK
+from actors.server import ServerActor
+from actors.worker import WorkerActor
+from byzray.setups import Actors, Setup
+
+# How long a fleet waits for the cluster to have room for it, in seconds.
+PLACEMENT_SECONDS = 60.0
+
+
+class FleetError(Exception):
+    """The fleet could not be placed, or one of its actors was lost."""
+
+
+class Fleet:
+    """One server actor and some worker actors, in a placement group, joined in one torch.distributed group.
+
+    Starting a fleet takes seconds; it then serves any number of runs, one at a time. Use it as a context manager, or
+    call :meth:`close`.
+
+    Args:
+        label: what the actors' names begin with in the Ray dashboard: ``label: worker 3``.
+        cohorts: the workers that each actor is named after.
+        layout: what each actor reserves.
+        device: `cpu` reserves no GPU.
+    """
+
+    def __init__(
+        self, label: str, cohorts: Sequence[range], layout: Actors | None = None, device: str = "auto"
+    ) -> None:
+        self.size = len(cohorts)
+        self.joined = False
+        count = self.size + 1
+        cpus, gpus = shares(layout or Actors(), count, device)
+        self._place(count, cpus, gpus)
+        namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
+
+        def options(bundle: int, role: str) -> dict[str, Any]:
+            strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+            return {
+                "name": f"{label}: {role}",
+                "namespace": namespace,
+                "num_cpus": cpus,
+                "num_gpus": gpus,
+                "scheduling_strategy": strategy,
+            }
+
+        threads = max(1, int(cpus))
+        # Handles are Any: Ray makes their methods at run time.
+        self.server: Any = ray.remote(ServerActor).options(**options(0, "server")).remote(threads)
+        self.workers: list[Any] = [
+            ray.remote(WorkerActor).options(**options(bundle, role_name(workers))).remote(threads)
+            for bundle, workers in enumerate(cohorts, start=1)
+        ]
+        self.join()
+
+    @classmethod
+    def for_setup(cls, setup: Setup) -> "Fleet":
+        """A fleet laid out as a setup says."""
+        layout = setup.actors or Actors()
+        count = math.ceil(setup.honest / layout.workers_per_actor)
+        return cls(setup.label(), split(setup.honest, count), layout, setup.device)
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _place(self, count: int, cpus: float, gpus: float) -> None:
+        bundle = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        self.group = placement_group([bundle] * count, strategy="PACK")
+        try:
+            ray.get(self.group.ready(), timeout=PLACEMENT_SECONDS)
+        except GetTimeoutError:
+            remove_placement_group(self.group)
+            raise FleetError(
+                f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each after {PLACEMENT_SECONDS:g} s: "
+                f"the cluster has {_resources(ray.cluster_resources())}, "
+                f"of which free {_resources(ray.available_resources())}; "
+                "pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
+                "(actors.cpus_per_actor, actors.gpus_per_actor)"
+            ) from None
+
+    def join(self) -> None:
+        """Form the process group, anew if it was left."""
+        if self.joined:
+            return
+        members = [self.server, *self.workers]
+        places = self.call([member.whereabouts.remote() for member in members])
+        alone = len({place["node"] for place in places}) == 1
+        host = LOOPBACK if alone else places[0]["address"]
+        port = self.call([self.server.serve.remote(host)])[0]
+        self.call([member.join.remote(host, port, rank, len(members)) for rank, member in enumerate(members)])
+        self.places = places
+        self.joined = True
+
+    def call(self, references: Sequence[Any]) -> list[Any]:
+        """The results of calls to actors, in order.
+
+        Raises:
+            FleetError: an actor was lost.
+            Exception: what an actor raised, itself.
+        """
+        waiting = list(references)
+        failure: Exception | None = None
+        while waiting:
+            # One failure makes the others' transfers fail at once, so waiting for all costs nothing; the cause is
+            # the one that is not a consequence.
+            (done,), waiting = ray.wait(waiting, num_returns=1)
+            try:
+                ray.get(done)
+            except (RayActorError, RayTaskError) as error:
+                self.joined = False
+                failure = _more_telling(failure, error)
+        if failure is not None:
+            raise _reason(failure)
+        return ray.get(list(references))
+
+    def prepare(self, setup: Setup, data: Any, parameters: Any = None) -> list[range]:
+        """Get all actors ready for a run; returns which workers each holds.
+
+        Args:
+            setup: the setup of the run.
+            data: the data set or, better, a reference to it in Ray's object store.
+            parameters: the initial parameters, if not PyTorch's.
+
+        Raises:
+            FleetError: there are fewer honest workers than actors, or an actor was lost.
+        """
+        if setup.honest < self.size:
+            raise FleetError(f"a fleet of {self.size} worker actors cannot hold {setup.honest} honest workers")
+        self.join()
+        cohorts = split(setup.honest, self.size)
+        description, paths = setup.describe(), list(sys.path)
+        self.columns, *_ = self.call(
+            [
+                self.server.prepare.remote(description, paths, cohorts, data, parameters),
+                *(
+                    actor.prepare.remote(description, paths, workers, data)
+                    for actor, workers in zip(self.workers, cohorts, strict=True)
+                ),
+            ]
+        )
+        return cohorts
+
+    def close(self) -> None:
+        """End the actors and give their resources back."""
+        for actor in [self.server, *self.workers]:
+            ray.kill(actor)
+        remove_placement_group(self.group)
+
+
+def split(workers: int, actors: int) -> list[range]:
+    """Consecutive workers for each actor, as evenly as possible, the larger cohorts first."""
+    size, larger = divmod(workers, actors)
+    cohorts, start = [], 0
+    for actor in range(actors):
+        stop = start + size + (actor < larger)
+        cohorts.append(range(start, stop))
+        start = stop
+    return cohorts
+
+
+def role_name(workers: range) -> str:
+    """``worker 3``, or ``workers 0-13``."""
+    return f"worker {workers.start}" if len(workers) == 1 else f"workers {workers.start}-{workers.stop - 1}"
+
+
+def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
+    """The CPUs and GPUs that each of `count` actors reserves: as the layout says, else an even share of the cluster."""
+    cluster = ray.cluster_resources()
+    cpus, gpus = layout.cpus_per_actor, layout.gpus_per_actor
+    if cpus is None:
+        cpus = min(1.0, cluster.get("CPU", 0) / count)
+    if gpus is None:
+        available = int(cluster.get("GPU", 0)) if device != "cpu" else 0
+        # A share must fit as often as needed into one GPU: 10 actors on 3 GPUs get a quarter each, not 0.3.
+        gpus = 1 / math.ceil(count / available) if available else 0.0
+    # Ray counts in ten-thousandths.
+    return math.floor(cpus * 10_000) / 10_000, math.floor(gpus * 10_000) / 10_000
+
+
+def _resources(resources: dict[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+
+
+def _is_consequence(error: Exception) -> bool:
+    """Whether an error is but the echo of a peer's: torch.distributed reports a closed connection as RuntimeError."""
+    return isinstance(error, RayTaskError) and isinstance(error.cause, RuntimeError) and "onnection" in str(error.cause)
+
+
+def _more_telling(known: Exception | None, new: Exception) -> Exception:
+    return new if known is None or (_is_consequence(known) and not _is_consequence(new)) else known
+
+
+def _reason(error: Exception) -> Exception:
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, Exception) else error
+    return FleetError(f"an actor of the fleet was lost: {error}")

@@ -1,0 +1,54 @@
+"""What the actors of a fleet have in common."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import torch
+
+from actors.channel import Group
+from byzray.setups import Setup
+
+
+class Member:
+    """An actor of a fleet: it can join the fleet's group, and leaves it when something goes wrong."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.group = Group()
+
+    def serve(self, host: str) -> int:
+        """Open the store through which the group meets; returns its port."""
+        return self.group.serve(host)
+
+    def join(self, host: str, port: int, rank: int, size: int) -> None:
+        """Join the group."""
+        self.group.join(host, port, rank, size)
+
+    def whereabouts(self) -> dict[str, Any]:
+        """The node's address and id, this process's id, and the GPUs that Ray assigned."""
+        context = ray.get_runtime_context()
+        return {
+            "address": ray.util.get_node_ip_address(),
+            "node": context.get_node_id(),
+            "pid": os.getpid(),
+            "gpus": context.get_accelerator_ids().get("GPU", []),
+        }
+
+    @contextmanager
+    def leaving_on_failure(self) -> Iterator[None]:
+        """Leave the group if the block fails, so that the others do not wait for this actor in vain."""
+        try:
+            yield
+        except BaseException:
+            self.group.leave()
+            raise
+
+
+def resolve(description: dict[str, Any], import_paths: list[str]) -> Setup:
+    """The setup from its description; `import_paths` are where the user's own classes are imported from."""
+    sys.path.extend(path for path in import_paths if path not in sys.path)
+    return Setup.model_validate(description)

@@ -1,0 +1,34 @@
+"""Byzantine-resilient distributed SGD, simulated: rules, attacks, and momentum where you want it.
+
+What is heavy is imported on first use: actors, which need but a part of it, start faster.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from byzray.recording import Interrupted, Update
+    from byzray.results import Result, RunExists
+    from byzray.setups import Setup, SetupError, load_setup
+    from byzray.simulation import simulate
+
+__version__ = "0.1.0"
+
+__all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_setup", "simulate"]
+
+_HOMES = {
+    "Interrupted": "recording",
+    "Result": "results",
+    "RunExists": "results",
+    "Setup": "setups",
+    "SetupError": "setups",
+    "Update": "recording",
+    "load_setup": "setups",
+    "simulate": "simulation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"byzray.{_HOMES[name]}"), name)

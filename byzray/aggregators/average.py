@@ -1,0 +1,18 @@
+"""The mean of all submissions: no robustness, and the yardstick of every rule."""
+
+import torch
+from torch import Tensor
+
+from byzray.aggregators.base import SelectingAggregator
+
+
+class Average(SelectingAggregator):
+    """Mean of all submissions; one Byzantine worker sets it to any value.
+
+    Needs n >= 1. No bound.
+    """
+
+    name = "average"
+
+    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return torch.arange(len(gradients_ND), device=gradients_ND.device)

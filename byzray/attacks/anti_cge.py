@@ -1,0 +1,43 @@
+"""The attack made for comparative gradient elimination.
+
+Shapes in names: H honest submissions, F Byzantine ones, D parameters.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from byzray.aggregators import Aggregator
+from byzray.aggregators.distances import norms, smallest
+from byzray.attacks.base import Attack
+
+
+class AntiCge(Attack):
+    """The negated sum of the h-f honest submissions of least norm, scaled to be selected by `cge`.
+
+    The one of least norm counts twice, as in the code published with El-Mhamdi et al. (ICLR 2021). Scaled to just under
+    the (h-f+1)-th least norm, the attack is to be selected with those h-f; "just under" is one step of double
+    precision, as published, so that at times rounding lets the honest submission of that norm win. With more Byzantine
+    workers than the f tolerated, NaN, as one is selected anyway.
+
+    Needs f <= honest, unless byzantine > f.
+    """
+
+    name = "anti-cge"
+
+    def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
+        if byzantine > f:
+            return torch.full_like(honest_HD[0], math.nan).expand(byzantine, -1)
+        norms_H = norms(honest_HD)
+        ranked_H = smallest(norms_H, len(honest_HD))
+        selected = len(honest_HD) - f
+        attack_D = -(honest_HD[ranked_H[0]] + honest_HD[ranked_H[:selected]].sum(dim=0))
+        norm = norms(attack_D[None]).double()
+        limit = norms_H[ranked_H[selected]].double()
+        scale = torch.nextafter(limit, torch.zeros_like(limit)) / norm
+        scaled_D = attack_D * scale.to(attack_D.dtype)
+        return torch.where(norm > 0, scaled_D, attack_D).expand(byzantine, -1)
+
+    def check(self, honest: int, byzantine: int, f: int) -> str | None:
+        return None if byzantine > f or f <= honest else f"needs f <= honest, got f = {f}, honest = {honest}"

@@ -1,0 +1,320 @@
+"""The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from byzray.aggregators import RandomMixture
+from byzray.datasets import MissingData
+from byzray.options import Options, Registry
+from byzray.setups import Setup, SetupError, load_setup
+from byzray.yaml import parse_yaml
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SetupFile = Annotated[Path, typer.Argument(metavar="SETUP.yaml", help="The setup file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as momentum.placement=update. Repeatable."),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The folder that holds data sets [default: $BYZRAY_DATA].")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster, such as auto [default: $RAY_ADDRESS, else one is started].")
+]
+
+
+class WrongInput(Exception):
+    """A mistake in what the user gave: shown as one message, exit code 2."""
+
+
+def main() -> None:
+    """The entry point: no traceback for a user's mistake."""
+    from byzray.recording import Interrupted
+    from byzray.results import RunExists
+
+    try:
+        app()
+    except (SetupError, MissingData, RunExists, WrongInput) as error:
+        err.print(f"[red]byzray:[/] {escape(str(error))}")
+        sys.exit(2)
+    except Interrupted as error:
+        err.print(f"[yellow]byzray:[/] {escape(str(error))}; the same command with --resume continues it")
+        sys.exit(1)
+    except Exception as error:
+        err.print(escape("".join(traceback.format_exception(error))), style="dim")
+        err.print(f"[red]byzray:[/] the run failed: {escape(f'{type(error).__name__}: {error}')}")
+        sys.exit(1)
+
+
+def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
+    """The setup of a command line; rules of the user's own are looked for beside the file, too."""
+    sys.path[:0] = [str(path.resolve().parent), str(Path.cwd())]
+    values: dict[str, Any] = {}
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not (key and equals):
+            raise WrongInput(f"--set: got {override!r}, expected KEY=VALUE, such as momentum.placement=update")
+        try:
+            values[key] = parse_yaml(value)
+        except ValueError as error:
+            raise WrongInput(f"--set {key}: the value {value!r} {error}") from error
+    return load_setup(path, values | more)
+
+
+@app.command()
+def run(
+    setup_file: SetupFile,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the setup's seed.")] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the run's own directory is made.")] = Path(
+        "results"
+    ),
+    in_process: Annotated[bool, typer.Option("--in-process", help="Compute in this process, without Ray.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    data: DataRoot = None,
+    download: Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")] = False,
+    address: Address = None,
+) -> None:
+    """Run one setup, on Ray actors unless told otherwise."""
+    more: dict[str, Any] = {} if seed is None else {"seed": seed}
+    setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
+    began = time.monotonic()
+    with shown_progress(setup) as progress:
+        options: dict[str, Any] = {"output": output, "data": data, "download": download, "resume": resume}
+        if setup.actors is None:
+            from byzray.simulation import simulate
+
+            result = simulate(setup, progress=progress, **options)
+        else:
+            import actors
+
+            result = actors.simulate(setup, progress=progress, address=address, **options)
+    last = result.evaluations.iloc[-1]
+    out.print(
+        f"{setup.label()}: best accuracy {result.best_accuracy:.4f}, "
+        f"{last['accuracy']:.4f} at step {int(last['step'])}, {time.monotonic() - began:.1f} s"
+    )
+    out.print(str(result.directory))
+
+
+@contextmanager
+def shown_progress(setup: Setup) -> Iterator[Callable[[Any], bool]]:
+    """Yields a function to report progress to. It asks for a stop after SIGINT or SIGTERM."""
+    stopping = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:  # the second one does not wait for the end of the stretch
+            raise KeyboardInterrupt
+        stopping = True
+        err.print(f"byzray: {signal.Signals(number).name}: stopping after this stretch of steps")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with (_live if err.is_terminal else _lines)(setup) as show:
+
+            def report(update: Any) -> bool:
+                show(update)
+                return stopping
+
+            yield report
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _live(setup: Setup) -> Iterator[Callable[[Any], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}  loss {task.fields[loss]:.4f}"),
+        TextColumn("accuracy {task.fields[accuracy]:.4f}  {task.fields[pace]:.1f} steps/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        nan = float("nan")
+        task = bar.add_task(setup.label(), total=setup.steps, loss=nan, accuracy=nan, pace=0.0, start=False)
+        pace = Pace()
+
+        def show(update: Any) -> None:
+            if pace.first is None:
+                bar.start_task(task)
+            steps_per_second = pace.at(update.step)
+            bar.update(task, completed=update.step, loss=update.loss, accuracy=update.accuracy, pace=steps_per_second)
+
+        yield show
+
+
+@contextmanager
+def _lines(setup: Setup) -> Iterator[Callable[[Any], None]]:
+    """Plain lines, not more than one in five seconds, where the output is no terminal."""
+    pace = Pace()
+    shown = -5.0
+
+    def show(update: Any) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        steps_per_second = pace.at(update.step)
+        if now - shown >= 5 or update.step == setup.steps:
+            shown = now
+            left = (setup.steps - update.step) / steps_per_second if steps_per_second else float("nan")
+            err.print(
+                f"{setup.label()}: step {update.step}/{setup.steps}  loss {update.loss:.4f}  "
+                f"accuracy {update.accuracy:.4f}  {steps_per_second:.1f} steps/s  {left:.0f} s left"
+            )
+
+    yield show
+
+
+class Pace:
+    """Steps a second since the first report."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, int] | None = None
+
+    def at(self, step: int) -> float:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (now, step)
+        began, first_step = self.first
+        return (step - first_step) / (now - began) if now > began else 0.0
+
+
+@app.command()
+def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
+    """Print a setup resolved, with its rule's validity and variance-norm bound."""
+    setup = read_setup(setup_file, overrides)
+    out.print(setup.yaml().rstrip(), markup=False)
+    n, f = setup.workers, setup.tolerated
+    out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
+    rules = [setup.aggregator]
+    if isinstance(setup.aggregator, RandomMixture):
+        rules += [component.rule for component in setup.aggregator.rules]
+    for rule in rules:
+        bound = rule.bound(n, f)
+        proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
+        out.print(f"# {rule.label()}: valid for these n and f; {proven}")
+
+
+def _directory_name(setup: Setup) -> str:
+    from byzray.results import RunDirectory
+
+    return RunDirectory.name(setup)
+
+
+class Kind(StrEnum):
+    aggregators = "aggregators"
+    attacks = "attacks"
+    models = "models"
+    datasets = "datasets"
+
+
+@app.command(name="list")
+def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what setups can name, with the options of each and their defaults."""
+    from byzray.aggregators import AGGREGATORS
+    from byzray.attacks import ATTACKS
+    from byzray.datasets import DATASETS
+    from byzray.models import MODELS
+
+    registries: dict[Kind, Registry[Any]] = {
+        Kind.aggregators: AGGREGATORS,
+        Kind.attacks: ATTACKS,
+        Kind.models: MODELS,
+        Kind.datasets: DATASETS,
+    }
+    table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
+    for name, cls in registries[kind].classes.items():
+        table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
+    Console(highlight=False, width=max(out.width, 100)).print(table)
+
+
+def _options(cls: type[Options]) -> str:
+    fields = cls.model_fields.items()
+    return "\n".join(
+        f"{name} (required)" if field.is_required() else f"{name} = {field.default}" for name, field in fields
+    )
+
+
+@app.command()
+def conformance(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of vectors.")],
+    on_actors: Annotated[bool, typer.Option("--actors", help="Run trajectories on Ray actors.")] = False,
+    address: Address = None,
+) -> None:
+    """Replay vectors of the published code; fails if an error is over its tolerance."""
+    from byzray.conformance import replay
+
+    if not directory.is_dir():
+        raise WrongInput(f"{directory}: expected a directory of vectors")
+    failed, count = [], 0
+    with _trajectory_starter(on_actors, address) as start:
+        try:
+            for case in replay(directory, start):
+                count += 1
+                verdict = "ok    " if case.passed else "FAILED"
+                out.print(f"{verdict} {case.error:.2e} (at most {case.tolerance:.0e})  {case.name}", markup=False)
+                if not case.passed:
+                    failed.append(case)
+        except ValueError as error:
+            raise WrongInput(str(error)) from error
+    out.print(f"{count} cases, {count - len(failed)} within tolerance, {len(failed)} over")
+    for case in failed:
+        err.print(f"over its tolerance: {case.name}: {case.error:.3e}, at most {case.tolerance:.0e}", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _trajectory_starter(on_actors: bool, address: str | None) -> Iterator[Any]:
+    from byzray.simulation import LocalSimulation
+
+    if not on_actors:
+        yield LocalSimulation
+        return
+    import actors
+    from actors.fleet import split
+    from actors.simulation import FleetSimulation
+
+    actors.connect(address, dashboard=False)
+    with actors.Fleet("conformance", split(9, 3)) as fleet:
+        yield lambda setup, data, parameters: FleetSimulation(setup, data, fleet, parameters)
+
+
+@app.command()
+def doctor(data: DataRoot = None) -> None:
+    """Report what this machine can run, with the mend for what is missing."""
+    from byzray.doctor import examine
+
+    table = Table("", "what", "found", "mend", box=None, padding=(0, 2, 0, 0))
+    findings = list(examine(data))
+    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+    for one in findings:
+        table.add_row(f"[{colours[one.state]}]{one.state}[/]", one.what, escape(one.found), escape(one.mend))
+    Console(highlight=False, width=max(out.width, 120)).print(table)
+    if any(one.state == "broken" for one in findings):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

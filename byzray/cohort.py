@@ -1,0 +1,110 @@
+"""Honest workers that live together: their data, their gradients, their momentum buffers.
+
+Shapes in names: K workers of the cohort, D parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from byzray.datasets import Data
+from byzray.gradients import Gradients, Network, clip
+from byzray.metrics import Moments
+from byzray.momentum import WorkerMomentum
+from byzray.randomness import key
+from byzray.sampling import TrainingStream
+from byzray.setups import Setup
+
+
+class Contribution(NamedTuple):
+    """What a cohort reports beside its submissions.
+
+    Attributes:
+        losses_K: each worker's loss, regularisation included (averaged over local steps).
+        sampled: the moments of the gradients before momentum, where the server cannot see them: with a study and
+            placement `worker`.
+    """
+
+    losses_K: Tensor
+    sampled: Moments | None
+
+
+class Cohort:
+    """K honest workers.
+
+    Args:
+        setup: the setup of the run.
+        workers: which of the h honest workers these are, consecutive.
+        data: the data set.
+        device: where they compute.
+    """
+
+    def __init__(self, setup: Setup, workers: range, data: Data, device: torch.device) -> None:
+        self.setup = setup
+        self.workers = workers
+        network = Network(setup, data.shape, data.classes, device)
+        self.gradients = Gradients(network, setup)
+        self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
+        self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
+        self.dimension = network.dimension
+        # Only a model in training mode changes its buffers; each worker then has its own.
+        self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
+        self._sampled_KD = torch.empty(len(workers), network.dimension, device=device)
+
+    def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
+        """Take one step.
+
+        Args:
+            point_D: the point that the server sent.
+            step: the number of the step, from 0.
+            out_KD: where the submissions go.
+        """
+        rate = self.setup.learning_rate.at(step)
+        points = self.momentum.points(point_D, rate)
+        # Without a buffer a worker submits its gradient: it is computed in place.
+        sampled_KD = out_KD if self.momentum.buffers_KD is None else self._sampled_KD
+        losses_K = self._sample(points, step, rate, sampled_KD)
+        submissions_KD = self.momentum.submit(sampled_KD)
+        if submissions_KD is not out_KD:
+            out_KD.copy_(submissions_KD)
+        return Contribution(losses_K, Moments.of(sampled_KD) if self.setup.workers_report_moments else None)
+
+    def _sample(self, points: Tensor, step: int, rate: float, out_KD: Tensor) -> Tensor:
+        """Each worker's clipped gradient, or the sum of those it met on its local steps; returns the (K,) losses."""
+        losses_K = self._gradient(points, step, 0, out_KD)
+        if self.setup.local_steps == 1:
+            return losses_K
+        here_KD = points.expand_as(out_KD).clone()
+        gradients_KD = out_KD.clone()
+        for local_step in range(1, self.setup.local_steps):
+            here_KD.sub_(gradients_KD, alpha=rate)
+            losses_K = losses_K + self._gradient(here_KD, step, local_step, gradients_KD)
+            out_KD.add_(gradients_KD)
+        return losses_K / self.setup.local_steps
+
+    def _gradient(self, points: Tensor, step: int, local_step: int, out_KD: Tensor) -> Tensor:
+        batch = self.stream.batch(self.workers, step, local_step)
+        draw = step * self.setup.local_steps + local_step
+        masks = [key(self.setup.seed, "dropout", worker, draw) for worker in self.workers]
+        losses_K = self.gradients(points, batch, out_KD, masks, self.buffers)
+        if self.setup.clip is not None:
+            clip(out_KD, self.setup.clip)
+        return losses_K
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on: tensors whose first dimension is K."""
+        state = {}
+        if self.momentum.buffers_KD is not None:
+            state["worker momentum"] = self.momentum.buffers_KD
+        for name in self.buffers[0]:
+            state[f"buffer {name}"] = torch.stack([buffers[name] for buffers in self.buffers])
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a state that :meth:`state` returned."""
+        if self.momentum.buffers_KD is not None:
+            self.momentum.buffers_KD.copy_(state["worker momentum"])
+        for i, buffers in enumerate(self.buffers):
+            for name, buffer in buffers.items():
+                buffer.copy_(state[f"buffer {name}"][i])

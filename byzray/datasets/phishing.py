@@ -1,0 +1,65 @@
+"""The phishing set, in LIBSVM's format."""
+
+import os
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+
+from byzray.datasets.base import Data, Dataset
+from byzray.datasets.files import damaged, require
+
+URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary/phishing"
+ROWS, FEATURES, TRAIN = 11_055, 68, 8_400
+
+
+class Phishing(Dataset):
+    """Phishing websites: 8,400 + 2,655 rows of 68 features, 2 classes.
+
+    Read from ROOT/phishing/phishing, in LIBSVM's format, as float32 values taken as they are. Rows labelled 1 are of
+    class 1, all others of class 0. As published, the first 8,400 rows are for training.
+
+    Source: R. Mohammad, L. McCluskey. Phishing Websites. UCI Machine Learning Repository, 2015; as prepared for LIBSVM,
+    https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html.
+    """
+
+    name = "phishing"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (FEATURES,)
+
+    @property
+    def classes(self) -> int:
+        return 2
+
+    def load(self, root: Path, download: bool) -> Data:
+        from sklearn.datasets import load_svmlight_file
+
+        path = root / "phishing" / "phishing"
+        require(self.name, [path], (lambda: _fetch(path)) if download else None)
+        try:
+            rows, labels = load_svmlight_file(str(path), n_features=FEATURES, dtype=np.float32, zero_based=False)
+        except ValueError as error:
+            raise damaged(path, error, f"rows of {FEATURES} features in LIBSVM's format") from error
+        if len(labels) != ROWS:
+            raise damaged(path, f"{len(labels)} rows", f"{ROWS}")
+        x, y = rows.toarray(), (labels == 1).astype(np.int64)
+        return Data(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], classes=self.classes)
+
+
+def _fetch(path: Path) -> None:
+    """Download the file to `path`, where it appears complete or not at all.
+
+    Raises:
+        OSError, http.client.HTTPException: it cannot be downloaded or written.
+    """
+    with urlopen(URL, timeout=60) as response:
+        content = response.read()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

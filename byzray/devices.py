@@ -1,0 +1,19 @@
+"""The device that a run computes on."""
+
+from typing import Literal
+
+import torch
+
+from byzray.setups import SetupError
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that a setup asks for; `auto` is a GPU where there is one.
+
+    Raises:
+        SetupError: it asks for a GPU and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise SetupError("setup", ["device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'"])
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")

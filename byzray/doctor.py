@@ -1,0 +1,132 @@
+"""What this machine can run: versions, devices, memory, Ray, data sets, with the mend for what is missing."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+
+from byzray.datasets import DATASETS, MissingData
+from byzray.simulation import data_root
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Attributes:
+        state: ok; missing, where something optional is not there; broken, where nothing can run without it.
+        what: what was looked at.
+        found: what was seen.
+        mend: what to do, empty if nothing.
+    """
+
+    state: Literal["ok", "missing", "broken"]
+    what: str
+    found: str
+    mend: str = ""
+
+
+def examine(root: str | Path | None = None) -> Iterator[Finding]:
+    """Look at this machine.
+
+    Args:
+        root: the folder that holds data sets, see :func:`byzray.simulation.data_root`.
+    """
+    yield Finding("ok", "Python", sys.version.split()[0])
+    yield from _packages()
+    yield from _devices()
+    yield from _memory()
+    yield _ray()
+    yield from _data(data_root(root))
+
+
+def _packages() -> Iterator[Finding]:
+    """What byzray requires, as its own metadata states it."""
+    for line in metadata.requires("byzray") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding("broken", requirement.name, "not installed", f"pip install '{requirement}'")
+            continue
+        if requirement.specifier.contains(found, prereleases=True):
+            yield Finding("ok", requirement.name, found)
+        else:
+            yield Finding(
+                "broken", requirement.name, f"{found}, needs {requirement.specifier}", f"pip install '{line}'"
+            )
+    try:
+        import torchvision  # noqa: F401  its C++ part must match torch's
+    except Exception as error:
+        mend = "install torch and torchvision from the same index"
+        yield Finding("broken", "torchvision", f"cannot be imported: {error}", mend)
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("ok", "CPUs", f"{os.cpu_count()}, PyTorch uses {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        yield Finding("missing", "GPU", "none that PyTorch sees", "not needed: everything runs on CPUs")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding("ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
+def _memory() -> Iterator[Finding]:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        yield Finding("ok", "memory", f"{total / 2**30:.1f} GiB; a worker actor takes about 0.2 GiB")
+    except (OSError, ValueError):
+        yield Finding("missing", "memory", "unknown on this platform")
+    shared = Path("/dev/shm")
+    if shared.exists():
+        free = shutil.disk_usage(shared).free
+        if free < 2**29:
+            mend = "in Docker: --shm-size=1g; else Ray's object store falls back to slower files"
+            yield Finding("missing", "shared memory", f"{free / 2**20:.0f} MiB free", mend)
+        else:
+            yield Finding("ok", "shared memory", f"{free / 2**30:.1f} GiB free")
+    free = shutil.disk_usage(Path.cwd()).free
+    state: Literal["ok", "missing"] = "ok" if free > 2**30 else "missing"
+    yield Finding(state, "disk here", f"{free / 2**30:.1f} GiB free", "" if state == "ok" else "free some space")
+
+
+def _ray() -> Finding:
+    """Whether a Ray cluster can be reached or started; the actors package is asked, as byzray itself never uses Ray."""
+    import subprocess
+
+    probe = "import actors, sys; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
+    probe += "print(len(ray.nodes()), 'node,', r.get('CPU', 0), 'CPUs,', r.get('GPU', 0), 'GPUs')"
+    where = os.environ.get("RAY_ADDRESS") or "started here"
+    try:
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return Finding("broken", "Ray", f"{where}: no answer in 120 s", "see the logs in /tmp/ray/session_latest/logs")
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["unknown"]
+        return Finding(
+            "broken", "Ray", f"{where}: {reason[0]}", "unset RAY_ADDRESS, or start the cluster: ray start --head"
+        )
+    return Finding("ok", "Ray", f"{where}: {done.stdout.strip().splitlines()[-1]}")
+
+
+def _data(root: Path) -> Iterator[Finding]:
+    for name, cls in DATASETS.classes.items():
+        if any(field.is_required() for field in cls.model_fields.values()):
+            continue  # a file of the user's own
+        try:
+            data = cls().load(root, download=False)
+        except MissingData as error:
+            yield Finding("missing", f"data set {name}", f"not below {root}", str(error))
+        except ValueError as error:
+            yield Finding("missing", f"data set {name}", "damaged", str(error))
+        else:
+            yield Finding("ok", f"data set {name}", f"{len(data.x_train):,} + {len(data.x_test):,} examples")

@@ -1,0 +1,188 @@
+"""The gradients of several workers at once.
+
+Shapes in names: K workers, B examples a batch, D parameters.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+
+from byzray.randomness import key
+from byzray.sampling import Batch
+from byzray.setups import Setup
+
+
+class Network:
+    """A model as a function of its flat parameter vector.
+
+    Args:
+        setup: what the model and its loss are.
+        shape: the shape of one example.
+        classes: the number of classes.
+        device: where it computes.
+
+    Attributes:
+        dimension: D, the number of parameters.
+        module: the PyTorch module; its own parameters are never used.
+    """
+
+    def __init__(self, setup: Setup, shape: tuple[int, ...], classes: int, device: torch.device) -> None:
+        self.model = setup.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(setup.seed, "parameters"))
+            module = setup.model.build(shape, classes)
+        initial = [parameter.detach().flatten() for parameter in module.parameters()]
+        self._initial_D = torch.cat(initial)
+        self.module = module.to(device).requires_grad_(False)
+        self.device = device
+        self.shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        ends = torch.tensor([0, *(part.numel() for part in initial)]).cumsum(0).tolist()
+        self.segments = [slice(*ends) for ends in pairwise(ends)]
+        self.dimension: int = ends[-1]
+        self.single = setup.model.outputs(classes) == 1
+        self.criterion = _criterion(setup.loss, self.single, classes)
+
+    def initial_parameters(self) -> Tensor:
+        """The (D,) parameters that PyTorch's default initialisation gives for the setup's seed."""
+        return self._initial_D.to(self.device, copy=True)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """A fresh copy of the module's buffers (BatchNorm's statistics) as they were initialised."""
+        return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+
+    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
+        """The named parameters as views of `theta` (D,)."""
+        parts = zip(self.shapes.items(), self.segments, strict=True)
+        return {name: theta[segment].view(shape) for (name, shape), segment in parts}
+
+    def __call__(self, theta: Tensor, x: Tensor, buffers: dict[str, Tensor] | None = None) -> Tensor:
+        """The network's output at `theta` (D,) for inputs (count, *shape)."""
+        return functional_call(self.module, (self.parameters(theta), buffers or {}), (x,))
+
+    @torch.no_grad()
+    def correct(self, theta: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Tensor:
+        """How many examples of a batch are classified correctly at `theta` (D,), as a 0-dimensional tensor."""
+        self.module.eval()
+        output = self(theta, batch.x, buffers)
+        predicted = (output.squeeze(1) > 0.5).long() if self.single else output.argmax(dim=1)
+        return (predicted == batch.y).sum()
+
+
+def _criterion(loss: str, single: bool, classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean loss of a batch from a network's output and int64 labels."""
+
+    def numeric(y: Tensor) -> Tensor:
+        return y.float().unsqueeze(1) if single else functional.one_hot(y, classes).float()
+
+    match loss:
+        case "nll":
+            return functional.nll_loss
+        case "cross-entropy":
+            return functional.cross_entropy
+        case "bce":
+            return lambda output, y: functional.binary_cross_entropy(output, numeric(y))
+        case _:
+            return lambda output, y: functional.mse_loss(output, numeric(y))
+
+
+class Gradients:
+    """Loss gradients of K workers, each with its own batch.
+
+    The rule is fixed: several workers of a model that declares itself `vectorised` (those without convolutions) are
+    computed at once by vmap, others one by one; on CPUs vmap over a convolution is slower than the loop, and for a
+    single worker it only adds overhead. In training mode, too, workers go one by one, since each has buffers and
+    dropout masks of its own.
+    """
+
+    def __init__(self, network: Network, setup: Setup) -> None:
+        self.network = network
+        self.seed = setup.seed
+        self.l1, self.l2 = setup.l1, setup.l2
+        self.training = setup.model.training
+        self.vectorised = setup.model.vectorised and not self.training
+        per_worker = grad_and_value(self._loss)
+        self._at_one_point = vmap(per_worker, in_dims=(None, 0, 0))
+        self._at_own_points = vmap(per_worker, in_dims=(0, 0, 0))
+
+    def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self.network.criterion(functional_call(self.network.module, (parameters, {}), (x,)), y)
+
+    def __call__(
+        self, points: Tensor, batch: Batch, out_KD: Tensor, masks: list[int], buffers: list[dict[str, Tensor]]
+    ) -> Tensor:
+        """Compute gradients into `out_KD`.
+
+        Args:
+            points: the point common to all workers (D,), or each worker's own (K, D).
+            batch: K*B examples, worker after worker.
+            out_KD: where the gradients go.
+            masks: for models in training mode, a seed a worker for its dropout masks.
+            buffers: for models in training mode, each worker's buffers, updated in place.
+
+        Returns:
+            (K,) losses, regularisation included.
+        """
+        k = len(out_KD)
+        x_KB = batch.x.unflatten(0, (k, -1))
+        y_KB = batch.y.unflatten(0, (k, -1))
+        if self.vectorised and k > 1:
+            losses_K = self._all_at_once(points, x_KB, y_KB, out_KD)
+        else:
+            losses = []
+            for i in range(k):
+                point_D = points if points.dim() == 1 else points[i]
+                losses.append(self._one(point_D, x_KB[i], y_KB[i], out_KD[i], masks[i], buffers[i]))
+            losses_K = torch.stack(losses)
+        return self._regularise(points, losses_K, out_KD)
+
+    def _all_at_once(self, points: Tensor, x_KB: Tensor, y_KB: Tensor, out_KD: Tensor) -> Tensor:
+        self.network.module.eval()
+        if points.dim() == 1:
+            gradients, losses_K = self._at_one_point(self.network.parameters(points), x_KB, y_KB)
+        else:
+            shapes = self.network.shapes.items()
+            own = {
+                name: points[:, segment].unflatten(1, shape)
+                for (name, shape), segment in zip(shapes, self.network.segments, strict=True)
+            }
+            gradients, losses_K = self._at_own_points(own, x_KB, y_KB)
+        for name, segment in zip(self.network.shapes, self.network.segments, strict=True):
+            out_KD[:, segment] = gradients[name].flatten(1)
+        return losses_K
+
+    def _one(
+        self, point_D: Tensor, x: Tensor, y: Tensor, out_D: Tensor, mask: int, buffers: dict[str, Tensor]
+    ) -> Tensor:
+        module: nn.Module = self.network.module
+        module.train(self.training)
+        parameters = {name: value.detach().requires_grad_() for name, value in self.network.parameters(point_D).items()}
+        with torch.random.fork_rng(enabled=self.training):
+            if self.training:
+                torch.manual_seed(mask)
+            output = functional_call(module, (parameters, buffers), (x,))
+        loss = self.network.criterion(output, y)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        torch.cat([gradient.flatten() for gradient in gradients], out=out_D)
+        return loss.detach()
+
+    def _regularise(self, points: Tensor, losses_K: Tensor, out_KD: Tensor) -> Tensor:
+        """Add l1*||theta||_1 + l2*||theta||_2 to the losses and its gradient to `out_KD`."""
+        if self.l1:
+            losses_K = losses_K + self.l1 * points.abs().sum(dim=-1)
+            out_KD.add_(points.sign(), alpha=self.l1)
+        if self.l2:
+            norm = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+            losses_K = losses_K + self.l2 * norm.squeeze(-1)
+            # At theta = 0 the norm has no gradient; 0 is the subgradient that autograd takes, too.
+            out_KD.addcdiv_(points.expand_as(out_KD), torch.where(norm > 0, norm, 1), value=self.l2)
+        return losses_K
+
+
+def clip(gradients_KD: Tensor, largest: float) -> None:
+    """Scale rows longer than `largest` down to that norm, in place."""
+    norms_K = torch.linalg.vector_norm(gradients_KD, dim=1, keepdim=True)
+    gradients_KD.mul_(torch.where(norms_K > largest, largest / norms_K, 1))

@@ -1,0 +1,143 @@
+"""The study: 24 quantities at every step, under the names that the published code gave them.
+
+Shapes in names: K vectors of a set, P past steps, D parameters.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+METRIC_COLUMNS = (
+    "Step number",
+    "Training point count",
+    "Average loss",
+    "l2 from origin",
+    "Sampled gradient deviation",
+    "Honest gradient deviation",
+    "Attack gradient deviation",
+    "Sampled gradient norm",
+    "Honest gradient norm",
+    "Attack gradient norm",
+    "Defense gradient norm",
+    "Sampled max coordinate",
+    "Honest max coordinate",
+    "Attack max coordinate",
+    "Defense max coordinate",
+    "Sampled-honest cosine",
+    "Sampled-attack cosine",
+    "Sampled-defense cosine",
+    "Honest-attack cosine",
+    "Honest-defense cosine",
+    "Attack-defense cosine",
+    "Sampled-prev cosine",
+    "Sampled composite curvature",
+    "Attack acceptation ratio",
+)
+
+
+class Moments(NamedTuple):
+    """What is kept of a set of vectors.
+
+    Attributes:
+        size: K, how many they are.
+        mean_D: their mean.
+        scatter: the sum of ||x_i - mean||^2, a 0-dimensional tensor.
+    """
+
+    size: int
+    mean_D: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, vectors_KD: Tensor) -> Self:
+        """The moments of the rows of a (K, D) matrix."""
+        if vectors_KD.stride(0) == 0:  # one row, expanded: what most attacks submit
+            return cls(len(vectors_KD), vectors_KD[0], vectors_KD.new_zeros(()))
+        mean_D = vectors_KD.mean(dim=0)
+        return cls(len(vectors_KD), mean_D, (vectors_KD - mean_D).square_().sum())
+
+    @classmethod
+    def merge(cls, parts: Sequence[Self]) -> Self:
+        """The moments of the union of disjoint sets (Chan, Golub and LeVeque, 1983: no digits are cancelled)."""
+        if len(parts) == 1:
+            return parts[0]
+        means = torch.stack([part.mean_D for part in parts])
+        counts = torch.tensor([part.size for part in parts], dtype=means.dtype, device=means.device)
+        total = sum(part.size for part in parts)
+        mean_D = counts @ means / total
+        between = counts @ (means - mean_D).square_().sum(dim=1)
+        return cls(total, mean_D, torch.stack([part.scatter for part in parts]).sum() + between)
+
+    def deviation(self) -> Tensor:
+        """sqrt(scatter / (K - 1)); NaN for one vector."""
+        return (self.scatter / (self.size - 1)).sqrt() if self.size > 1 else torch.full_like(self.scatter, math.nan)
+
+
+class Past:
+    """The means of the sampled gradients of the last P steps, and their discounted sum.
+
+    The composite curvature is mu * sum_i mu^i <now, mean i+1 steps ago>. The sum of the past is carried along in double
+    precision, so that a step costs a few passes over D rather than P of them.
+    """
+
+    def __init__(self, length: int, beta: float, dimension: int, device: torch.device) -> None:
+        self.beta = beta
+        self.means_PD = torch.zeros(length, dimension, device=device)
+        self.sum_D = torch.zeros(dimension, dtype=torch.float64, device=device)
+        self.steps = 0
+
+    def compare(self, mean_D: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosine with the previous mean and the composite curvature; NaN at the first step."""
+        if not self.steps:
+            undefined = torch.full((), math.nan, dtype=torch.float64, device=mean_D.device)
+            return undefined, undefined
+        now_D = mean_D.double()
+        previous_D = self.means_PD[(self.steps - 1) % len(self.means_PD)].double()
+        cosine = now_D @ previous_D / (now_D.norm() * previous_D.norm())
+        return cosine, self.beta * (now_D @ self.sum_D)
+
+    def push(self, mean_D: Tensor) -> None:
+        """Take the mean of this step in; the oldest leaves."""
+        length = len(self.means_PD)
+        oldest_D = self.means_PD[self.steps % length]
+        self.sum_D.sub_(oldest_D, alpha=self.beta ** (length - 1)).mul_(self.beta).add_(mean_D)
+        oldest_D.copy_(mean_D)
+        self.steps += 1
+
+
+def metric_row(
+    *, sampled: Moments, honest: Moments, attack: Moments | None, defense_D: Tensor, distance: Tensor, past: Past
+) -> Tensor:
+    """The metrics of one step from `l2 from origin` on, without the acceptance ratio: (20,) float64, on the device.
+
+    Args:
+        sampled: of the gradients after clipping.
+        honest: of the honest submissions.
+        attack: of the Byzantine submissions; none: their metrics are NaN.
+        defense_D: the aggregate.
+        distance: ||theta - initial theta||.
+        past: what earlier steps left; this step is taken in.
+    """
+    absent = torch.full_like(defense_D, math.nan)
+    vectors_4D = torch.stack([sampled.mean_D, honest.mean_D, absent if attack is None else attack.mean_D, defense_D])
+    doubles_4D = vectors_4D.double()
+    products = doubles_4D @ doubles_4D.T
+    norms_4 = products.diagonal().sqrt()
+    cosines = products / torch.outer(norms_4, norms_4)
+    undefined = norms_4.new_full((), math.nan)
+    deviations = [sampled.deviation(), honest.deviation(), undefined if attack is None else attack.deviation()]
+    # The order of the columns: sampled-honest, -attack, -defense, honest-attack, -defense, attack-defense.
+    first, second = torch.triu_indices(4, 4, offset=1, device=cosines.device)
+    row = [
+        distance.double().reshape(1),
+        torch.stack([deviation.double() for deviation in deviations]),
+        norms_4,
+        vectors_4D.abs().amax(dim=1).double(),
+        cosines[first, second],
+        torch.stack(past.compare(sampled.mean_D)),
+    ]
+    past.push(sampled.mean_D)
+    return torch.cat(row)

@@ -1,0 +1,89 @@
+"""Options that a setup file names: aggregators, attacks, models and data sets.
+
+All four work alike. A class derived from :class:`Options` declares its options as pydantic fields; a
+:class:`Registry` maps the names that users write to those classes, and turns what stands in a setup file into an
+instance: ``median``, ``{name: multi-krum, m: 3}``, or a class of the user's own, ``{name: my_rules:Trimmed, cut: 2}``.
+"""
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Options(BaseModel):
+    """A named, immutable set of options; unknown options and values of the wrong type are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: ClassVar[str] = ""
+
+    @classmethod
+    def reference(cls) -> str:
+        """What a setup file writes to name this class: its registered name, or ``module:Class``."""
+        return cls.name or f"{cls.__module__}:{cls.__qualname__}"
+
+    def label(self) -> str:
+        """A short name for figures and actors, without the options: ``multi-krum``, ``Trimmed``."""
+        return self.name or type(self).__qualname__
+
+    def describe(self) -> dict[str, Any]:
+        """The complete options as plain data, as a setup file writes them."""
+        return {"name": self.reference(), **self.model_dump()}
+
+
+T = TypeVar("T", bound=Options)
+
+
+class Registry(Generic[T]):
+    """The classes of one kind (aggregators, say) by the names that users write."""
+
+    def __init__(self, kind: str, base: type[T], classes: Iterable[type[T]]) -> None:
+        self.kind = kind
+        self.base = base
+        self.classes: dict[str, type[T]] = {cls.name: cls for cls in classes}
+
+    def __getitem__(self, name: str) -> type[T]:
+        """The class called `name`, imported if it reads ``module:Class``.
+
+        Raises:
+            ValueError: there is no such class, it cannot be imported or it is of another kind.
+        """
+        if ":" in name:
+            return self._import(name)
+        try:
+            return self.classes[name]
+        except KeyError:
+            close = get_close_matches(name, self.classes, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(self.classes)}"
+            raise ValueError(
+                f"there is no {self.kind} {name!r}: {hint} (or a class of your own, 'module:Class')"
+            ) from None
+
+    def _import(self, name: str) -> type[T]:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except Exception as error:  # the user's module may raise anything while it is imported
+            raise ValueError(f"cannot import the {self.kind} {name!r}: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            raise ValueError(f"{name!r} is no {self.kind}: expected a class derived from {self.base.__qualname__}")
+        return found
+
+    def parse(self, value: Any) -> T:
+        """Build an instance from what a setup file holds: an instance, a name, or a mapping with a name and options.
+
+        Raises:
+            ValueError: the value has another form or names nothing.
+            pydantic.ValidationError: an option is unknown or has a wrong value.
+        """
+        if isinstance(value, self.base):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(f"expected the name of a {self.kind}, or a mapping with its 'name' and options")
+        options = {key: option for key, option in value.items() if key != "name"}
+        return self[value["name"]].model_validate(options)

@@ -1,0 +1,72 @@
+"""The figure of one run: accuracy over steps, and the variance-norm ratio against the rule's bound."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from byzray.results import Result, write_atomically
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+
+
+def variance_norm_ratio(metrics: pd.DataFrame, which: str) -> pd.Series:
+    """The squared ratio (deviation / norm)^2 of the `Sampled` or the `Honest` gradients, as the paper plots it."""
+    return (metrics[f"{which} gradient deviation"] / metrics[f"{which} gradient norm"]) ** 2
+
+
+def run_figure(result: Result) -> Figure:
+    """Accuracy on the left, the squared variance-norm ratio of sampled and submitted gradients on the right.
+
+    Without a study there is only the left half.
+    """
+    setup = result.setup
+    panels = 2 if setup.study is not None else 1
+    figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _accuracy(axes[0], result)
+    if panels == 2:
+        _ratio(axes[1], result)
+    placement = {"worker": "at the workers", "server": "at the server", "update": "in the update"}
+    figure.suptitle(
+        f"{setup.dataset.label()}: {setup.label()}, n = {setup.workers}, f = {setup.byzantine}, "
+        f"momentum {setup.momentum.beta:g} {placement[setup.momentum.placement]}",
+        fontsize=10,
+    )
+    return figure
+
+
+def _accuracy(axes: Axes, result: Result) -> None:
+    table = result.evaluations
+    axes.plot(table["step"], table["accuracy"], color=BLUE, marker="." if len(table) < 40 else None)
+    axes.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title=f"best {result.best_accuracy:.3f}")
+    axes.grid(alpha=0.3)
+
+
+def _ratio(axes: Axes, result: Result) -> None:
+    setup, metrics = result.setup, result.metrics
+    steps = metrics["Step number"]
+    axes.plot(steps, variance_norm_ratio(metrics, "Sampled"), color=ORANGE, lw=0.9, label="sampled")
+    axes.plot(steps, variance_norm_ratio(metrics, "Honest"), color=BLUE, lw=0.9, label="submitted")
+    bound = setup.aggregator.bound(setup.workers, setup.tolerated)
+    if math.isfinite(bound):
+        label = f"bound of {setup.aggregator.label()}"
+        axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label=label)
+    axes.set(xlabel="step", ylabel="(deviation / norm)$^2$", yscale="log", title="variance-norm ratio")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def save_run_figure(result: Result, directory: Path) -> None:
+    """Write the figure as accuracy.png and accuracy.svg."""
+    # A fixed salt and no date: the same result gives the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "byzray"}):
+        figure = run_figure(result)
+        write_atomically(directory / "accuracy.png", lambda path: figure.savefig(path, format="png", dpi=150))
+        write_atomically(
+            directory / "accuracy.svg", lambda path: figure.savefig(path, format="svg", metadata={"Date": None})
+        )

@@ -1,0 +1,285 @@
+"""What a run leaves behind: its directory, and the result that Python callers get.
+
+A run directory holds
+
+    setup.yaml          the resolved setup
+    environment.json    versions, devices, git commit
+    metrics.csv         one row a step
+    evaluations.csv     step, accuracy
+    checkpoint.safetensors   the state to continue from, while the run is not finished
+    parameters.npy      the final parameters
+    accuracy.png, .svg  accuracy, and the variance-norm ratio against the bound
+    status.json         running, interrupted, failed or finished, and the last step
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from byzray.setups import Setup
+
+EVALUATION_COLUMNS = ("step", "accuracy")
+
+Environment = dict[str, Any]
+
+
+class RunExists(Exception):
+    """The run's directory exists and cannot simply be used; the message says why and how to go on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run computed.
+
+    Attributes:
+        setup: the resolved setup.
+        metrics: one row a step; the 24 columns of `byzray.metrics.METRIC_COLUMNS`, or the first three without a study.
+        evaluations: columns step and accuracy (a share of 1).
+        parameters: (D,) the final parameters.
+        directory: where it lies, if it was written.
+    """
+
+    setup: Setup
+    metrics: pd.DataFrame
+    evaluations: pd.DataFrame
+    parameters: NDArray[np.float32]
+    directory: Path | None = None
+
+    @property
+    def best_accuracy(self) -> float:
+        """The highest accuracy that was measured."""
+        return float(self.evaluations["accuracy"].max())
+
+
+def environment(device: torch.device) -> Environment:
+    """Where a run computes: versions, devices, the source's git commit."""
+    packages = ("byzray", "torch", "numpy", "pydantic", "ray", "torchvision", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "git": _git_commit(Path(__file__).parent),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit that `folder` is checked out from, marked if files were changed since; none outside a checkout."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        # A package installed inside some other project's checkout must not report that project's commit.
+        is_ours = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        tracked = subprocess.run(is_ours, capture_output=True)
+        found = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() if tracked.returncode == 0 and found.returncode == 0 else None
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then put it in the place of `path`: a reader sees the old or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunDirectory:
+    """The directory of one run: never overwritten, named after the whole resolved setup and its seed."""
+
+    def __init__(self, root: Path, setup: Setup) -> None:
+        self.setup = setup
+        self.path = root / self.name(setup)
+        self._lock = FileLock(self.path / ".lock")
+
+    @staticmethod
+    def name(setup: Setup) -> str:
+        """A name that a person can read, made unique by a digest of the whole setup."""
+        attack = setup.attack.label() if setup.attack is not None else "unattacked"
+        words = [setup.dataset.label(), setup.aggregator.label(), attack, f"f{setup.byzantine}"]
+        words += [f"at-{setup.momentum.placement}", f"seed{setup.seed}", setup.digest()]
+        return "-".join(words)
+
+    def __enter__(self) -> "RunDirectory":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunExists(f"{self.path}: another process is computing this run") from None
+        except OSError as error:
+            raise RunExists(f"{self.path}: cannot be used as a run directory: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not (self.path / "setup.yaml").exists():  # nothing was begun: leave no empty directory
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of status.json, empty for a new directory."""
+        try:
+            return json.loads((self.path / "status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise RunExists(f"{self.path / 'status.json'}: is damaged ({error}); move the directory away") from error
+
+    def set_status(self, state: str, step: int, reason: str | None = None) -> None:
+        """Record what became of the run."""
+        content = {"state": state, "step": step, **({"reason": reason} if reason else {})}
+        write_atomically(self.path / "status.json", lambda path: _write_json(path, content))
+
+    def examine(self, resume: bool) -> Result | None:
+        """What the directory holds already: the result of a finished run, or nothing that stands in the way.
+
+        Raises:
+            RunExists: it holds an interrupted run and `resume` is False, another setup, or damaged files.
+        """
+        known = self.path / "setup.yaml"
+        if not known.exists():
+            return None
+        if known.read_text(encoding="utf-8") != self.setup.yaml():
+            raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
+        status = self.status
+        if status.get("state") == "finished":
+            return self.result()
+        if status.get("step") and not resume:
+            raise RunExists(
+                f"{self.path}: holds this run, {status['state']} at step {status['step']} of {self.setup.steps}; "
+                "resume it (--resume), or move the directory away to start anew"
+            )
+        return None
+
+    def begin(self, environment: Environment) -> None:
+        """Describe the run that starts, or continues, now."""
+        write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
+        write_atomically(self.path / "environment.json", lambda path: _write_json(path, environment))
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
+        """The state to continue from and its step, if there is one."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, int(file.metadata()["step"])
+        except Exception as error:
+            raise RunExists(f"{path}: is damaged ({error}); move the directory away to start anew") from error
+
+    def save_checkpoint(self, state: dict[str, Tensor], step: int) -> None:
+        """Keep the state to continue from."""
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        write_atomically(
+            self.path / "checkpoint.safetensors", lambda path: save_file(content, path, metadata={"step": str(step)})
+        )
+
+    def tables(self, columns: Sequence[str], step: int) -> tuple["Table", "Table"]:
+        """The tables of metrics and evaluations, cut back to the rows before `step`."""
+        return (
+            Table(columns, self.path / "metrics.csv", step),
+            Table(EVALUATION_COLUMNS, self.path / "evaluations.csv", step),
+        )
+
+    def finish(self, result: Result) -> None:
+        """Write the final parameters and the figure; the checkpoint is no longer needed."""
+        from byzray.report import save_run_figure
+
+        write_atomically(self.path / "parameters.npy", lambda path: _write_array(path, result.parameters))
+        save_run_figure(result, self.path)
+        self.set_status("finished", self.setup.steps)
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def result(self) -> Result:
+        """What a finished run left.
+
+        Raises:
+            RunExists: one of its files is damaged.
+        """
+        try:
+            return Result(
+                setup=self.setup,
+                metrics=read_table(self.path / "metrics.csv"),
+                evaluations=read_table(self.path / "evaluations.csv"),
+                parameters=np.load(self.path / "parameters.npy", allow_pickle=False),
+                directory=self.path,
+            )
+        except (OSError, ValueError) as error:
+            raise RunExists(f"{self.path}: is damaged ({error}); move the directory away to start anew") from error
+
+
+class Table:
+    """Rows that grow in memory and, where there is a file, in that CSV file too. Numbers are written exactly.
+
+    Args:
+        columns: their names.
+        path: the file; one that exists is cut back.
+        before: rows of an existing file are kept if their first column, the step, is below this.
+    """
+
+    def __init__(self, columns: Sequence[str], path: Path | None = None, before: int = 0) -> None:
+        self.columns = list(columns)
+        self.path = path
+        self.frames: list[pd.DataFrame] = []
+        if path is None:
+            return
+        if path.exists() and before:
+            known = read_table(path)
+            self.frames.append(known[known[self.columns[0]] < before])
+        write_atomically(path, lambda temporary: self.frame().to_csv(temporary, index=False))
+
+    def extend(self, frame: pd.DataFrame) -> None:
+        """Add rows with the table's columns."""
+        self.frames.append(frame)
+        if self.path is not None:
+            frame.to_csv(self.path, mode="a", header=False, index=False)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows."""
+        return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame(columns=self.columns)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table, every number exactly as it was written."""
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_array(path: Path, array: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)

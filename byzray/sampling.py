@@ -1,0 +1,110 @@
+"""Which examples a worker sees at a step, and how they are prepared: a pure function of (seed, worker, step).
+
+As published, all honest workers draw from one shuffled stream without replacement, worker after worker, epoch after
+epoch; at the end of an epoch the stream runs on into the next (the published code cuts the last batch short).
+
+Shapes in names: K workers, B examples a batch.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from byzray.datasets import Data
+from byzray.randomness import generator
+
+
+class Batch(NamedTuple):
+    """Examples ready for a model: x (count, *shape) float32 and y (count,) int64."""
+
+    x: Tensor
+    y: Tensor
+
+
+class TrainingStream:
+    """The batches of honest workers.
+
+    Args:
+        data: the data set.
+        seed: the seed of the run.
+        honest: h, how many workers share the stream.
+        batch_size: examples a batch.
+        local_steps: batches a worker draws at each step.
+        device: where batches are prepared.
+    """
+
+    def __init__(
+        self, data: Data, seed: int, honest: int, batch_size: int, local_steps: int, device: torch.device
+    ) -> None:
+        self.data = data
+        self.seed = seed
+        self.honest = honest
+        self.batch_size = batch_size
+        self.local_steps = local_steps
+        self.prepare = Preparation(data, device)
+        # A batch lies in two epochs at most, unless the data set is tiny.
+        self._epoch = lru_cache(maxsize=4)(self._shuffled)
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        size = len(self.data.x_train)
+        if not self.data.shuffle:
+            return np.arange(size)
+        return generator(self.seed, "epoch", epoch).permutation(size)
+
+    def indices(self, workers: range, step: int, local_step: int = 0) -> NDArray[np.int64]:
+        """The (K*B,) positions in the training set that consecutive workers draw, worker after worker."""
+        row = (step * self.local_steps + local_step) * self.honest
+        first, last = (row + workers.start) * self.batch_size, (row + workers.stop) * self.batch_size
+        size = len(self.data.x_train)
+        pieces = []
+        for epoch in range(first // size, (last - 1) // size + 1):
+            begin = epoch * size
+            pieces.append(self._epoch(epoch)[max(first - begin, 0) : last - begin])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def batch(self, workers: range, step: int, local_step: int = 0) -> Batch:
+        """The K*B examples that consecutive workers draw, worker after worker."""
+        indices = self.indices(workers, step, local_step)
+        flips = None
+        if self.data.flip_train:
+            draw = step * self.local_steps + local_step
+            flips = np.concatenate(
+                [generator(self.seed, "flip", worker, draw).random(self.batch_size) < 0.5 for worker in workers]
+            )
+        return self.prepare(self.data.x_train[indices], self.data.y_train[indices], flips)
+
+
+class Preparation:
+    """Turns raw examples into a model's input: moved to the device, flipped, scaled and normalised."""
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.device = device
+        std = torch.tensor(data.std, dtype=torch.float64)
+        mean = torch.tensor(data.mean, dtype=torch.float64)
+        # (x * scale - mean) / std in one multiplication and one addition, a value a channel.
+        self.factor = self._per_channel(data.scale / std, data.shape)
+        self.offset = self._per_channel(-mean / std, data.shape)
+        self.raw = bool((self.factor == 1).all() and (self.offset == 0).all())
+
+    def _per_channel(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return values.float().reshape(-1, *([1] * (len(shape) - 1))).to(self.device)
+
+    def __call__(self, x: NDArray[np.generic], y: NDArray[np.int64], flips: NDArray[np.bool_] | None = None) -> Batch:
+        """Prepare `x` (count, *shape), mirrored along its last axis where `flips` (count,) is true."""
+        x_raw = _tensor(x).to(self.device)
+        if flips is not None:
+            mirrored = torch.from_numpy(flips).to(self.device).view(-1, *([1] * (x_raw.dim() - 1)))
+            x_raw = torch.where(mirrored, x_raw.flip(-1), x_raw)
+        x_ready = x_raw.float()
+        if not self.raw:
+            x_ready = torch.addcmul(self.offset, x_ready, self.factor)
+        return Batch(x_ready, _tensor(y).to(self.device))
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """A tensor of an array; arrays that Ray maps into memory are read-only, which PyTorch refuses, and are copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,405 @@
+"""A setup: the full description of one simulation, as a setup file holds it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from byzray.aggregators import AnyAggregator, MultiKrum
+from byzray.attacks import AnyAttack
+from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.models import MLP, MODELS, Model, Output
+from byzray.yaml import read_yaml, write_yaml
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+AnyDataset = Annotated[Dataset, BeforeValidator(DATASETS.parse), PlainSerializer(lambda option: option.describe())]
+AnyModel = Annotated[Model, BeforeValidator(MODELS.parse), PlainSerializer(lambda option: option.describe())]
+
+Loss = Literal["nll", "cross-entropy", "bce", "mse"]
+Placement = Literal["worker", "server", "update"]
+
+# What a network must return for a loss to make sense of it.
+FITTING_OUTPUTS: dict[Loss, tuple[Output, ...]] = {
+    "nll": ("log-probabilities",),
+    "cross-entropy": ("scores", "log-probabilities"),
+    "bce": ("probabilities",),
+    "mse": ("probabilities", "scores"),
+}
+
+
+class SetupError(Exception):
+    """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected."""
+
+    def __init__(self, source: str, mistakes: list[str]) -> None:
+        self.source = source
+        self.mistakes = mistakes
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n".join([f"{source}: {count} in the setup", *(f"  {mistake}" for mistake in mistakes)]))
+
+
+class Section(BaseModel):
+    """A part of a setup: immutable, with no unknown keys and no values of the wrong type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LearningRate(Section):
+    """Hyperbolic decay from an initial rate, or a piecewise-constant schedule.
+
+    Attributes:
+        initial: the rate at step 0.
+        half_life: the number of steps after which the rate is halved; none: it stays constant.
+        every: the rate changes only at multiples of this number of steps.
+        schedule: from which step on which rate; excludes the other three.
+    """
+
+    initial: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    half_life: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    every: PositiveInt = 1
+    schedule: dict[NonNegativeInt, Annotated[PositiveFloat, Field(allow_inf_nan=False)]] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.initial is None) == (self.schedule is None):
+            raise ValueError("expected either 'initial' (with 'half_life' and 'every') or 'schedule'")
+        if self.schedule is not None:
+            if self.half_life is not None or self.every != 1:
+                raise ValueError("'half_life' and 'every' belong to 'initial', not to 'schedule'")
+            if 0 not in self.schedule:
+                raise ValueError(f"the schedule must start at step 0, got {min(self.schedule, default='none')}")
+        return self
+
+    def at(self, step: int) -> float:
+        """The rate eta_t in force at a step."""
+        if self.schedule is not None:
+            return self.schedule[max(start for start in self.schedule if start <= step)]
+        assert self.initial is not None
+        if self.half_life is None:
+            return self.initial
+        return self.initial / (step // self.every * self.every / self.half_life + 1)
+
+
+class Momentum(Section):
+    """Momentum and where it is kept.
+
+    Attributes:
+        beta: the factor mu of the past, 0 for none.
+        dampening: kappa; gradients enter with the factor 1 - kappa.
+        nesterov: whether gradients are taken at the look-ahead point.
+        placement: at each worker, at the server before aggregation, or in the update after aggregation (the standard).
+    """
+
+    beta: float = Field(default=0.9, ge=0, lt=1)
+    dampening: float = Field(default=0.0, ge=0, le=1)
+    nesterov: bool = False
+    placement: Placement = "worker"
+
+
+class Study(Section):
+    """The study of gradients at every step.
+
+    Attributes:
+        past: how many past steps enter the composite curvature.
+    """
+
+    past: PositiveInt = 1
+
+
+class Actors(Section):
+    """How a run is laid out on Ray actors.
+
+    Attributes:
+        workers_per_actor: how many workers live together in one actor.
+        cpus_per_actor: CPUs that Ray reserves for each actor, the server included; none: an even share of the
+            cluster's, at most 1.
+        gpus_per_actor: the same for GPUs, which Ray hands out in fractions.
+    """
+
+    workers_per_actor: PositiveInt = 1
+    cpus_per_actor: NonNegativeFloat | None = Field(default=None, allow_inf_nan=False)
+    gpus_per_actor: NonNegativeFloat | None = Field(default=None, allow_inf_nan=False)
+
+
+class Combination(NamedTuple):
+    """A mistake that no field makes alone."""
+
+    at: str
+    fields: frozenset[str]
+    message: str
+
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"initial": value}
+    if not isinstance(value, dict | LearningRate):
+        raise ValueError("expected a number, or a mapping with 'initial' (and 'half_life', 'every') or 'schedule'")
+    return value
+
+
+def _study(value: Any) -> Any:
+    if value in ("on", True):
+        return {}
+    return None if value in ("off", False) else value
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+class Setup(Section):
+    """The full description of one simulation. Every field has a default; see `examples/` for setups to start from.
+
+    Attributes:
+        dataset: the data set, by name or with options.
+        model: the model, likewise.
+        loss: what is minimised.
+        batch_size: examples a worker draws for one gradient.
+        steps: the number of SGD steps.
+        learning_rate: a number, a hyperbolic decay or a schedule.
+        momentum: see :class:`Momentum`.
+        l1: the factor of ||theta||_1 in the loss.
+        l2: the factor of ||theta||_2 (the norm, not its square) in the loss.
+        clip: the largest norm of a gradient; longer ones are scaled down to it.
+        workers: n, honest and Byzantine together.
+        byzantine: how many of them attack.
+        tolerated: f, how many the aggregator is told to tolerate; by default as many as there are.
+        aggregator: the rule, or a random mixture of rules.
+        attack: what the adversary does, or none.
+        evaluation_interval: the accuracy is measured every so many steps and at the end; 0: at the end alone.
+        study: whether the 24 metrics are computed at every step (`on`, `off`, or `{past: P}`).
+        actors: the layout on Ray actors; none: in this process.
+        device: where tensors live; auto: on a GPU where there is one.
+        seed: what all randomness follows from.
+        local_steps: SGD steps a worker takes by itself before it submits the sum of the gradients it met.
+    """
+
+    dataset: AnyDataset = Digits()
+    model: AnyModel = MLP()
+    loss: Loss = "nll"
+    batch_size: PositiveInt = 4
+    steps: NonNegativeInt = 300
+    learning_rate: Annotated[LearningRate, BeforeValidator(_rate)] = LearningRate(initial=0.2)
+    momentum: Momentum = Momentum()
+    l1: NonNegativeFloat = Field(default=0.0, allow_inf_nan=False)
+    l2: NonNegativeFloat = Field(default=0.0, allow_inf_nan=False)
+    clip: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    workers: PositiveInt = 11
+    byzantine: NonNegativeInt = 0
+    tolerated: NonNegativeInt = 0
+    aggregator: AnyAggregator = MultiKrum()
+    attack: Annotated[AnyAttack | None, BeforeValidator(_none)] = None
+    evaluation_interval: NonNegativeInt = 10
+    study: Annotated[Study | None, BeforeValidator(_study)] = Study()
+    actors: Annotated[Actors | None, BeforeValidator(_none)] = Actors()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: NonNegativeInt = 1
+    local_steps: PositiveInt = 1
+
+    @property
+    def honest(self) -> int:
+        """h, the number of honest workers."""
+        return self.workers - self.byzantine
+
+    @property
+    def workers_report_moments(self) -> bool:
+        """Whether the study needs from the workers what the server does not see: gradients before momentum."""
+        return self.study is not None and self.momentum.placement == "worker"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _every_mistake_at_once(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check the combinations too where some field is wrong, as far as they don't depend on it."""
+        if not isinstance(data, dict):
+            return handler(data)
+        if data.get("tolerated") is None and "byzantine" in data:
+            data = {**data, "tolerated": data["byzantine"]}
+        mistakes: list[InitErrorDetails] = []
+        wrong: set[str] = set()
+        try:
+            setup = handler(data)
+        except ValidationError as error:
+            found = [one for one in error.errors() if one["loc"] != ("tolerated",) or "byzantine" not in wrong]
+            wrong = {str(one["loc"][0]) for one in found if one["loc"]}
+            if "byzantine" in wrong:
+                # `tolerated` follows it by default: one mistake, one message.
+                found = [one for one in found if one["loc"] != ("tolerated",) or one["input"] != data["byzantine"]]
+                wrong.add("tolerated")
+            mistakes = [_mistake(one["loc"], _expected(dict(one)), one["input"]) for one in found]
+            setup = handler({key: value for key, value in data.items() if key not in wrong})
+        for one in setup.combinations():
+            if not one.fields & wrong:
+                mistakes.append(_mistake((one.at,), one.message, _plain(getattr(setup, one.at))))
+        if mistakes:
+            raise ValidationError.from_exception_data(cls.__name__, mistakes)
+        return setup
+
+    def combinations(self) -> Iterator[Combination]:
+        """What is wrong with the fields taken together."""
+
+        def wrong(at: str, message: str | None, *fields: str) -> Iterator[Combination]:
+            if message is not None:
+                yield Combination(at, frozenset((at, *fields)), message)
+
+        if self.byzantine >= self.workers:
+            message = f"expected fewer than workers = {self.workers}, as one must be honest"
+            yield from wrong("byzantine", message, "workers")
+            return
+        if self.tolerated > self.workers:
+            yield from wrong("tolerated", f"expected at most workers = {self.workers}", "workers")
+        else:
+            reason = self.aggregator.check(self.workers, self.tolerated)
+            yield from wrong("aggregator", reason, "workers", "tolerated", "byzantine")
+        if self.attack is None and self.byzantine:
+            yield from wrong("attack", f"expected an attack for the byzantine = {self.byzantine} workers", "byzantine")
+        if self.attack is not None:
+            if not self.byzantine:
+                yield from wrong("attack", "expected none, as byzantine = 0", "byzantine")
+            else:
+                reason = self.attack.check(self.honest, self.byzantine, self.tolerated)
+                yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
+        if self.dataset.shape is not None and self.dataset.classes is not None:
+            yield from wrong("model", self.model.check(self.dataset.shape, self.dataset.classes), "dataset")
+        fitting = FITTING_OUTPUTS[self.loss]
+        if self.model.output not in fitting:
+            needed = " or ".join(fitting)
+            message = f"needs a model that returns {needed}, {self.model.label()} returns {self.model.output}"
+            yield from wrong("loss", message, "model")
+
+    def describe(self) -> dict[str, Any]:
+        """The resolved setup as plain data: every field, every option, as a setup file would hold them."""
+        return self.model_dump()
+
+    def yaml(self) -> str:
+        """The resolved setup as a setup file."""
+        return write_yaml(self.describe())
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that stand for the whole resolved setup, its seed included."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:10]
+
+    def label(self) -> str:
+        """A short name for figures and actors: ``multi-krum/little seed 1``."""
+        attack = self.attack.label() if self.attack is not None else "no attack"
+        return f"{self.aggregator.label()}/{attack} seed {self.seed}"
+
+    def changed(self, **changes: Any) -> "Setup":
+        """This setup with some fields changed, checked anew.
+
+        Raises:
+            pydantic.ValidationError: the result is not valid.
+        """
+        return Setup.model_validate({**self.describe(), **changes})
+
+
+def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Setup:
+    """Read a setup file.
+
+    Args:
+        path: a YAML file.
+        overrides: values by dotted key (``momentum.placement``) that replace those of the file.
+
+    Raises:
+        SetupError: the file cannot be read or is not a valid setup; it lists every mistake.
+    """
+    source = str(path)
+    try:
+        content = read_yaml(Path(path))
+    except ValueError as error:
+        raise SetupError(source, [str(error)]) from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise SetupError(source, [f"got {_short(content)}, expected a mapping of fields such as 'dataset: mnist'"])
+    for dotted, value in (overrides or {}).items():
+        _override(content, dotted, value, source)
+    try:
+        return Setup.model_validate(content)
+    except ValidationError as error:
+        raise SetupError(source, mistakes(error)) from error
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """One line a mistake, ``path: got value, expected ...``, from an error of :class:`Setup`."""
+    lines = []
+    for one in error.errors(include_url=False):
+        path = ".".join(str(part) for part in one["loc"]) or "setup"
+        lines.append(f"{path}: {one['msg']}")
+    return lines
+
+
+def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> None:
+    *parents, last = dotted.split(".")
+    here = content
+    for depth, part in enumerate(parents):
+        inner = here.get(part)
+        # `aggregator: median` is short for `aggregator: {name: median}`.
+        inner = {"name": inner} if isinstance(inner, str) else {} if inner is None else inner
+        if not isinstance(inner, dict):
+            where = ".".join(parents[: depth + 1])
+            raise SetupError(source, [f"{dotted}: cannot be set, {where} is {_short(inner)}, not a mapping"])
+        here[part] = dict(inner)
+        here = here[part]
+    here[last] = value
+
+
+def _mistake(loc: tuple[int | str, ...], message: str, value: Any) -> InitErrorDetails:
+    text = message if message.startswith("unknown key") else f"got {_short(value)}, {message}"
+    # The message is passed as context, since pydantic would read braces in it as a template.
+    return InitErrorDetails(type=PydanticCustomError("setup", "{text}", {"text": text}), loc=loc, input=value)
+
+
+def _expected(one: dict[str, Any]) -> str:
+    """What pydantic says of a mistake, in the form "expected ..."."""
+    kind, message, context = one["type"], one["msg"], one.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(one["loc"])
+    if kind == "setup":
+        return str(context["text"])
+    if kind == "missing":
+        return "which lacks it: the field is required"
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    if kind in ("model_type", "dict_type"):
+        return "expected a mapping"
+    wording = message.replace("Input should ", "").removeprefix("be ")
+    return f"expected {_PLAIN_WORDS.get(wording, wording)}"
+
+
+# Where pydantic's words can be bettered.
+_PLAIN_WORDS = {"a valid integer": "an integer", "a valid number": "a number", "a valid boolean": "true or false"}
+
+
+def _unknown_key(loc: tuple[int | str, ...]) -> str:
+    if len(loc) == 1:
+        from difflib import get_close_matches
+
+        close = get_close_matches(str(loc[0]), Setup.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(Setup.model_fields)}"
+        return f"unknown key, {hint}"
+    return "unknown key here"
+
+
+def _plain(value: Any) -> Any:
+    describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
+    return describe() if describe is not None else value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,137 @@
+"""A run in this process: one cohort of all honest workers, one server, a loop."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from byzray.cohort import Cohort
+from byzray.datasets import Data
+from byzray.devices import pick_device
+from byzray.recording import Progress, Simulation, State, record
+from byzray.results import Environment, Result, environment
+from byzray.server import Server
+from byzray.setups import Setup, SetupError
+
+
+class LocalSimulation:
+    """A run in this process.
+
+    Args:
+        setup: the setup.
+        data: its data set.
+        parameters: the initial parameters (D,); by default PyTorch's initialisation for the setup's seed.
+    """
+
+    def __init__(self, setup: Setup, data: Data, parameters: Tensor | None = None) -> None:
+        self.setup = setup
+        self.device = pick_device(setup.device)
+        self.server = Server(setup, data, self.device, parameters)
+        self.cohort = Cohort(setup, range(setup.honest), data, self.device)
+
+    @property
+    def step_number(self) -> int:
+        return self.server.step_number
+
+    def advance(self, stop: int) -> NDArray[np.float64]:
+        while self.server.step_number < stop:
+            contribution = self.cohort.step(self.server.point(), self.server.step_number, self.server.honest_HD)
+            self.server.step([contribution])
+        return self.server.take_rows()
+
+    def evaluate(self) -> float:
+        return self.server.evaluate(mean_buffers(self.cohort.state()))
+
+    def parameters(self) -> NDArray[np.float32]:
+        return self.server.theta_D.cpu().numpy().copy()
+
+    def columns(self) -> Sequence[str]:
+        return self.server.columns()
+
+    def state(self) -> State:
+        return {**self.server.state(), **self.cohort.state()}
+
+    def restore(self, state: State, step: int) -> None:
+        self.server.restore(state, step)
+        self.cohort.restore(state)
+
+    def environment(self) -> Environment:
+        return environment(self.device)
+
+
+def mean_buffers(state: State) -> dict[str, Tensor]:
+    """BatchNorm's statistics for an evaluation, from the workers' own: their mean. Empty where workers keep none."""
+    prefix = "buffer "
+    return {
+        name.removeprefix(prefix): stacked.double().mean(dim=0).to(stacked.dtype)
+        for name, stacked in state.items()
+        if name.startswith(prefix)
+    }
+
+
+def load_data(setup: Setup, root: str | Path | None = None, download: bool = False) -> Data:
+    """Read a setup's data set, and check what could not be checked before.
+
+    Args:
+        setup: the setup.
+        root: the folder that holds data sets, see :func:`data_root`.
+        download: whether missing files may be downloaded into it.
+
+    Raises:
+        byzray.datasets.MissingData: the files are not there.
+        SetupError: a file does not hold what it should, or the model does not fit the data.
+    """
+    try:
+        data = setup.dataset.load(data_root(root), download)
+    except ValueError as error:
+        raise SetupError(setup.label(), [f"dataset: {error}"]) from error
+    reason = setup.model.check(data.shape, data.classes)
+    if reason is not None:
+        raise SetupError(setup.label(), [f"model: got {setup.model.describe()}, {reason}"])
+    return data
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """The folder that holds data sets: the one given, or $BYZRAY_DATA, or ~/.cache/byzray/data."""
+    return Path(given or os.environ.get("BYZRAY_DATA") or Path.home() / ".cache" / "byzray" / "data").expanduser()
+
+
+def simulate(
+    setup: Setup,
+    seed: int | None = None,
+    *,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    download: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a setup in this process.
+
+    Args:
+        setup: the setup; its layout on actors is ignored.
+        seed: replaces the setup's seed.
+        output: a folder in which to make the run's directory; none: nothing is written.
+        data: the folder that holds data sets, see :func:`data_root`.
+        download: whether a missing data set may be downloaded.
+        resume: whether to continue an interrupted run that lies in `output`.
+        progress: called after each stretch of steps.
+
+    Returns:
+        metrics, evaluations and final parameters.
+
+    Raises:
+        SetupError: the setup cannot run here, or does not fit the data.
+        byzray.datasets.MissingData: the data set is not there.
+        byzray.results.RunExists: the run's directory holds an interrupted run, and `resume` is False.
+        byzray.recording.Interrupted: `progress` asked for a stop.
+    """
+    setup = setup.changed(actors=None, seed=setup.seed if seed is None else seed)
+
+    def start() -> Simulation:
+        return LocalSimulation(setup, load_data(setup, data, download))
+
+    return record(setup, start, output=output, resume=resume, progress=progress)
