@@ -64,7 +64,11 @@ class Fleet:
             ray.remote(WorkerActor).options(**options(bundle, role_name(workers))).remote(threads)
             for bundle, workers in enumerate(cohorts, start=1)
         ]
-        self.join()
+        try:
+            self.join()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def for_setup(cls, setup: Setup) -> "Fleet":

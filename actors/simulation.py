@@ -1,5 +1,6 @@
 """A run on a fleet of actors."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def simulate(
     Args:
         setup: the setup.
         seed: replaces the setup's seed.
-        fleet: warm actors to use; by default a fleet is started for this run, and ended after it.
+        fleet: warm actors to use, on which the workers are spread evenly; by default a fleet is started for this run, and ended after it.
         address: of a running Ray cluster, see :func:`actors.connect`; none is started if the run is already there.
         output, data, download, resume, progress: as in :func:`byzray.simulate`.
 
@@ -105,7 +106,10 @@ def simulate(
         actors.FleetError: the cluster has no room, or an actor was lost.
         Exception: whatever :func:`byzray.simulate` raises.
     """
-    setup = setup.changed(actors=(setup.actors or Actors()).model_dump(), seed=setup.seed if seed is None else seed)
+    layout = (setup.actors or Actors()).model_dump()
+    if fleet is not None:
+        layout["workers_per_actor"] = math.ceil(setup.honest / fleet.size)
+    setup = setup.changed(actors=layout, seed=setup.seed if seed is None else seed)
     own: list[Fleet] = []
 
     def start() -> FleetSimulation:

@@ -3,6 +3,7 @@
 What is heavy is imported on first use: actors, which need but a part of it, start faster.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from byzray.simulation import simulate
 
 __version__ = "0.1.0"
+
+# PyTorch's threads shall sleep while they wait for each other: by default they spin, and on a machine that others use
+# as well a step then takes several times longer. OpenMP reads this once, when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_setup", "simulate"]
 

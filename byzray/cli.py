@@ -24,8 +24,8 @@ from byzray.setups import Setup, SetupError, load_setup
 from byzray.yaml import parse_yaml
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP.yaml", help="The setup file.")]
 Overrides = Annotated[
@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         err.print(escape("".join(traceback.format_exception(error))), style="dim")
-        err.print(f"[red]byzray:[/] the run failed: {escape(f'{type(error).__name__}: {error}')}")
+        err.print(f"[red]byzray:[/] failed: {escape(f'{type(error).__name__}: {error}')}")
         sys.exit(1)
 
 
@@ -246,7 +246,7 @@ def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) ->
     table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
     for name, cls in registries[kind].classes.items():
         table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
-    Console(highlight=False, width=max(out.width, 100)).print(table)
+    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
 
 
 def _options(cls: type[Options]) -> str:
@@ -278,6 +278,8 @@ def conformance(
                     failed.append(case)
         except ValueError as error:
             raise WrongInput(str(error)) from error
+    if not count:
+        raise WrongInput(f"{directory}: holds no cases")
     out.print(f"{count} cases, {count - len(failed)} within tolerance, {len(failed)} over")
     for case in failed:
         err.print(f"over its tolerance: {case.name}: {case.error:.3e}, at most {case.tolerance:.0e}", markup=False)
@@ -306,13 +308,14 @@ def doctor(data: DataRoot = None) -> None:
     """Report what this machine can run, with the mend for what is missing."""
     from byzray.doctor import examine
 
-    table = Table("", "what", "found", "mend", box=None, padding=(0, 2, 0, 0))
-    findings = list(examine(data))
+    broken = False
     colours = {"ok": "green", "missing": "yellow", "broken": "red"}
-    for one in findings:
-        table.add_row(f"[{colours[one.state]}]{one.state}[/]", one.what, escape(one.found), escape(one.mend))
-    Console(highlight=False, width=max(out.width, 120)).print(table)
-    if any(one.state == "broken" for one in findings):
+    for one in examine(data):
+        out.print(f"[{colours[one.state]}]{one.state:<8}[/] {escape(f'{one.what:<24} {one.found}')}")
+        for line in one.mend.splitlines():  # in full, not in a table, which would cut paths off
+            out.print(f"{'':9}{escape(line)}")
+        broken |= one.state == "broken"
+    if broken:
         raise typer.Exit(1)
 
 

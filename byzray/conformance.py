@@ -6,6 +6,7 @@ A directory of vectors has up to three parts: `aggregators.json` with `aggregato
 
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +69,16 @@ def replay(directory: Path, start: Start) -> Iterator[Case]:
         ("attacks.json", lambda: replay_attacks(directory)),
         ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start)),
     ]
-    present = [part for file, part in parts if (directory / file).exists()]
+    present = [(file, part) for file, part in parts if (directory / file).exists()]
     if not present:
         files = ", ".join(file for file, _ in parts)
         raise ValueError(f"{directory}: holds no vectors, expected at least one of {files}")
-    for part in present:
+    for file, part in present:
         try:
             yield from part()
-        except (KeyError, TypeError, OSError) as error:
-            raise ValueError(f"{directory}: not in the format of vectors: {type(error).__name__}: {error}") from error
+        except (LookupError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{directory / file}, or an array it names, is not as it should be: {reason}") from error
 
 
 def replay_aggregators(directory: Path) -> Iterator[Case]:
@@ -127,7 +129,7 @@ def replay_trajectories(directory: Path, start: Start) -> Iterator[Case]:
     batches = np.load(directory / "batches.npz")
     cases = json.loads((directory / "cases.json").read_text())
     if tuple(cases["metric_columns"]) != METRIC_COLUMNS:
-        raise ValueError(f"{directory}: metric_columns are {cases['metric_columns']}, expected {METRIC_COLUMNS}")
+        raise ValueError(f"metric_columns are {cases['metric_columns']}, expected {METRIC_COLUMNS}")
     data = trajectory_data(batches["images"], batches["labels"])
     for case in cases["cases"]:
         setup = trajectory_setup(case)

@@ -76,7 +76,10 @@ def _criterion(loss: str, single: bool, classes: int) -> Callable[[Tensor, Tenso
     """The mean loss of a batch from a network's output and int64 labels."""
 
     def numeric(y: Tensor) -> Tensor:
-        return y.float().unsqueeze(1) if single else functional.one_hot(y, classes).float()
+        if single:
+            return y.float().unsqueeze(1)
+        # One-hot, by a comparison: vmap cannot look into functional.one_hot.
+        return (y.unsqueeze(1) == torch.arange(classes, device=y.device)).float()
 
     match loss:
         case "nll":

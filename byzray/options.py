@@ -6,6 +6,7 @@ instance: ``median``, ``{name: multi-krum, m: 3}``, or a class of the user's own
 """
 
 import importlib
+import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, ClassVar, Generic, TypeVar
@@ -22,12 +23,14 @@ class Options(BaseModel):
 
     @classmethod
     def reference(cls) -> str:
-        """What a setup file writes to name this class: its registered name, or ``module:Class``."""
-        return cls.name or f"{cls.__module__}:{cls.__qualname__}"
+        """What a setup file writes to name this class: its registered name, or ``module:Class`` for a user's own."""
+        # A user's class may inherit the name of a class here.
+        is_ours = cls.__module__.startswith(f"{__package__}.")
+        return cls.name if is_ours else f"{cls.__module__}:{cls.__qualname__}"
 
     def label(self) -> str:
         """A short name for figures and actors, without the options: ``multi-krum``, ``Trimmed``."""
-        return self.name or type(self).__qualname__
+        return vars(type(self)).get("name") or type(self).__qualname__
 
     def describe(self) -> dict[str, Any]:
         """The complete options as plain data, as a setup file writes them."""
@@ -66,10 +69,13 @@ class Registry(Generic[T]):
         module_name, _, class_name = name.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except Exception as error:  # the user's module may raise anything while it is imported
-            raise ValueError(f"cannot import the {self.kind} {name!r}: {error}") from error
+        except (Exception, SystemExit) as error:  # the user's module may raise anything while it is imported
+            raise ValueError(f"cannot import the {self.kind} {name!r}: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise ValueError(f"{name!r} is no {self.kind}: expected a class derived from {self.base.__qualname__}")
+        if inspect.isabstract(found):
+            lacking = ", ".join(sorted(found.__abstractmethods__))
+            raise ValueError(f"{name!r} is abstract: expected a class that implements {lacking}")
         return found
 
     def parse(self, value: Any) -> T:
@@ -84,6 +90,6 @@ class Registry(Generic[T]):
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError(f"expected the name of a {self.kind}, or a mapping with its 'name' and options")
+            raise ValueError(f"expected the {self.kind}'s name, or a mapping with its 'name' and options")
         options = {key: option for key, option in value.items() if key != "name"}
         return self[value["name"]].model_validate(options)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from byzray.metrics import METRIC_COLUMNS
 from byzray.results import EVALUATION_COLUMNS, Environment, Result, RunDirectory, Table
 from byzray.setups import Setup
 
@@ -173,10 +174,9 @@ class _Recording:
         return min(step + stretch, evaluation, setup.steps)
 
     def _extend(self, rows: NDArray[np.float64]) -> None:
-        frame = pd.DataFrame(rows, columns=self.metrics.columns)
-        counts = self.metrics.columns[:2]
         self.loss = float(rows[-1, 2])
-        self.metrics.extend(frame.astype(dict.fromkeys(counts, "int64")))
+        frame = pd.DataFrame(rows, columns=self.metrics.columns)
+        self.metrics.extend(frame.astype(dict.fromkeys(METRIC_COLUMNS[:2], "int64")))
         if self.directory is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save("running")
 

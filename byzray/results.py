@@ -31,9 +31,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from byzray.metrics import METRIC_COLUMNS
 from byzray.setups import Setup
 
 EVALUATION_COLUMNS = ("step", "accuracy")
+
+# The columns of either table that count something.
+COUNTS = ("step", *METRIC_COLUMNS[:2])
 
 Environment = dict[str, Any]
 
@@ -254,13 +258,13 @@ class Table:
         if path.exists() and before:
             known = read_table(path)
             self.frames.append(known[known[self.columns[0]] < before])
-        write_atomically(path, lambda temporary: self.frame().to_csv(temporary, index=False))
+        write_atomically(path, lambda temporary: self.frame().to_csv(temporary, index=False, na_rep="nan"))
 
     def extend(self, frame: pd.DataFrame) -> None:
         """Add rows with the table's columns."""
         self.frames.append(frame)
         if self.path is not None:
-            frame.to_csv(self.path, mode="a", header=False, index=False)
+            frame.to_csv(self.path, mode="a", header=False, index=False, na_rep="nan")
 
     def frame(self) -> pd.DataFrame:
         """All rows."""
@@ -268,8 +272,14 @@ class Table:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table, every number exactly as it was written."""
-    return pd.read_csv(path, float_precision="round_trip")
+    """Read a table, every number exactly as it was written.
+
+    Raises:
+        ValueError: it holds something else than numbers.
+    """
+    # Read as text: pandas' own parser of numbers is off by the last digit in some of its releases.
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return text.astype({name: "int64" if name in COUNTS else "float64" for name in text.columns})
 
 
 def _write_text(path: Path, text: str) -> None:

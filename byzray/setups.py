@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,17 +22,24 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from byzray.aggregators import AnyAggregator, MultiKrum
-from byzray.attacks import AnyAttack
+from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
+from byzray.attacks import ATTACKS, AnyAttack
 from byzray.datasets import DATASETS, Dataset, Digits
 from byzray.models import MLP, MODELS, Model, Output
+from byzray.options import Registry
 from byzray.yaml import read_yaml, write_yaml
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 AnyDataset = Annotated[Dataset, BeforeValidator(DATASETS.parse), PlainSerializer(lambda option: option.describe())]
 AnyModel = Annotated[Model, BeforeValidator(MODELS.parse), PlainSerializer(lambda option: option.describe())]
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "aggregator": AGGREGATORS,
+    "attack": ATTACKS,
+}
 
 Loss = Literal["nll", "cross-entropy", "bce", "mse"]
 Placement = Literal["worker", "server", "update"]
@@ -60,6 +69,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+Schedule = Annotated[
+    dict[NonNegativeInt, Annotated[PositiveFloat, Field(allow_inf_nan=False)]],
+    AfterValidator(lambda schedule: dict(sorted(schedule.items()))),
+]
+
+
 class LearningRate(Section):
     """Hyperbolic decay from an initial rate, or a piecewise-constant schedule.
 
@@ -73,7 +88,7 @@ class LearningRate(Section):
     initial: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     half_life: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     every: PositiveInt = 1
-    schedule: dict[NonNegativeInt, Annotated[PositiveFloat, Field(allow_inf_nan=False)]] | None = None
+    schedule: Schedule | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -81,9 +96,9 @@ class LearningRate(Section):
             raise ValueError("expected either 'initial' (with 'half_life' and 'every') or 'schedule'")
         if self.schedule is not None:
             if self.half_life is not None or self.every != 1:
-                raise ValueError("'half_life' and 'every' belong to 'initial', not to 'schedule'")
+                raise ValueError("expected no 'half_life' and no 'every', which belong to 'initial', not to 'schedule'")
             if 0 not in self.schedule:
-                raise ValueError(f"the schedule must start at step 0, got {min(self.schedule, default='none')}")
+                raise ValueError("expected a schedule that starts at step 0")
         return self
 
     def at(self, step: int) -> float:
@@ -154,9 +169,14 @@ def _rate(value: Any) -> Any:
 
 
 def _study(value: Any) -> Any:
-    if value in ("on", True):
+    # 1 == True, but `study: 1` may well be meant as `{past: 1}`.
+    if value is True or value == "on":
         return {}
-    return None if value in ("off", False) else value
+    if value is False or value == "off":
+        return None
+    if not isinstance(value, dict | Study | None):
+        raise ValueError("expected on, off, or a mapping with 'past'")
+    return value
 
 
 def _none(value: Any) -> Any:
@@ -228,21 +248,19 @@ class Setup(Section):
         """Check the combinations too where some field is wrong, as far as they don't depend on it."""
         if not isinstance(data, dict):
             return handler(data)
-        if data.get("tolerated") is None and "byzantine" in data:
+        follows = data.get("tolerated") is None and "byzantine" in data
+        if follows:
             data = {**data, "tolerated": data["byzantine"]}
         mistakes: list[InitErrorDetails] = []
         wrong: set[str] = set()
         try:
             setup = handler(data)
         except ValidationError as error:
-            found = [one for one in error.errors() if one["loc"] != ("tolerated",) or "byzantine" not in wrong]
-            wrong = {str(one["loc"][0]) for one in found if one["loc"]}
-            if "byzantine" in wrong:
-                # `tolerated` follows it by default: one mistake, one message.
-                found = [one for one in found if one["loc"] != ("tolerated",) or one["input"] != data["byzantine"]]
-                wrong.add("tolerated")
-            mistakes = [_mistake(one["loc"], _expected(dict(one)), one["input"]) for one in found]
-            setup = handler({key: value for key, value in data.items() if key not in wrong})
+            # What only follows `byzantine` is wrong where that is: one mistake, one message.
+            found = [one for one in error.errors() if not (follows and one["loc"] == ("tolerated",))]
+            mistakes = _in_plain_words(found, data)
+            wrong = {str(one["loc"][0]) for one in error.errors()}
+            setup = handler({key: value for key, value in data.items() if isinstance(key, str) and key not in wrong})
         for one in setup.combinations():
             if not one.fields & wrong:
                 mistakes.append(_mistake((one.at,), one.message, _plain(getattr(setup, one.at))))
@@ -257,6 +275,13 @@ class Setup(Section):
             if message is not None:
                 yield Combination(at, frozenset((at, *fields)), message)
 
+        if self.dataset.shape is not None and self.dataset.classes is not None:
+            yield from wrong("model", self.model.check(self.dataset.shape, self.dataset.classes), "dataset")
+        fitting = FITTING_OUTPUTS[self.loss]
+        if self.model.output not in fitting:
+            needed = " or ".join(fitting)
+            message = f"needs a model that returns {needed}, {self.model.label()} returns {self.model.output}"
+            yield from wrong("loss", message, "model")
         if self.byzantine >= self.workers:
             message = f"expected fewer than workers = {self.workers}, as one must be honest"
             yield from wrong("byzantine", message, "workers")
@@ -274,13 +299,6 @@ class Setup(Section):
             else:
                 reason = self.attack.check(self.honest, self.byzantine, self.tolerated)
                 yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
-        if self.dataset.shape is not None and self.dataset.classes is not None:
-            yield from wrong("model", self.model.check(self.dataset.shape, self.dataset.classes), "dataset")
-        fitting = FITTING_OUTPUTS[self.loss]
-        if self.model.output not in fitting:
-            needed = " or ".join(fitting)
-            message = f"needs a model that returns {needed}, {self.model.label()} returns {self.model.output}"
-            yield from wrong("loss", message, "model")
 
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them."""
@@ -347,9 +365,7 @@ def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> 
     *parents, last = dotted.split(".")
     here = content
     for depth, part in enumerate(parents):
-        inner = here.get(part)
-        # `aggregator: median` is short for `aggregator: {name: median}`.
-        inner = {"name": inner} if isinstance(inner, str) else {} if inner is None else inner
+        inner = _in_full(part, here.get(part))
         if not isinstance(inner, dict):
             where = ".".join(parents[: depth + 1])
             raise SetupError(source, [f"{dotted}: cannot be set, {where} is {_short(inner)}, not a mapping"])
@@ -358,41 +374,107 @@ def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> 
     here[last] = value
 
 
+def _in_full(key: str, value: Any) -> Any:
+    """The mapping that a short form stands for: `{name: median}` for `aggregator: median`."""
+    if value is None or value in ("none", "on", "off") or isinstance(value, bool):
+        return {}
+    if key == "learning_rate" and isinstance(value, int | float):
+        return {"initial": value}
+    return {"name": value} if isinstance(value, str) else value
+
+
 def _mistake(loc: tuple[int | str, ...], message: str, value: Any) -> InitErrorDetails:
-    text = message if message.startswith("unknown key") else f"got {_short(value)}, {message}"
+    text = message if message.startswith(("unknown key", "got nothing")) else f"got {_short(value)}, {message}"
     # The message is passed as context, since pydantic would read braces in it as a template.
     return InitErrorDetails(type=PydanticCustomError("setup", "{text}", {"text": text}), loc=loc, input=value)
 
 
-def _expected(one: dict[str, Any]) -> str:
+def _in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any]) -> list[InitErrorDetails]:
+    """Pydantic's errors in the form "expected ..."; it has one for each alternative of a field, which become one."""
+    messages: dict[tuple[int | str, ...], str] = {}
+    inputs: dict[tuple[int | str, ...], Any] = {}
+    for one in found:
+        loc, message = one["loc"], _expected(one, data)
+        if loc[-1] == "[key]":
+            loc, message = loc[:-1], f"{message} as the key"
+        elif len(loc) > 1 and one["type"] not in UNKNOWN_KEY and _at(data, loc[:-1]) is one["input"]:
+            loc = loc[:-1]  # its end names an alternative, not a key of the file
+        if loc in messages and inputs[loc] is one["input"]:
+            message = f"{messages[loc]} or {message.removeprefix('expected ')}"
+        messages[loc], inputs[loc] = message, one["input"]
+    return [_mistake(loc, message, inputs[loc]) for loc, message in messages.items()]
+
+
+def _at(value: Any, loc: tuple[int | str, ...]) -> Any:
+    """What lies at a path, or the path itself if nothing does."""
+    for part in loc:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return loc
+    return value
+
+
+def _expected(one: ErrorDetails, data: dict[str, Any]) -> str:
     """What pydantic says of a mistake, in the form "expected ..."."""
     kind, message, context = one["type"], one["msg"], one.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _unknown_key(one["loc"])
+    if kind in UNKNOWN_KEY:
+        return _unknown_key(one["loc"], data)
     if kind == "setup":
         return str(context["text"])
     if kind == "missing":
-        return "which lacks it: the field is required"
+        return "got nothing, expected a value, as there is no default"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
+    if kind in BOUNDS:
+        (bound,) = context.values()
+        return f"expected {BOUNDS[kind]} {bound:g}"
     if kind in ("model_type", "dict_type"):
-        return "expected a mapping"
+        default = Setup.model_fields[str(one["loc"][0])].default
+        keys = f" with {', '.join(type(default).model_fields)}" if len(one["loc"]) == 1 else ""
+        return f"expected a mapping{keys}"
     wording = message.replace("Input should ", "").removeprefix("be ")
-    return f"expected {_PLAIN_WORDS.get(wording, wording)}"
+    return f"expected {PLAIN_WORDS.get(wording, wording)}"
 
+
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 
 # Where pydantic's words can be bettered.
-_PLAIN_WORDS = {"a valid integer": "an integer", "a valid number": "a number", "a valid boolean": "true or false"}
+BOUNDS = {
+    "greater_than": "a number >",
+    "greater_than_equal": "a number >=",
+    "less_than": "a number <",
+    "less_than_equal": "a number <=",
+}
+PLAIN_WORDS = {
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a text",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "List should have at least 1 item after validation, not 0": "at least one item",
+}
 
 
-def _unknown_key(loc: tuple[int | str, ...]) -> str:
+def _unknown_key(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
+    keys = _known_keys(loc, data)
+    close = get_close_matches(str(loc[-1]), keys, n=1)
+    if close:
+        return f"unknown key, did you mean {close[0]!r}?"
+    return f"unknown key, expected one of {', '.join(keys)}" if keys else "unknown key, there is no such option"
+
+
+def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
+    """The keys that a setup file may hold where it holds an unknown one, as far as they are easily known."""
     if len(loc) == 1:
-        from difflib import get_close_matches
-
-        close = get_close_matches(str(loc[0]), Setup.model_fields, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(Setup.model_fields)}"
-        return f"unknown key, {hint}"
-    return "unknown key here"
+        return list(Setup.model_fields)
+    section = str(loc[0])
+    if len(loc) > 2:
+        return []
+    if section in REGISTRIES:
+        return list(REGISTRIES[section][data[section]["name"]].model_fields)
+    return list(type(Setup.model_fields[section].default).model_fields)
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 
 def _yaml() -> YAML:
@@ -26,8 +26,10 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot be read as UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -38,10 +40,15 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return _yaml().load(text)
-    except YAMLError as error:
-        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        what = " ".join(filter(None, (error.context, error.problem)))
+        raise ValueError(f"is not valid YAML: {where}{what}") from error
+    except Exception as error:  # ruamel.yaml lets through what a wrong date, say, raises in Python
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def write_yaml(value: Any) -> str:

@@ -23,7 +23,7 @@ COLOURS = {"update": "#D55E00", "worker": "#0072B2"}
 UNATTACKED = Setup.model_validate(
     {
         "dataset": "digits",
-        "model": {"name": "mlp", "hidden": [64, 64]},
+        "model": {"name": "mlp", "hidden": [64]},
         "batch_size": 4,
         "steps": 300,
         "learning_rate": 0.2,
@@ -81,7 +81,8 @@ def figure(results: dict[tuple[str, str, str], Result], reference: Result) -> Fi
         axes.set_xlabel("step")
     for axes in panels[:, 0]:
         axes.set_ylabel("test accuracy")
-    panels[0, 0].legend(fontsize=8, loc="lower right")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return drawn
 
 

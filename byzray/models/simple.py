@@ -36,7 +36,7 @@ class MLP(Model):
     vectorised: ClassVar[bool] = True
 
     # A setup file has lists only, which a strict tuple refuses; the widths themselves stay strict.
-    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (64, 64)
+    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (64,)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         layers = perceptron((math.prod(shape), *self.hidden, classes))

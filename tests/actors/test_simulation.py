@@ -1,0 +1,215 @@
+"""Runs on real Ray actors."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray.util.state import list_actors
+
+import actors
+from actors import Fleet, FleetError
+from actors.fleet import role_name, shares, split
+from byzray import Interrupted, Setup, SetupError, Update, simulate
+from byzray.metrics import METRIC_COLUMNS
+from byzray.setups import Actors
+
+FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
+
+VARIANTS: list[dict[str, Any]] = [
+    {"momentum": {"placement": "worker", "nesterov": True}},
+    {"momentum": {"placement": "server", "nesterov": True}},
+    {"momentum": {"placement": "update", "nesterov": False}, "clip": 0.5, "l2": 0.01},
+    {"local_steps": 2, "aggregator": "median", "attack": {"name": "empire", "factor": "searched"}},
+    {"study": None},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "-".join(map(str, options)))
+def test_actors_compute_what_one_process_computes(fleet: Fleet, small_setup: Setup, options: dict[str, Any]) -> None:
+    setup = small_setup.changed(**options)
+    apart, together = actors.simulate(setup, fleet=fleet), simulate(setup)
+    np.testing.assert_allclose(apart.parameters, together.parameters, rtol=1e-4, atol=1e-6)
+    assert apart.evaluations.equals(together.evaluations)
+    assert apart.metrics.columns.equals(together.metrics.columns)
+    names = [name for name in METRIC_COLUMNS if name in apart.metrics and name != "Attack gradient deviation"]
+    np.testing.assert_allclose(apart.metrics[names], together.metrics[names], rtol=2e-3, atol=1e-5)
+
+
+def test_batch_statistics_of_the_workers_meet_in_the_evaluation(fleet: Fleet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    setup = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": str(tmp_path / "images.npz")},
+            "model": {"name": "empire-cnn", "hidden": 4, "training": True},
+            "batch_size": 2,
+            "steps": 2,
+            "workers": 3,
+            "aggregator": "average",
+            "evaluation_interval": 1,
+        }
+    )
+    apart, together = actors.simulate(setup, fleet=fleet), simulate(setup)
+    np.testing.assert_allclose(apart.parameters, together.parameters, rtol=1e-3, atol=1e-5)
+    assert apart.evaluations.equals(together.evaluations)
+
+
+def test_the_same_setup_and_seed_give_the_same_bits(fleet: Fleet, small_setup: Setup, tmp_path: Path) -> None:
+    first, second = (actors.simulate(small_setup, fleet=fleet, output=tmp_path / str(i)).directory for i in range(2))
+    assert first is not None
+    assert second is not None
+    for name in FILES:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@pytest.mark.parametrize("placement", ["worker", "server", "update"])
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(
+    fleet: Fleet, small_setup: Setup, tmp_path: Path, placement: str
+) -> None:
+    setup = small_setup.changed(momentum={"placement": placement, "nesterov": True})
+    whole = actors.simulate(setup, fleet=fleet, output=tmp_path / "whole").directory
+
+    def stop(update: Update) -> bool:
+        return update.step == 6
+
+    with pytest.raises(Interrupted):
+        actors.simulate(setup, fleet=fleet, output=tmp_path / "parts", progress=stop)
+    # Another run in between: nothing of the first may linger in the actors.
+    actors.simulate(small_setup, seed=9, fleet=fleet)
+    parts = actors.simulate(setup, fleet=fleet, output=tmp_path / "parts", resume=True).directory
+    assert whole is not None
+    assert parts is not None
+    for name in FILES:
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+
+
+def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_usable(
+    fleet: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_rule.py").write_text(
+        "from byzray.aggregators import Aggregator\n\n\nclass Broken(Aggregator):\n"
+        "    def aggregate(self, gradients_ND, f):\n        raise ArithmeticError('no rule today')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = actors.simulate(small_setup, fleet=fleet)
+    began = time.monotonic()
+    with pytest.raises(ArithmeticError, match="no rule today"):
+        actors.simulate(small_setup.changed(aggregator="broken_rule:Broken"), fleet=fleet, output=tmp_path / "runs")
+    assert time.monotonic() - began < 60
+    (status,) = (tmp_path / "runs").glob("*/status.json")
+    assert "no rule today" in status.read_text()
+    after = actors.simulate(small_setup, fleet=fleet)
+    assert np.array_equal(before.parameters, after.parameters)
+
+
+def test_mistakes_are_found_before_any_actor_starts(ray_cluster: None, small_setup: Setup) -> None:
+    known = len(list_actors(limit=1000))
+    with pytest.raises(SetupError, match="needs examples of 784 values"):
+        actors.simulate(small_setup.changed(model="full"))
+    assert len(list_actors(limit=1000)) == known
+
+
+def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Setup) -> None:
+    setup = small_setup.changed(workers=2, byzantine=0, tolerated=0, attack=None, aggregator="average")
+    with pytest.raises(FleetError, match="a fleet of 3 worker actors cannot hold 2 honest workers"):
+        actors.simulate(setup, fleet=fleet)
+
+
+def test_actors_bear_names_that_tell_run_and_role(ray_cluster: None, small_setup: Setup) -> None:
+    setup = small_setup.changed(actors={"workers_per_actor": 3, "cpus_per_actor": 0.5}, seed=4)
+    with Fleet.for_setup(setup) as fleet:
+        names = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+        expected = {f"multi-krum/little seed 4: {role}" for role in ("server", "workers 0-2", "workers 3-4")}
+        assert expected <= names
+        assert len({place["pid"] for place in fleet.places}) == 3
+    time.sleep(1)
+    alive = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+    assert not expected & alive
+
+
+def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: None, small_setup: Setup) -> None:
+    with Fleet("doomed", split(5, 2), Actors(cpus_per_actor=0.5)) as fleet:
+
+        def kill(update: Update) -> None:
+            if update.step == 3:
+                os.kill(fleet.places[2]["pid"], signal.SIGKILL)
+
+        began = time.monotonic()
+        with pytest.raises(FleetError, match="an actor of the fleet was lost"):
+            actors.simulate(small_setup, fleet=fleet, progress=kill)
+        assert time.monotonic() - began < 60
+
+
+def test_the_data_set_is_held_once_whatever_the_number_of_actors(
+    fleet: Fleet, small_setup: Setup, tmp_path: Path
+) -> None:
+    # 96 MB of examples. Were they copied, each actor's own memory (USS) would grow by as much.
+    x = np.zeros((300, 80_000), np.float32)
+    x[:, :5] = np.random.default_rng(0).normal(size=(300, 5))
+    y = (x[:, 0] > 0).astype(np.int64)
+    np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    setup = small_setup.changed(dataset={"name": "npz", "path": str(tmp_path / "big.npz")}, model="linear", loss="mse")
+    actors.simulate(small_setup, fleet=fleet)
+    processes = [psutil.Process(place["pid"]) for place in fleet.places]
+    before = [process.memory_full_info().uss for process in processes]
+    actors.simulate(setup, fleet=fleet)
+    growth = [process.memory_full_info().uss - known for process, known in zip(processes, before, strict=True)]
+    assert max(growth) < 60 * 2**20
+
+
+def test_a_fleet_that_finds_no_room_says_what_it_needs(
+    ray_cluster: None, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 1.0)
+    setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 7.0})
+    with pytest.raises(
+        FleetError, match=r"no room for 2 actors of 7 CPUs and 0 GPUs each after 1 s: the cluster has 4 CPUs"
+    ):
+        Fleet.for_setup(setup)
+
+
+@pytest.mark.parametrize(
+    ("workers", "count", "expected"),
+    [(5, 5, [1, 1, 1, 1, 1]), (27, 2, [14, 13]), (10, 4, [3, 3, 2, 2]), (3, 1, [3])],
+)
+def test_workers_are_split_evenly_and_in_order(workers: int, count: int, expected: list[int]) -> None:
+    cohorts = split(workers, count)
+    assert [len(cohort) for cohort in cohorts] == expected
+    assert [worker for cohort in cohorts for worker in cohort] == list(range(workers))
+
+
+def test_role_names() -> None:
+    assert role_name(range(3, 4)) == "worker 3"
+    assert role_name(range(0, 14)) == "workers 0-13"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "layout", "count", "device", "expected"),
+    [
+        ({"CPU": 2.0}, {}, 10, "auto", (0.2, 0.0)),
+        ({"CPU": 16.0}, {}, 10, "auto", (1.0, 0.0)),
+        ({"CPU": 16.0, "GPU": 1.0}, {}, 10, "auto", (1.0, 0.1)),
+        ({"CPU": 16.0, "GPU": 3.0}, {}, 10, "auto", (1.0, 0.25)),
+        ({"CPU": 16.0, "GPU": 4.0}, {}, 3, "auto", (1.0, 1.0)),
+        ({"CPU": 16.0, "GPU": 4.0}, {}, 3, "cpu", (1.0, 0.0)),
+        ({"CPU": 16.0, "GPU": 1.0}, {"cpus_per_actor": 0.5, "gpus_per_actor": 0.0}, 3, "auto", (0.5, 0.0)),
+        ({"CPU": 2.0}, {}, 7, "auto", (0.2857, 0.0)),
+    ],
+)
+def test_shares_of_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: dict[str, float],
+    layout: dict[str, float],
+    count: int,
+    device: str,
+    expected: tuple[float, float],
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    assert shares(Actors(**layout), count, device) == pytest.approx(expected)  # type: ignore[arg-type]

@@ -1,0 +1,322 @@
+"""The `byzray` command: what it prints, what it leaves behind, its exit codes."""
+
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from byzray import cli
+from byzray.aggregators import AGGREGATORS
+from byzray.attacks import ATTACKS
+from byzray.datasets import DATASETS
+from byzray.models import MODELS
+from byzray.options import Registry
+from byzray.setups import Setup, load_setup
+from byzray.yaml import parse_yaml
+
+Byzray = Callable[..., tuple[int, str, str]]
+
+TINY = """
+model: {name: mlp, hidden: [4]}
+steps: 6
+workers: 7
+byzantine: 2
+aggregator: median
+attack: little
+evaluation_interval: 4
+"""
+
+FILES = {
+    "setup.yaml",
+    "environment.json",
+    "metrics.csv",
+    "evaluations.csv",
+    "parameters.npy",
+    "accuracy.png",
+    "accuracy.svg",
+    "status.json",
+}
+
+
+@pytest.fixture
+def byzray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Byzray:
+    """Runs `byzray` in `tmp_path`, where setup.yaml is a tiny setup: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("setup.yaml").write_text(TINY)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["byzray", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """When each file was last changed, and what it holds; the lock, which is none of the run's, left out."""
+    files = [path for path in directory.iterdir() if path.name != ".lock"]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_a_run_and_its_directory(byzray: Byzray, tmp_path: Path) -> None:
+    code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", "runs")
+    assert code == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    summary, shown = out.splitlines()
+    assert shown == f"runs/{directory.name}"
+    files = contents(directory)
+    assert files.keys() == FILES
+
+    setup = load_setup(directory / "setup.yaml")
+    assert setup == load_setup("setup.yaml", {"actors": None})
+    assert directory.name.endswith(setup.digest())
+    assert json.loads(files["status.json"][1]) == {"state": "finished", "step": 6}
+    environment = json.loads(files["environment.json"][1])
+    assert environment["packages"]["torch"] == importlib.metadata.version("torch")
+
+    rows = list(csv.reader((directory / "metrics.csv").open()))
+    assert rows[0] == COLUMNS
+    assert [row[:2] for row in rows[1:]] == [[str(step), str(step * 5 * 4)] for step in range(6)]
+    evaluations = list(csv.reader((directory / "evaluations.csv").open()))
+    assert [row[0] for row in evaluations] == ["step", "0", "4", "6"]
+    accuracies = [float(row[1]) for row in evaluations[1:]]
+    assert summary.startswith(
+        f"median/little seed 1: best accuracy {max(accuracies):.4f}, {accuracies[-1]:.4f} at step 6, "
+    )
+    parameters = np.load(directory / "parameters.npy")
+    assert parameters.shape == (64 * 4 + 4 + 4 * 10 + 10,)
+    assert parameters.dtype == np.float32
+    assert np.isfinite(parameters).all()
+    assert files["accuracy.png"][1].startswith(b"\x89PNG")
+    assert b"<svg" in files["accuracy.svg"][1]
+
+    code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", "runs")
+    assert code == 0
+    assert out.splitlines()[-1] == shown
+    assert contents(directory) == files
+
+    code, *_ = byzray("run", "setup.yaml", "--in-process", "--output", "runs", "--seed", "2")
+    assert code == 0
+    (other,) = set((tmp_path / "runs").iterdir()) - {directory}
+    assert json.loads((other / "status.json").read_text())["state"] == "finished"
+    assert (other / "parameters.npy").read_bytes() != files["parameters.npy"][1]
+    assert contents(directory) == files
+
+
+# The names that the published code gives its columns.
+COLUMNS = [
+    "Step number",
+    "Training point count",
+    "Average loss",
+    "l2 from origin",
+    *(f"{which} gradient deviation" for which in ("Sampled", "Honest", "Attack")),
+    *(f"{which} gradient norm" for which in ("Sampled", "Honest", "Attack", "Defense")),
+    *(f"{which} max coordinate" for which in ("Sampled", "Honest", "Attack", "Defense")),
+    "Sampled-honest cosine",
+    "Sampled-attack cosine",
+    "Sampled-defense cosine",
+    "Honest-attack cosine",
+    "Honest-defense cosine",
+    "Attack-defense cosine",
+    "Sampled-prev cosine",
+    "Sampled composite curvature",
+    "Attack acceptation ratio",
+]
+
+
+def test_without_a_study_there_are_three_columns(byzray: Byzray, tmp_path: Path) -> None:
+    code, *_ = byzray("run", "setup.yaml", "--in-process", "--set", "study=off")
+    assert code == 0
+    (directory,) = (tmp_path / "results").iterdir()
+    assert (directory / "metrics.csv").read_text().splitlines()[0] == ",".join(COLUMNS[:3])
+
+
+def krum_bound(n: int, f: int) -> float:
+    return 1 / math.sqrt(2 * (n - f + f * (n + f * (n - f - 2) - 2) / (n - 2 * f - 2)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "bound"),
+    [
+        ("median", 1 / math.sqrt(5)),
+        ("krum", krum_bound(7, 2)),
+        ("{name: multi-krum, m: 2}", krum_bound(7, 2)),
+        ("minimum-diameter", 5 / (math.sqrt(8) * 2)),
+        ("cge", None),
+        ("trimmed-mean", None),
+    ],
+)
+def test_show(rule: str, bound: float | None, byzray: Byzray) -> None:
+    code, out, _ = byzray("show", "setup.yaml", "--set", f"aggregator={rule}")
+    assert code == 0
+    setup = Setup.model_validate(parse_yaml(out))
+    assert setup == load_setup("setup.yaml", {"aggregator": parse_yaml(rule)})
+    about, verdict = [line for line in out.splitlines() if line.startswith("#")]
+    assert about.startswith("# n = 7, f = 2, honest workers: 5, run directory: digits-")
+    assert about.endswith(setup.digest())
+    known = "no variance-norm bound is known" if bound is None else f"variance-norm bound {bound:.6g}"
+    assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}"
+
+
+def test_show_a_mixture(byzray: Byzray) -> None:
+    mixture = "aggregator={name: random-mixture, rules: [{rule: median}, {rule: krum}]}"
+    code, out, _ = byzray("show", "setup.yaml", "--set", mixture)
+    assert code == 0
+    bounds = {"random-mixture": krum_bound(7, 2), "median": 1 / math.sqrt(5), "krum": krum_bound(7, 2)}
+    assert out.splitlines()[-3:] == [
+        f"# {name}: valid for these n and f; variance-norm bound {bound:.6g}" for name, bound in bounds.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "registry"),
+    [("aggregators", AGGREGATORS), ("attacks", ATTACKS), ("models", MODELS), ("datasets", DATASETS)],
+)
+def test_list(kind: str, registry: Registry[Any], byzray: Byzray) -> None:
+    code, out, _ = byzray("list", kind)
+    assert code == 0
+    first_words = [line.split(" ")[0] for line in out.splitlines()]
+    assert [word for word in first_words if word] == ["name", *registry.classes]
+    for cls in registry.classes.values():
+        assert (cls.__doc__ or "").split()[0] in out
+        for option, field in cls.model_fields.items():
+            assert (f"{option} (required)" if field.is_required() else f"{option} = {field.default}") in out
+
+
+def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for kind in ("images-idx3", "labels-idx1"):
+        for part in ("train", "t10k"):
+            (raw / f"{part}-{kind}-ubyte").write_bytes(b"no idx file")
+    code, out, _ = byzray("doctor", "--data", str(tmp_path / "data"))
+    found: dict[str, str] = {}  # what was found: its state
+    for line in out.splitlines():
+        state, _, rest = line.partition(" ")
+        if state:
+            found[" ".join(rest.split())] = state
+
+    def states(start: str) -> list[str]:
+        return [state for text, state in found.items() if text.startswith(start)]
+
+    assert code == (1 if "broken" in found.values() else 0)
+    assert states("Python 3") == ["ok"]
+    for line in importlib.metadata.requires("byzray") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None:
+            version = importlib.metadata.version(requirement.name)
+            assert states(f"{requirement.name} {version}") == ["ok"], requirement
+    assert states("Ray ") == ["ok"], out
+    assert states("data set digits 1,438 + 359 examples") == ["ok"]
+    assert states("data set mnist damaged") == ["missing"]
+    for name in ("fashion-mnist", "cifar10", "cifar100", "phishing"):
+        assert states(f"data set {name} not below {tmp_path / 'data'}") == ["missing"]
+    assert f"  {tmp_path / 'data' / 'FashionMNIST/raw/train-images-idx3-ubyte'}\n" in out
+    assert "npz" not in out
+
+
+# Some seconds of work, whose every kind of state has to survive an interruption.
+LONG = """
+steps: 160
+batch_size: 8
+learning_rate: {initial: 0.2, half_life: 50, every: 7}
+momentum: {beta: 0.9, nesterov: true, placement: worker}
+clip: 2
+workers: 11
+byzantine: 3
+aggregator: {name: random-mixture, rules: [{rule: multi-krum}, {rule: median}]}
+attack: {name: empire, factor: searched}
+evaluation_interval: 20
+study: {past: 10}
+"""
+
+
+def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp_path: Path) -> None:
+    Path("setup.yaml").write_text(LONG)
+    run = ["run", "setup.yaml", "--in-process", "--output"]
+    # Rounding depends on the number of threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "byzray.cli", *run, "interrupted"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while rows_so_far(tmp_path / "interrupted") < 30:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    assert "SIGINT: stopping after this stretch of steps" in err
+    (directory,) = (tmp_path / "interrupted").iterdir()
+    status = json.loads((directory / "status.json").read_text())
+    step = status["step"]
+    assert status == {"state": "interrupted", "step": step}
+    assert 30 <= step < 160
+    assert f"byzray: stopped at step {step} of 160; the same command with --resume continues it" in err
+    before = contents(directory)
+
+    code, out, err = byzray(*run, "interrupted")
+    assert (code, out) == (2, "")
+    assert f"holds this run, interrupted at step {step} of 160; resume it (--resume), or move the directory away" in err
+    assert contents(directory) == before
+
+    assert byzray(*run, "interrupted", "--resume")[0] == 0
+    assert byzray(*run, "uninterrupted")[0] == 0
+    assert json.loads((directory / "status.json").read_text()) == {"state": "finished", "step": 160}
+    assert {path.name for path in directory.iterdir()} - {".lock"} == FILES
+    # What was computed before the interruption was not computed again.
+    assert before["metrics.csv"][1] == (directory / "metrics.csv").read_bytes()[: len(before["metrics.csv"][1])]
+    (whole,) = (tmp_path / "uninterrupted").iterdir()
+    assert whole.name == directory.name
+    for name in ("setup.yaml", "metrics.csv", "evaluations.csv", "parameters.npy"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def rows_so_far(output: Path) -> int:
+    """How many rows of metrics the only run below `output` has written."""
+    return max((table.read_bytes().count(b"\n") - 1 for table in output.glob("*/metrics.csv")), default=0)
+
+
+OWN_RULE = """
+from byzray.aggregators import Average
+
+class Breaks(Average):
+    def aggregate(self, gradients_ND, f):
+        if len(seen) == 3:
+            raise ZeroDivisionError("the rule gave up")
+        seen.append(1)
+        return super().aggregate(gradients_ND, f)
+
+seen = []
+"""
+
+
+def test_a_rule_that_raises(byzray: Byzray, tmp_path: Path) -> None:
+    Path("own_that_breaks.py").write_text(OWN_RULE)
+    code, out, err = byzray("run", "setup.yaml", "--in-process", "--set", "aggregator=own_that_breaks:Breaks")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "byzray: failed: ZeroDivisionError: the rule gave up"
+    assert "own_that_breaks.py" in err  # where to look
+    (directory,) = (tmp_path / "results").iterdir()
+    status = json.loads((directory / "status.json").read_text())
+    assert status == {"state": "failed", "step": 3, "reason": "ZeroDivisionError: the rule gave up"}
+    assert not (directory / "parameters.npy").exists()

@@ -1,0 +1,174 @@
+"""The gradients of several workers at once."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from byzray import Setup
+from byzray.cohort import Cohort
+from byzray.datasets import Data
+from byzray.gradients import Gradients, Network, clip
+from byzray.sampling import Batch
+
+CPU = torch.device("cpu")
+K, B = 3, 5
+
+
+def image_data(shape: tuple[int, ...], classes: int, size: int = 40) -> Data:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(size, *shape)).astype(np.float32), rng.integers(0, classes, size)
+    return Data(x_train=x, y_train=y, x_test=x, y_test=y, classes=classes)
+
+
+def batch_of(data: Data) -> Batch:
+    return Batch(torch.from_numpy(data.x_train[: K * B]), torch.from_numpy(data.y_train[: K * B]))
+
+
+def compute(setup: Setup, data: Data, points: torch.Tensor, *, vectorised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    network = Network(setup, data.shape, data.classes, CPU)
+    gradients = Gradients(network, setup)
+    gradients.vectorised = vectorised
+    out_KD = torch.full((K, network.dimension), torch.nan)
+    losses_K = gradients(points, batch_of(data), out_KD, [0] * K, [{} for _ in range(K)])
+    return losses_K, out_KD
+
+
+CASES: list[tuple[dict[str, Any], tuple[int, ...], int]] = [
+    ({"model": "mlp", "loss": "nll"}, (6,), 3),
+    ({"model": "linear", "loss": "cross-entropy"}, (6,), 3),
+    ({"model": "logit", "loss": "bce"}, (6,), 2),
+    ({"model": "logit", "loss": "bce"}, (6,), 4),
+    ({"model": "linear", "loss": "mse"}, (6,), 2),
+    ({"model": "linear", "loss": "mse"}, (6,), 4),
+]
+
+
+@pytest.mark.parametrize(("options", "shape", "classes"), CASES)
+@pytest.mark.parametrize("own_points", [False, True])
+@pytest.mark.parametrize("regularised", [False, True])
+def test_gradients_agree_with_autograd(
+    options: dict[str, Any], shape: tuple[int, ...], classes: int, own_points: bool, regularised: bool
+) -> None:
+    factors = {"l1": 0.01, "l2": 0.1} if regularised else {}
+    # npz: a data set whose shape is not known to the setup, so that any model fits.
+    setup = Setup.model_validate({"dataset": {"name": "npz", "path": "unused"}, **options, **factors})
+    data = image_data(shape, classes)
+    network = Network(setup, data.shape, data.classes, CPU)
+    theta_D = network.initial_parameters()
+    points = theta_D + 0.1 * torch.randn(K, len(theta_D)) if own_points else theta_D
+    batch = batch_of(data)
+    for vectorised in (True, False):
+        losses_K, out_KD = compute(setup, data, points, vectorised=vectorised)
+        for i in range(K):
+            here_D = (points[i] if own_points else points).clone().requires_grad_()
+            part = slice(i * B, (i + 1) * B)
+            loss = network.criterion(network(here_D, batch.x[part]), batch.y[part])
+            loss = loss + setup.l1 * here_D.abs().sum() + setup.l2 * here_D.norm()
+            (expected_D,) = torch.autograd.grad(loss, here_D)
+            torch.testing.assert_close(losses_K[i], loss.detach())
+            torch.testing.assert_close(out_KD[i], expected_D, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_those_of_their_names() -> None:
+    output, y = torch.rand(4, 3), torch.tensor([0, 2, 1, 1])
+    one_hot = functional.one_hot(y, 3).float()
+    expected = {
+        "nll": -output[torch.arange(4), y].mean(),
+        "cross-entropy": -output.log_softmax(1)[torch.arange(4), y].mean(),
+        "bce": -(one_hot * output.log() + (1 - one_hot) * (1 - output).log()).mean(),
+        "mse": (output - one_hot).square().mean(),
+    }
+    models = {"nll": "mlp", "cross-entropy": "linear", "bce": "logit", "mse": "linear"}
+    for loss, value in expected.items():
+        setup = Setup.model_validate(
+            {"dataset": {"name": "npz", "path": "unused"}, "loss": loss, "model": models[loss]}
+        )
+        criterion = Network(setup, (5,), 3, CPU).criterion
+        torch.testing.assert_close(criterion(output, y), value)
+
+
+def test_at_theta_zero_the_norm_contributes_no_gradient() -> None:
+    setup = Setup.model_validate({"dataset": {"name": "npz", "path": "unused"}, "l2": 1.0})
+    data = image_data((6,), 3)
+    zero_D = torch.zeros(Network(setup, data.shape, data.classes, CPU).dimension)
+    _, out_KD = compute(setup, data, zero_D, vectorised=True)
+    _, plain_KD = compute(setup.changed(l2=0.0), data, zero_D, vectorised=True)
+    assert torch.equal(out_KD, plain_KD)
+
+
+def test_clip_scales_only_rows_that_are_too_long() -> None:
+    rows_KD = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [-30.0, 40.0]])
+    clip(rows_KD, 5.0)
+    torch.testing.assert_close(rows_KD, torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [-3.0, 4.0]]))
+
+
+def test_the_initial_parameters_follow_from_the_seed_and_leave_torchs_random_state_alone() -> None:
+    setup = Setup()
+    state = torch.random.get_rng_state()
+    first, again = (Network(setup, (1, 8, 8), 10, CPU).initial_parameters() for _ in range(2))
+    other = Network(setup.changed(seed=2), (1, 8, 8), 10, CPU).initial_parameters()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.fixture(scope="module")
+def training_setup() -> tuple[Setup, Data]:
+    model = {"name": "torchvision", "architecture": "resnet18", "training": True}
+    setup = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": "unused"},
+            "model": model,
+            "loss": "cross-entropy",
+            "workers": 2,
+            "aggregator": "average",
+        }
+    )
+    return setup, image_data((3, 32, 32), 4)
+
+
+def test_in_training_mode_each_worker_has_batch_statistics_of_its_own(training_setup: tuple[Setup, Data]) -> None:
+    setup, data = training_setup
+    both = Cohort(setup, range(2), data, CPU)
+    alone = Cohort(setup, range(1, 2), data, CPU)
+    theta_D = Network(setup, data.shape, data.classes, CPU).initial_parameters()
+    out_KD, out_1D = torch.empty(2, both.dimension), torch.empty(1, both.dimension)
+    for step in range(2):
+        both.step(theta_D, step, out_KD)
+        alone.step(theta_D, step, out_1D)
+    assert torch.equal(out_KD[1], out_1D[0])
+    name = "buffer bn1.running_mean"
+    running = both.state()[name]
+    assert torch.equal(running[1], alone.state()[name][0])
+    assert not torch.equal(running[0], running[1])
+    # The first BatchNorm's running mean after one more batch, by its definition (momentum 0.1).
+    batch = both.stream.batch(range(2), 2)
+    weight = Network(setup, data.shape, data.classes, CPU).parameters(theta_D)["conv1.weight"]
+    seen = functional.conv2d(batch.x[: setup.batch_size], weight, stride=2, padding=3).mean((0, 2, 3))
+    both.step(theta_D, 2, out_KD)
+    torch.testing.assert_close(both.state()[name][0], 0.9 * running[0] + 0.1 * seen, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_masks_follow_from_seed_worker_and_step() -> None:
+    model = {"name": "empire-cnn", "training": True, "hidden": 8}
+    setup = Setup.model_validate(
+        {"dataset": {"name": "npz", "path": "unused"}, "model": model, "workers": 2, "aggregator": "average"}
+    )
+    data = image_data((3, 32, 32), 4)
+    theta_D = Network(setup, data.shape, data.classes, CPU).initial_parameters()
+    state = torch.random.get_rng_state()
+    found = []
+    for workers, row in ((range(2), 1), (range(1, 2), 0)):
+        cohort = Cohort(setup, workers, data, CPU)
+        out_KD = torch.empty(len(workers), cohort.dimension)
+        cohort.step(theta_D, 4, out_KD)
+        found.append(out_KD[row])
+    assert torch.equal(*found)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    plain = Cohort(setup.changed(model={**model, "training": False}), range(1, 2), data, CPU)
+    out_1D = torch.empty(1, plain.dimension)
+    plain.step(theta_D, 4, out_1D)
+    assert not torch.allclose(out_1D[0], found[0])

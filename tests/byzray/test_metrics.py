@@ -1,0 +1,95 @@
+"""The 24 metrics against naive formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
+
+CPU = torch.device("cpu")
+
+
+def test_there_are_24_columns() -> None:
+    assert len(METRIC_COLUMNS) == len(set(METRIC_COLUMNS)) == 24
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5,), (2, 3), (4, 1, 2)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_moments_merge_to_those_of_the_union(sizes: tuple[int, ...], offset: float) -> None:
+    torch.manual_seed(0)
+    vectors_KD = torch.randn(sum(sizes), 7) + offset
+    merged = Moments.merge([Moments.of(part) for part in vectors_KD.split(list(sizes))])
+    exact = vectors_KD.double()
+    mean_D = exact.mean(0)
+    assert merged.size == len(vectors_KD)
+    torch.testing.assert_close(merged.mean_D.double(), mean_D, rtol=1e-6, atol=1e-6)
+    scatter = (exact - mean_D).square().sum()
+    torch.testing.assert_close(merged.scatter.double(), scatter, rtol=2e-3, atol=0)
+    expected = torch.sqrt(scatter / (len(exact) - 1))
+    torch.testing.assert_close(merged.deviation().double(), expected, rtol=1e-3, atol=0)
+
+
+def test_the_deviation_of_one_vector_is_undefined_and_that_of_equal_rows_zero() -> None:
+    assert math.isnan(Moments.of(torch.randn(1, 4)).deviation().item())
+    assert Moments.of(torch.randn(4).expand(3, -1)).deviation().item() == 0
+
+
+def test_past_is_the_discounted_sum_of_the_last_steps_only() -> None:
+    torch.manual_seed(0)
+    beta, length = 0.9, 4
+    past = Past(length, beta, 6, CPU)
+    history: list[np.ndarray] = []
+    for step in range(11):
+        mean_D = torch.randn(6)
+        cosine, curvature = (value.item() for value in past.compare(mean_D))
+        now = mean_D.double().numpy()
+        if step == 0:
+            assert math.isnan(cosine)
+            assert math.isnan(curvature)
+        else:
+            previous = history[-1]
+            assert cosine == pytest.approx(now @ previous / np.linalg.norm(now) / np.linalg.norm(previous), rel=1e-9)
+            recent = history[-length:][::-1]
+            expected = beta * sum(beta**i * (now @ one) for i, one in enumerate(recent))
+            assert curvature == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        past.push(mean_D)
+        history.append(now)
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_a_row_holds_the_metrics_in_the_order_of_the_columns(attacked: bool) -> None:
+    torch.manual_seed(1)
+    sampled, honest, defense = torch.randn(5, 8), torch.randn(5, 8), torch.randn(8)
+    attack = torch.randn(3, 8) if attacked else None
+    row = metric_row(
+        sampled=Moments.of(sampled),
+        honest=Moments.of(honest),
+        attack=None if attack is None else Moments.of(attack),
+        defense_D=defense,
+        distance=torch.tensor(2.5),
+        past=Past(2, 0.9, 8, CPU),
+    )
+    found = dict(zip(METRIC_COLUMNS[3:-1], row.tolist(), strict=True))
+    assert found["l2 from origin"] == 2.5
+    means = {"Sampled": sampled.mean(0), "Honest": honest.mean(0), "Defense": defense}
+    sets = {"Sampled": sampled, "Honest": honest}
+    if attack is not None:
+        means["Attack"], sets["Attack"] = attack.mean(0), attack
+    for name, mean in means.items():
+        assert found[f"{name} gradient norm"] == pytest.approx(mean.norm().item(), rel=1e-5)
+        assert found[f"{name} max coordinate"] == pytest.approx(mean.abs().max().item(), rel=1e-5)
+    for name, vectors in sets.items():
+        deviation = math.sqrt(sum((one - means[name]).norm().item() ** 2 for one in vectors) / (len(vectors) - 1))
+        assert found[f"{name} gradient deviation"] == pytest.approx(deviation, rel=1e-5)
+    for column, value in found.items():
+        first, _, second = column.removesuffix(" cosine").partition("-")
+        if column.endswith("cosine") and second != "prev":
+            one, other = means.get(first), means.get(second.capitalize())
+            if one is None or other is None:
+                assert math.isnan(value)
+            else:
+                assert value == pytest.approx((one @ other / one.norm() / other.norm()).item(), rel=1e-4)
+    assert math.isnan(found["Sampled-prev cosine"])
+    assert math.isnan(found["Attack gradient deviation"]) is not attacked

@@ -1,0 +1,85 @@
+"""The training stream and the preparation of batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from byzray.datasets import Data
+from byzray.sampling import Preparation, TrainingStream
+
+CPU = torch.device("cpu")
+
+
+def data(size: int = 50, shape: tuple[int, ...] = (1, 2, 3), **options: object) -> Data:
+    x = np.arange(size * int(np.prod(shape)), dtype=np.float32).reshape(size, *shape)
+    y = np.arange(size) % 2
+    return Data(x_train=x, y_train=y, x_test=x[:4], y_test=y[:4], classes=2, **options)  # type: ignore[arg-type]
+
+
+def stream(seed: int = 1, size: int = 50, honest: int = 3, batch: int = 4, local: int = 1) -> TrainingStream:
+    return TrainingStream(data(size), seed, honest, batch, local, CPU)
+
+
+@pytest.mark.parametrize(("size", "batch", "local"), [(50, 4, 1), (50, 4, 2), (7, 5, 1), (3, 4, 1)])
+def test_every_epoch_holds_every_example_once_and_runs_on_into_the_next(size: int, batch: int, local: int) -> None:
+    source = stream(size=size, batch=batch, local=local)
+    drawn = np.concatenate(
+        [source.indices(range(3), step, local_step) for step in range(20) for local_step in range(local)]
+    )
+    assert len(drawn) == 20 * local * 3 * batch
+    epochs = [drawn[start : start + size] for start in range(0, len(drawn) - size + 1, size)]
+    assert len(epochs) > 1
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(size))
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_what_a_worker_draws_depends_on_nothing_but_seed_worker_and_step() -> None:
+    everybody = stream().indices(range(3), 9).reshape(3, 4)
+    fresh = stream()
+    assert np.array_equal(fresh.indices(range(1, 2), 9), everybody[1])
+    assert np.array_equal(fresh.indices(range(1, 3), 9), everybody[1:].ravel())
+    assert not np.array_equal(stream(seed=2).indices(range(3), 9).reshape(3, 4), everybody)
+
+
+def test_without_shuffling_the_stream_is_the_data_in_order() -> None:
+    source = TrainingStream(data(shuffle=False), 1, 3, 4, 1, CPU)
+    assert source.indices(range(1, 3), 0).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert source.indices(range(0, 1), 5).tolist() == [(60 + i) % 50 for i in range(4)]
+
+
+def test_batches_pair_examples_with_their_labels() -> None:
+    source = stream()
+    batch, indices = source.batch(range(3), 2), source.indices(range(3), 2)
+    assert torch.equal(batch.x, torch.from_numpy(source.data.x_train[indices]))
+    assert torch.equal(batch.y, torch.from_numpy(source.data.y_train[indices]))
+
+
+def test_flips_mirror_about_half_of_the_examples_along_the_width_and_are_addressed() -> None:
+    source = TrainingStream(data(size=400, flip_train=True), 1, 4, 50, 1, CPU)
+    batch, indices = source.batch(range(4), 0), source.indices(range(4), 0)
+    raw = torch.from_numpy(source.data.x_train[indices])
+    mirrored = (batch.x == raw.flip(-1)).flatten(1).all(1)
+    kept = (batch.x == raw).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert 60 < int(mirrored.sum()) < 140
+    alone = TrainingStream(source.data, 1, 4, 50, 1, CPU).batch(range(2, 3), 0)
+    assert torch.equal(alone.x, batch.x[100:150])
+
+
+def test_preparation_scales_and_normalises_each_channel() -> None:
+    x = np.random.default_rng(0).integers(0, 256, size=(5, 3, 4, 4)).astype(np.uint8)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    holder = Data(x, np.zeros(5, np.int64), x, np.zeros(5, np.int64), 2, scale=1 / 255, mean=mean, std=std)
+    found = Preparation(holder, CPU)(x, holder.y_train).x
+    expected = (x / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_preparation_leaves_the_raw_data_alone() -> None:
+    holder = data()
+    before = holder.x_train.copy()
+    prepared = Preparation(holder, CPU)(holder.x_train[:5], holder.y_train[:5], np.ones(5, np.bool_))
+    prepared.x.add_(1)
+    assert np.array_equal(holder.x_train, before)

@@ -1,0 +1,254 @@
+"""Whole runs in this process, against a simulation written anew in numpy."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from byzray import Interrupted, RunExists, Setup, SetupError, Update, simulate
+from byzray.randomness import generator
+from byzray.setups import LearningRate
+from byzray.simulation import LocalSimulation, load_data
+
+Vector = NDArray[np.float64]
+
+
+class Reference:
+    """Linear regression under `empire`, aggregated by the coordinate-wise median, step by step as defined."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        data = load_data(setup)
+        self.x = data.x_train.astype(np.float64)
+        self.y = data.y_train.astype(np.float64)
+        self.theta = LocalSimulation(setup, data).parameters().astype(np.float64)
+        d = len(self.theta)
+        self.m = np.zeros((setup.honest, d))
+        self.v = np.zeros(d)
+        self.order = np.concatenate([generator(setup.seed, "epoch", e).permutation(len(self.x)) for e in range(20)])
+
+    def gradient(self, at: Vector, draw: int) -> Vector:
+        s = self.setup
+        rows = self.order[draw * s.batch_size : (draw + 1) * s.batch_size]
+        x = np.column_stack([self.x[rows], np.ones(len(rows))])
+        g = 2 / len(rows) * x.T @ (x @ at - self.y[rows])
+        g = g + s.l1 * np.sign(at) + s.l2 * at / np.linalg.norm(at)
+        norm = np.linalg.norm(g)
+        return g * s.clip / norm if s.clip is not None and norm > s.clip else g
+
+    def step(self, t: int) -> None:
+        s, mu, kappa = self.setup, self.setup.momentum.beta, self.setup.momentum.dampening
+        rate, placement = s.learning_rate.at(t), s.momentum.placement
+        submissions = []
+        for i in range(s.honest):
+            point = self.theta.copy()
+            if s.momentum.nesterov:
+                point -= mu * rate * (self.m[i] if placement == "worker" else self.v)
+            g = np.zeros_like(point)
+            for local in range(s.local_steps):
+                met = self.gradient(point, (t * s.local_steps + local) * s.honest + i)
+                g += met
+                point = point - rate * met
+            if placement == "worker":
+                self.m[i] = mu * self.m[i] + (1 - kappa) * g
+                g = self.m[i]
+            elif placement == "server":
+                g = (1 - kappa) * g + mu * self.v
+            submissions.append(g.copy())
+        mean = np.mean(submissions, axis=0)
+        rows = np.sort([*submissions, *([(1 - 1.1) * mean] * s.byzantine)], axis=0)
+        aggregate = rows[(s.workers - 1) // 2]
+        if placement == "update":
+            self.v = mu * self.v + (1 - kappa) * aggregate
+            self.theta = self.theta - rate * self.v
+        else:
+            self.v = aggregate
+            self.theta = self.theta - rate * aggregate
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"local_steps": 3},
+    {"clip": 0.5, "l1": 0.02, "l2": 0.05, "local_steps": 2},
+    {"clip": 1.0, "learning_rate": {"schedule": {0: 0.05, 4: 0.01}}},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dampening", [0.0, 0.3])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("placement", ["worker", "server", "update"])
+def test_a_run_follows_the_definitions(
+    small_setup: Setup, placement: str, nesterov: bool, dampening: float, options: dict[str, Any]
+) -> None:
+    momentum = {"beta": 0.8, "dampening": dampening, "nesterov": nesterov, "placement": placement}
+    rate = {"initial": 0.05, "half_life": 6, "every": 2}
+    setup = small_setup.changed(
+        **{
+            "model": "linear",
+            "loss": "mse",
+            "aggregator": "median",
+            "attack": "empire",
+            "momentum": momentum,
+            "learning_rate": rate,
+            "steps": 10,
+            **options,
+        }
+    )
+    reference = Reference(setup)
+    start = reference.theta
+    for step in range(setup.steps):
+        reference.step(step)
+    found = simulate(setup).parameters
+    assert np.linalg.norm(start - reference.theta) > 0.05
+    np.testing.assert_allclose(found, reference.theta, rtol=1e-4, atol=1e-5)
+
+
+def test_hyperbolic_decay() -> None:
+    rate = LearningRate(initial=0.5, half_life=20, every=4)
+    assert [rate.at(step) for step in (0, 3, 4, 21)] == [0.5, 0.5, 0.5 / 1.2, 0.5 / 2]
+
+
+def test_the_same_setup_and_seed_give_the_same_bits(small_setup: Setup, tmp_path: Path) -> None:
+    first, second = (simulate(small_setup, output=tmp_path / str(i)) for i in range(2))
+    assert first.directory is not None
+    assert second.directory is not None
+    for name in ("metrics.csv", "evaluations.csv", "parameters.npy"):
+        assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()
+    other = simulate(small_setup, seed=2)
+    assert not np.array_equal(first.parameters, other.parameters)
+    assert first.directory.name != other.setup.digest()
+
+
+def test_a_result_read_back_is_the_result_that_was_computed(small_setup: Setup, tmp_path: Path) -> None:
+    computed, read = (simulate(small_setup, output=tmp_path) for _ in range(2))
+    in_memory = simulate(small_setup)
+    for other in (read, in_memory):
+        assert computed.metrics.equals(other.metrics)
+        assert computed.metrics.dtypes.equals(other.metrics.dtypes)
+        assert computed.evaluations.equals(other.evaluations)
+        assert np.array_equal(computed.parameters, other.parameters)
+        assert computed.setup == other.setup
+
+
+def test_evaluations_come_at_the_interval_and_at_the_end(small_setup: Setup) -> None:
+    found = simulate(small_setup.changed(steps=7, evaluation_interval=3)).evaluations
+    assert found["step"].tolist() == [0, 3, 6, 7]
+    assert simulate(small_setup.changed(steps=7, evaluation_interval=0)).evaluations["step"].tolist() == [7]
+    assert simulate(small_setup.changed(steps=0)).evaluations["step"].tolist() == [0]
+
+
+def test_the_accuracy_is_the_share_of_correct_test_examples(small_setup: Setup) -> None:
+    setup = small_setup.changed(model="linear", loss="mse", steps=5)
+    result, data = simulate(setup), load_data(setup)
+    predicted = data.x_test @ result.parameters[:5] + result.parameters[5] > 0.5
+    assert result.evaluations["accuracy"].iloc[-1] == np.mean(predicted == data.y_test)
+
+
+def test_without_a_study_only_the_loss_is_kept_and_the_run_is_the_same(small_setup: Setup) -> None:
+    studied, plain = simulate(small_setup), simulate(small_setup.changed(study=None))
+    assert plain.metrics.columns.tolist() == studied.metrics.columns.tolist()[:3]
+    assert plain.metrics.equals(studied.metrics.iloc[:, :3])
+    assert np.array_equal(plain.parameters, studied.parameters)
+
+
+def test_a_random_mixture_draws_a_rule_a_step(small_setup: Setup) -> None:
+    rules = [{"rule": "krum", "frequency": 1}, {"rule": "average", "frequency": 1}]
+    mixture = {"name": "random-mixture", "rules": rules}
+    ratio = simulate(small_setup.changed(aggregator=mixture, steps=40)).metrics["Attack acceptation ratio"]
+    # Krum selects one submission, so 0 or 1; the average takes all, so 2/7.
+    drawn = ratio.isin([0.0, 1.0])
+    np.testing.assert_allclose(ratio[~drawn], 2 / 7)
+    assert 8 < drawn.sum() < 32
+
+
+@pytest.mark.parametrize(
+    ("placement", "nesterov", "aggregator", "attack"),
+    [
+        *itertools.product(["worker", "server", "update"], [False, True], ["multi-krum"], ["little"]),
+        ("worker", True, {"name": "random-mixture", "rules": [{"rule": "median"}, {"rule": "krum"}]}, "empire"),
+        ("worker", False, "median", {"name": "little", "factor": "searched"}),
+    ],
+)
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(
+    small_setup: Setup, tmp_path: Path, placement: str, nesterov: bool, aggregator: Any, attack: Any
+) -> None:
+    momentum = {"placement": placement, "nesterov": nesterov}
+    setup = small_setup.changed(momentum=momentum, aggregator=aggregator, attack=attack)
+    whole = simulate(setup, output=tmp_path / "whole")
+
+    def stop_at_each(update: Update) -> bool:
+        return update.step in stops
+
+    stops = {1, 3, 6, 8}
+    interruptions = 0
+    while True:
+        try:
+            parts = simulate(setup, output=tmp_path / "parts", resume=True, progress=stop_at_each)
+            break
+        except Interrupted:
+            interruptions += 1
+            stops.remove(min(stops))
+    assert interruptions >= 2
+    assert whole.directory is not None
+    assert parts.directory is not None
+    for name in ("metrics.csv", "evaluations.csv", "parameters.npy"):
+        assert (whole.directory / name).read_bytes() == (parts.directory / name).read_bytes()
+
+
+def test_an_interrupted_run_is_not_overwritten(small_setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        simulate(small_setup, output=tmp_path, progress=lambda update: update.step >= 3)
+    with pytest.raises(RunExists, match="interrupted at step 3 of 12; resume it"):
+        simulate(small_setup, output=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(small_setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        simulate(small_setup, output=tmp_path, progress=lambda update: update.step >= 3)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(RunExists, match=r"checkpoint\.safetensors: is damaged"):
+        simulate(small_setup, output=tmp_path, resume=True)
+
+
+def test_a_failed_start_leaves_no_directory(small_setup: Setup, tmp_path: Path) -> None:
+    setup = small_setup.changed(model="full")
+    with pytest.raises(SetupError, match="needs examples of 784 values, got 5"):
+        simulate(setup, output=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_attack_that_answers_the_wrong_shape_is_named(small_setup: Setup, tmp_path: Path) -> None:
+    (tmp_path / "short_attack.py").write_text(
+        "from byzray.attacks import Attack\n\n\nclass Short(Attack):\n"
+        "    def __call__(self, honest_HD, byzantine, rule, f):\n        return honest_HD[:1]\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        setup = small_setup.changed(attack="short_attack:Short")
+        with pytest.raises(ValueError, match=r"attack Short returned shape \(1, 34\), expected \(2, 34\)"):
+            simulate(setup)
+
+
+RULES = ["average", "median", "trimmed-mean", "phocas", "meamed", "multi-krum", "krum", "bulyan"]
+
+
+@pytest.mark.parametrize("attack", ["nan", "little", {"name": "empire", "factor": "searched", "evaluations": 3}])
+@pytest.mark.parametrize("aggregator", [*RULES, "minimum-diameter", "aksel", "cge"])
+def test_a_run_that_diverges_goes_on_to_its_end_as_published(small_setup: Setup, aggregator: str, attack: Any) -> None:
+    diverging = small_setup.changed(
+        byzantine=1, tolerated=1, aggregator=aggregator, attack=attack, learning_rate=1e30, model="linear", loss="mse"
+    )
+    result = simulate(diverging)
+    assert len(result.metrics) == diverging.steps
+    assert not np.isfinite(result.parameters).all()
+
+
+@pytest.mark.parametrize("aggregator", [*RULES[1:], "minimum-diameter", "aksel", "cge"])
+def test_workers_that_send_nan_are_borne_by_every_robust_rule(small_setup: Setup, aggregator: str) -> None:
+    result = simulate(small_setup.changed(byzantine=1, tolerated=1, aggregator=aggregator, attack="nan"))
+    assert np.isfinite(result.parameters).all()
