@@ -8,8 +8,10 @@ from typing import Any
 
 import ray
 import torch
+from pydantic import ValidationError
 
 from actors.channel import Group
+from byzray.mistakes import SetupError, lines
 from byzray.setups import Setup
 
 
@@ -49,6 +51,13 @@ class Member:
 
 
 def resolve(description: dict[str, Any], import_paths: list[str]) -> Setup:
-    """The setup from its description; `import_paths` are where the user's own classes are imported from."""
+    """The setup from its description; `import_paths` are where the user's own classes are imported from.
+
+    Raises:
+        SetupError: it is not valid here, because a class of the user's own cannot be imported, say.
+    """
     sys.path.extend(path for path in import_paths if path not in sys.path)
-    return Setup.model_validate(description)
+    try:
+        return Setup.model_validate(description)
+    except ValidationError as error:
+        raise SetupError("in an actor", lines(error)) from None

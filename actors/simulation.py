@@ -95,7 +95,8 @@ def simulate(
     Args:
         setup: the setup.
         seed: replaces the setup's seed.
-        fleet: warm actors to use, on which the workers are spread evenly; by default a fleet is started for this run, and ended after it.
+        fleet: warm actors to use, on which the workers are spread evenly; by default a fleet is started for this run,
+            and ended after it.
         address: of a running Ray cluster, see :func:`actors.connect`; none is started if the run is already there.
         output, data, download, resume, progress: as in :func:`byzray.simulate`.
 

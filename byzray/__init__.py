@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from byzray.mistakes import SetupError
     from byzray.recording import Interrupted, Update
     from byzray.results import Result, RunExists
-    from byzray.setups import Setup, SetupError, load_setup
+    from byzray.setups import Setup, load_setup
     from byzray.simulation import simulate
 
 __version__ = "0.1.0"
@@ -26,7 +27,7 @@ _HOMES = {
     "Result": "results",
     "RunExists": "results",
     "Setup": "setups",
-    "SetupError": "setups",
+    "SetupError": "mistakes",
     "Update": "recording",
     "load_setup": "setups",
     "simulate": "simulation",

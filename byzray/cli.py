@@ -19,8 +19,9 @@ from rich.table import Table
 
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
+from byzray.mistakes import SetupError
 from byzray.options import Options, Registry
-from byzray.setups import Setup, SetupError, load_setup
+from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -33,10 +34,12 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as momentum.placement=update. Repeatable."),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="The folder that holds data sets [default: $BYZRAY_DATA].")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The folder that holds data sets.", show_default="$BYZRAY_DATA"),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster, such as auto [default: $RAY_ADDRESS, else one is started].")
+    str | None,
+    typer.Option(help="A running Ray cluster, such as auto.", show_default="$RAY_ADDRESS, else one is started"),
 ]
 
 
@@ -57,6 +60,9 @@ def main() -> None:
     except Interrupted as error:
         err.print(f"[yellow]byzray:[/] {escape(str(error))}; the same command with --resume continues it")
         sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("[yellow]byzray:[/] aborted")
+        sys.exit(1)
     except Exception as error:
         err.print(escape("".join(traceback.format_exception(error))), style="dim")
         err.print(f"[red]byzray:[/] failed: {escape(f'{type(error).__name__}: {error}')}")
@@ -64,8 +70,8 @@ def main() -> None:
 
 
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
-    """The setup of a command line; rules of the user's own are looked for beside the file, too."""
-    sys.path[:0] = [str(path.resolve().parent), str(Path.cwd())]
+    """The setup of a command line; classes of the user's own are looked for in the working directory, too."""
+    sys.path.insert(0, str(Path.cwd()))
     values: dict[str, Any] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
@@ -174,7 +180,10 @@ def _lines(setup: Setup) -> Iterator[Callable[[Any], None]]:
     def show(update: Any) -> None:
         nonlocal shown
         now = time.monotonic()
+        started = pace.first is not None
         steps_per_second = pace.at(update.step)
+        if not started:  # nothing to tell yet
+            return
         if now - shown >= 5 or update.step == setup.steps:
             shown = now
             left = (setup.steps - update.step) / steps_per_second if steps_per_second else float("nan")

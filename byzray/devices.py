@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from byzray.setups import SetupError
+from byzray.mistakes import SetupError
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -15,5 +15,5 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise SetupError("setup", ["device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'"])
+        raise SetupError("this machine", ["device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'"])
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")

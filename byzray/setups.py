@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -22,11 +22,12 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
 from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
 from byzray.options import Registry
 from byzray.yaml import read_yaml, write_yaml
@@ -51,16 +52,6 @@ FITTING_OUTPUTS: dict[Loss, tuple[Output, ...]] = {
     "bce": ("probabilities",),
     "mse": ("probabilities", "scores"),
 }
-
-
-class SetupError(Exception):
-    """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected."""
-
-    def __init__(self, source: str, mistakes: list[str]) -> None:
-        self.source = source
-        self.mistakes = mistakes
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n".join([f"{source}: {count} in the setup", *(f"  {mistake}" for mistake in mistakes)]))
 
 
 class Section(BaseModel):
@@ -258,12 +249,12 @@ class Setup(Section):
         except ValidationError as error:
             # What only follows `byzantine` is wrong where that is: one mistake, one message.
             found = [one for one in error.errors() if not (follows and one["loc"] == ("tolerated",))]
-            mistakes = _in_plain_words(found, data)
+            mistakes = in_plain_words(found, data, _known_keys)
             wrong = {str(one["loc"][0]) for one in error.errors()}
             setup = handler({key: value for key, value in data.items() if isinstance(key, str) and key not in wrong})
         for one in setup.combinations():
             if not one.fields & wrong:
-                mistakes.append(_mistake((one.at,), one.message, _plain(getattr(setup, one.at))))
+                mistakes.append(mistake((one.at,), one.message, _plain(getattr(setup, one.at))))
         if mistakes:
             raise ValidationError.from_exception_data(cls.__name__, mistakes)
         return setup
@@ -318,16 +309,19 @@ class Setup(Section):
         return f"{self.aggregator.label()}/{attack} seed {self.seed}"
 
     def changed(self, **changes: Any) -> "Setup":
-        """This setup with some fields changed, checked anew.
+        """This setup with some fields changed, checked anew; where `tolerated` was as large as `byzantine`, it follows.
 
         Raises:
             pydantic.ValidationError: the result is not valid.
         """
-        return Setup.model_validate({**self.describe(), **changes})
+        known = self.describe()
+        if self.tolerated == self.byzantine:
+            del known["tolerated"]
+        return Setup.model_validate({**known, **changes})
 
 
 def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Setup:
-    """Read a setup file.
+    """Read a setup file. Classes of the user's own are looked for beside it, too: its folder joins `sys.path`.
 
     Args:
         path: a YAML file.
@@ -343,22 +337,16 @@ def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Set
         raise SetupError(source, [str(error)]) from error
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise SetupError(source, [f"got {_short(content)}, expected a mapping of fields such as 'dataset: mnist'"])
+        raise SetupError(source, [f"got {short(content)}, expected a mapping of fields such as 'dataset: mnist'"])
     for dotted, value in (overrides or {}).items():
         _override(content, dotted, value, source)
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         return Setup.model_validate(content)
     except ValidationError as error:
-        raise SetupError(source, mistakes(error)) from error
-
-
-def mistakes(error: ValidationError) -> list[str]:
-    """One line a mistake, ``path: got value, expected ...``, from an error of :class:`Setup`."""
-    lines = []
-    for one in error.errors(include_url=False):
-        path = ".".join(str(part) for part in one["loc"]) or "setup"
-        lines.append(f"{path}: {one['msg']}")
-    return lines
+        raise SetupError(source, lines(error)) from error
 
 
 def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> None:
@@ -368,7 +356,7 @@ def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> 
         inner = _in_full(part, here.get(part))
         if not isinstance(inner, dict):
             where = ".".join(parents[: depth + 1])
-            raise SetupError(source, [f"{dotted}: cannot be set, {where} is {_short(inner)}, not a mapping"])
+            raise SetupError(source, [f"{dotted}: cannot be set, {where} is {short(inner)}, not a mapping"])
         here[part] = dict(inner)
         here = here[part]
     here[last] = value
@@ -383,94 +371,12 @@ def _in_full(key: str, value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _mistake(loc: tuple[int | str, ...], message: str, value: Any) -> InitErrorDetails:
-    text = message if message.startswith(("unknown key", "got nothing")) else f"got {_short(value)}, {message}"
-    # The message is passed as context, since pydantic would read braces in it as a template.
-    return InitErrorDetails(type=PydanticCustomError("setup", "{text}", {"text": text}), loc=loc, input=value)
-
-
-def _in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any]) -> list[InitErrorDetails]:
-    """Pydantic's errors in the form "expected ..."; it has one for each alternative of a field, which become one."""
-    messages: dict[tuple[int | str, ...], str] = {}
-    inputs: dict[tuple[int | str, ...], Any] = {}
-    for one in found:
-        loc, message = one["loc"], _expected(one, data)
-        if loc[-1] == "[key]":
-            loc, message = loc[:-1], f"{message} as the key"
-        elif len(loc) > 1 and one["type"] not in UNKNOWN_KEY and _at(data, loc[:-1]) is one["input"]:
-            loc = loc[:-1]  # its end names an alternative, not a key of the file
-        if loc in messages and inputs[loc] is one["input"]:
-            message = f"{messages[loc]} or {message.removeprefix('expected ')}"
-        messages[loc], inputs[loc] = message, one["input"]
-    return [_mistake(loc, message, inputs[loc]) for loc, message in messages.items()]
-
-
-def _at(value: Any, loc: tuple[int | str, ...]) -> Any:
-    """What lies at a path, or the path itself if nothing does."""
-    for part in loc:
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            return loc
-    return value
-
-
-def _expected(one: ErrorDetails, data: dict[str, Any]) -> str:
-    """What pydantic says of a mistake, in the form "expected ..."."""
-    kind, message, context = one["type"], one["msg"], one.get("ctx", {})
-    if kind in UNKNOWN_KEY:
-        return _unknown_key(one["loc"], data)
-    if kind == "setup":
-        return str(context["text"])
-    if kind == "missing":
-        return "got nothing, expected a value, as there is no default"
-    if kind in ("value_error", "assertion_error"):
-        return str(context["error"])
-    if kind in BOUNDS:
-        (bound,) = context.values()
-        return f"expected {BOUNDS[kind]} {bound:g}"
-    if kind in ("model_type", "dict_type"):
-        default = Setup.model_fields[str(one["loc"][0])].default
-        keys = f" with {', '.join(type(default).model_fields)}" if len(one["loc"]) == 1 else ""
-        return f"expected a mapping{keys}"
-    wording = message.replace("Input should ", "").removeprefix("be ")
-    return f"expected {PLAIN_WORDS.get(wording, wording)}"
-
-
-UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
-
-# Where pydantic's words can be bettered.
-BOUNDS = {
-    "greater_than": "a number >",
-    "greater_than_equal": "a number >=",
-    "less_than": "a number <",
-    "less_than_equal": "a number <=",
-}
-PLAIN_WORDS = {
-    "a valid integer": "an integer",
-    "a valid number": "a number",
-    "a valid boolean": "true or false",
-    "a valid string": "a text",
-    "a valid list": "a list",
-    "a valid tuple": "a list",
-    "List should have at least 1 item after validation, not 0": "at least one item",
-}
-
-
-def _unknown_key(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
-    keys = _known_keys(loc, data)
-    close = get_close_matches(str(loc[-1]), keys, n=1)
-    if close:
-        return f"unknown key, did you mean {close[0]!r}?"
-    return f"unknown key, expected one of {', '.join(keys)}" if keys else "unknown key, there is no such option"
-
-
 def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
-    """The keys that a setup file may hold where it holds an unknown one, as far as they are easily known."""
-    if len(loc) == 1:
+    """The keys that a setup file may hold at a path, as far as they are easily known."""
+    if not loc:
         return list(Setup.model_fields)
     section = str(loc[0])
-    if len(loc) > 2:
+    if len(loc) > 1:
         return []
     if section in REGISTRIES:
         return list(REGISTRIES[section][data[section]["name"]].model_fields)
@@ -480,8 +386,3 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
     return describe() if describe is not None else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,10 +11,11 @@ from torch import Tensor
 from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import pick_device
+from byzray.mistakes import SetupError
 from byzray.recording import Progress, Simulation, State, record
 from byzray.results import Environment, Result, environment
 from byzray.server import Server
-from byzray.setups import Setup, SetupError
+from byzray.setups import Setup
 
 
 class LocalSimulation:

@@ -15,15 +15,15 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A real local cluster; its dashboard answers the state API."""
-    ray.init(address="local", num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=True)
-    yield
+def ray_cluster() -> Iterator[str]:
+    """A real local cluster; yields the address of its dashboard, which answers the state API."""
+    context = ray.init(address="local", num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=True)
+    yield f"http://{context.dashboard_url}"
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
-def fleet(ray_cluster: None) -> Iterator["object"]:
+def fleet(ray_cluster: str) -> Iterator["object"]:
     """Three worker actors and a server, for runs with at least three honest workers."""
     from actors import Fleet
     from actors.fleet import split

@@ -109,11 +109,11 @@ def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_u
     assert np.array_equal(before.parameters, after.parameters)
 
 
-def test_mistakes_are_found_before_any_actor_starts(ray_cluster: None, small_setup: Setup) -> None:
-    known = len(list_actors(limit=1000))
+def test_mistakes_are_found_before_any_actor_starts(ray_cluster: str, small_setup: Setup) -> None:
+    known = len(list_actors(ray_cluster, limit=1000))
     with pytest.raises(SetupError, match="needs examples of 784 values"):
         actors.simulate(small_setup.changed(model="full"))
-    assert len(list_actors(limit=1000)) == known
+    assert len(list_actors(ray_cluster, limit=1000)) == known
 
 
 def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Setup) -> None:
@@ -122,19 +122,19 @@ def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Se
         actors.simulate(setup, fleet=fleet)
 
 
-def test_actors_bear_names_that_tell_run_and_role(ray_cluster: None, small_setup: Setup) -> None:
+def test_actors_bear_names_that_tell_run_and_role(ray_cluster: str, small_setup: Setup) -> None:
     setup = small_setup.changed(actors={"workers_per_actor": 3, "cpus_per_actor": 0.5}, seed=4)
     with Fleet.for_setup(setup) as fleet:
-        names = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+        names = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
         expected = {f"multi-krum/little seed 4: {role}" for role in ("server", "workers 0-2", "workers 3-4")}
         assert expected <= names
         assert len({place["pid"] for place in fleet.places}) == 3
     time.sleep(1)
-    alive = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+    alive = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
     assert not expected & alive
 
 
-def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: None, small_setup: Setup) -> None:
+def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: str, small_setup: Setup) -> None:
     with Fleet("doomed", split(5, 2), Actors(cpus_per_actor=0.5)) as fleet:
 
         def kill(update: Update) -> None:
@@ -165,7 +165,7 @@ def test_the_data_set_is_held_once_whatever_the_number_of_actors(
 
 
 def test_a_fleet_that_finds_no_room_says_what_it_needs(
-    ray_cluster: None, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: str, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 1.0)
     setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 7.0})

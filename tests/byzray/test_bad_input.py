@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from byzray import cli
-from byzray.setups import Setup, SetupError, load_setup
+from byzray.mistakes import SetupError
+from byzray.setups import Setup, load_setup
 from byzray.yaml import write_yaml
 
 Call = Callable[..., str]
@@ -291,6 +292,8 @@ def test_rule_out_of_its_bound(rule: str, n: int, f: int, needed: str, refused: 
         ("{byzantine: 11, attack: nan, model: full, loss: mse}", ["model", "loss", "byzantine"]),
         ("{byzantine: 4, aggregator: bulyan, dataset: minst, model: full}", ["dataset", "aggregator", "attack"]),
         ("{workers: 3, byzantine: x, tolerated: y}", ["byzantine", "tolerated"]),
+        # A wrong key with a wrong value.
+        ("{learning_rate: {schedule: {0: 1, -1: x}}}", ["learning_rate.schedule.-1"] * 2),
     ],
 )
 def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from byzray.aggregators import MultiKrum, RandomMixture
 from byzray.attacks import Little
+from byzray.mistakes import SetupError
 from byzray.options import Options
 from byzray.results import RunDirectory
-from byzray.setups import LearningRate, Setup, SetupError, Study, load_setup
+from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -21,7 +22,7 @@ ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median
 # For every field another value than in ATTACKED, with what else has to change to keep the setup valid.
 CHANGES: dict[str, dict[str, Any]] = {
     "dataset": {"dataset": "mnist"},
-    "model": {"model": {"name": "mlp", "hidden": [64]}},
+    "model": {"model": {"name": "mlp", "hidden": [3, 5]}},
     "loss": {"loss": "cross-entropy"},
     "batch_size": {"batch_size": 5},
     "steps": {"steps": 299},
