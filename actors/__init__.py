@@ -6,6 +6,8 @@ What is heavy is imported on first use, so that an actor, which imports this pac
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import byzray  # noqa: F401  before PyTorch, whose threads it sets up
+
 if TYPE_CHECKING:
     from actors.cluster import connect
     from actors.fleet import Fleet, FleetError

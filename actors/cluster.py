@@ -4,7 +4,7 @@ import os
 
 import ray
 
-# Enough for CIFAR-10 five times over; Ray would take 30 % of the memory.
+# Enough for CIFAR-10 twice over; Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 500 * 2**20
 
 

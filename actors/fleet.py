@@ -2,12 +2,13 @@
 
 import math
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -18,6 +19,9 @@ from byzray.setups import Actors, Setup
 
 # How long a fleet waits for the cluster to have room for it, in seconds.
 PLACEMENT_SECONDS = 60.0
+
+# How long, after a first failure, a fleet listens for what the other actors have to say, in seconds.
+GRACE_SECONDS = 10.0
 
 
 class FleetError(Exception):
@@ -41,9 +45,10 @@ class Fleet:
         self, label: str, cohorts: Sequence[range], layout: Actors | None = None, device: str = "auto"
     ) -> None:
         self.size = len(cohorts)
+        self.layout = layout or Actors()
         self.joined = False
         count = self.size + 1
-        cpus, gpus = shares(layout or Actors(), count, device)
+        cpus, gpus = shares(self.layout, count, device)
         self._place(count, cpus, gpus)
         namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
 
@@ -111,6 +116,20 @@ class Fleet:
         self.places = places
         self.joined = True
 
+    def layout_for(self, honest: int) -> Actors:
+        """The layout that describes a run of so many honest workers on this fleet.
+
+        Raises:
+            FleetError: no even spread uses all of the fleet's actors, and no more.
+        """
+        packed = math.ceil(honest / self.size)
+        if math.ceil(honest / packed) != self.size:
+            raise FleetError(
+                f"a fleet of {self.size} worker actors cannot evenly hold {honest} honest workers; "
+                f"expected a fleet of {math.ceil(honest / packed)}, with {packed} workers an actor"
+            )
+        return self.layout.model_copy(update={"workers_per_actor": packed})
+
     def call(self, references: Sequence[Any]) -> list[Any]:
         """The results of calls to actors, in order.
 
@@ -120,15 +139,17 @@ class Fleet:
         """
         waiting = list(references)
         failure: Exception | None = None
-        while waiting:
-            # One failure makes the others' transfers fail at once, so waiting for all costs nothing; the cause is
-            # the one that is not a consequence.
-            (done,), waiting = ray.wait(waiting, num_returns=1)
+        deadline = math.inf
+        while waiting and time.monotonic() < deadline:
+            # One failure makes the others' transfers fail as well, most at once; the one to report is that which is
+            # not a consequence, so the others are heard too, for a while.
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=None if failure is None else 0.1)
             try:
                 ray.get(done)
-            except (RayActorError, RayTaskError) as error:
+            except RayError as error:
                 self.joined = False
                 failure = _more_telling(failure, error)
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         if failure is not None:
             raise _reason(failure)
         return ray.get(list(references))
@@ -185,16 +206,25 @@ def role_name(workers: range) -> str:
 
 def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
     """The CPUs and GPUs that each of `count` actors reserves: as the layout says, else an even share of the cluster."""
-    cluster = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = layout.cpus_per_actor, layout.gpus_per_actor
     if cpus is None:
-        cpus = min(1.0, cluster.get("CPU", 0) / count)
+        cpus = largest_share([node.get("CPU", 0.0) for node in nodes], count)
     if gpus is None:
-        available = int(cluster.get("GPU", 0)) if device != "cpu" else 0
-        # A share must fit as often as needed into one GPU: 10 actors on 3 GPUs get a quarter each, not 0.3.
-        gpus = 1 / math.ceil(count / available) if available else 0.0
-    # Ray counts in ten-thousandths.
-    return math.floor(cpus * 10_000) / 10_000, math.floor(gpus * 10_000) / 10_000
+        devices = int(sum(node.get("GPU", 0.0) for node in nodes)) if device != "cpu" else 0
+        gpus = largest_share([1.0] * devices, count)
+    return cpus, gpus
+
+
+def largest_share(units: Sequence[float], count: int) -> float:
+    """The largest share, at most 1, that fits `count` times into units none of which it may straddle; 0 without units.
+
+    Units are the CPUs of each node, or single GPUs: 10 actors on 3 GPUs get a quarter each, not 0.3.
+    """
+    # Some unit is filled by a whole number of shares. Ray counts in ten-thousandths.
+    candidates = {math.floor(min(1.0, unit / k) * 10_000) / 10_000 for unit in units for k in range(1, count + 1)}
+    fitting = (share for share in candidates if share and sum(int(unit / share + 1e-9) for unit in units) >= count)
+    return max(fitting, default=0.0)
 
 
 def _resources(resources: dict[str, float]) -> str:

@@ -56,6 +56,6 @@ class ServerActor(Member):
 
     def environment(self) -> dict[str, Any]:
         """Where the server computes."""
-        from byzray.results import environment
+        from byzray.environment import environment
 
         return environment(self.device)

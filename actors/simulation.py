@@ -1,6 +1,5 @@
 """A run on a fleet of actors."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor
 from actors.cluster import connect
 from actors.fleet import Fleet
 from byzray.datasets import Data
+from byzray.environment import Environment, fingerprints
 from byzray.recording import Progress, State, record
-from byzray.results import Environment, Result
+from byzray.results import Result
 from byzray.setups import Actors, Setup
-from byzray.simulation import load_data, mean_buffers
+from byzray.simulation import data_root, load_data, mean_buffers
 
 
 class FleetSimulation:
@@ -49,7 +49,8 @@ class FleetSimulation:
         return self.fleet.call([self.fleet.server.evaluate.remote(buffers)])[0]
 
     def parameters(self) -> NDArray[np.float32]:
-        return self.fleet.call([self.fleet.server.parameters.remote()])[0]
+        # A copy, as what Ray returns is read-only and keeps its place in the object store.
+        return self.fleet.call([self.fleet.server.parameters.remote()])[0].copy()
 
     def columns(self) -> Sequence[str]:
         return self.fleet.columns
@@ -62,13 +63,12 @@ class FleetSimulation:
         return {**self.fleet.call([self.fleet.server.state.remote()])[0], **self._worker_state()}
 
     def restore(self, state: State, step: int) -> None:
-        calls: list[Any] = [self.fleet.server.restore.remote(state, step)]
+        of_workers = {name for name in state if name.startswith(("worker ", "buffer "))}
+        of_server = {name: tensor for name, tensor in state.items() if name not in of_workers}
+        calls: list[Any] = [self.fleet.server.restore.remote(of_server, step)]
         for actor, workers in zip(self.fleet.workers, self.cohorts, strict=True):
-            own = {
-                name: tensor[workers.start : workers.stop]
-                for name, tensor in state.items()
-                if name.startswith(("worker ", "buffer "))
-            }
+            # Cloned, as a slice of a tensor is pickled with all that it is a slice of.
+            own = {name: state[name][workers.start : workers.stop].clone() for name in of_workers}
             calls.append(actor.restore.remote(own))
         self.fleet.call(calls)
         self.step_number = step
@@ -107,10 +107,8 @@ def simulate(
         actors.FleetError: the cluster has no room, or an actor was lost.
         Exception: whatever :func:`byzray.simulate` raises.
     """
-    layout = (setup.actors or Actors()).model_dump()
-    if fleet is not None:
-        layout["workers_per_actor"] = math.ceil(setup.honest / fleet.size)
-    setup = setup.changed(actors=layout, seed=setup.seed if seed is None else seed)
+    layout = fleet.layout_for(setup.honest) if fleet is not None else setup.actors or Actors()
+    setup = setup.changed(actors=layout.model_dump(), seed=setup.seed if seed is None else seed)
     own: list[Fleet] = []
 
     def start() -> FleetSimulation:
@@ -121,7 +119,8 @@ def simulate(
         return FleetSimulation(setup, loaded, fleet or own[0])
 
     try:
-        return record(setup, start, output=output, resume=resume, progress=progress)
+        files = fingerprints(setup, data_root(data))
+        return record(setup, start, fingerprints=files, output=output, resume=resume, progress=progress)
     finally:
         for started in own:
             started.close()

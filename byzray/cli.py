@@ -1,6 +1,8 @@
 """The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
+import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +25,9 @@ from byzray.mistakes import SetupError
 from byzray.options import Options, Registry
 from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
+
+if TYPE_CHECKING:
+    from byzray.doctor import Finding
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -113,9 +118,10 @@ def run(
 
             result = actors.simulate(setup, progress=progress, address=address, **options)
     last = result.evaluations.iloc[-1]
+    took = "computed earlier, not run again" if result.reused else f"{time.monotonic() - began:.1f} s"
     out.print(
         f"{setup.label()}: best accuracy {result.best_accuracy:.4f}, "
-        f"{last['accuracy']:.4f} at step {int(last['step'])}, {time.monotonic() - began:.1f} s"
+        f"{last['accuracy']:.4f} at step {int(last['step'])}, {took}"
     )
     out.print(str(result.directory))
 
@@ -319,13 +325,32 @@ def doctor(data: DataRoot = None) -> None:
 
     broken = False
     colours = {"ok": "green", "missing": "yellow", "broken": "red"}
-    for one in examine(data):
+    for one in (*examine(data), _ray_finding()):
         out.print(f"[{colours[one.state]}]{one.state:<8}[/] {escape(f'{one.what:<24} {one.found}')}")
         for line in one.mend.splitlines():  # in full, not in a table, which would cut paths off
             out.print(f"{'':9}{escape(line)}")
         broken |= one.state == "broken"
     if broken:
         raise typer.Exit(1)
+
+
+def _ray_finding() -> "Finding":
+    """Whether a Ray cluster can be reached or started; asked in a process of its own, which may hang."""
+    from byzray.doctor import Finding
+
+    probe = "import actors, sys; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
+    probe += "print(len(ray.nodes()), 'node,', r.get('CPU', 0), 'CPUs,', r.get('GPU', 0), 'GPUs')"
+    where = os.environ.get("RAY_ADDRESS") or "started here"
+    try:
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return Finding("broken", "Ray", f"{where}: no answer in 120 s", "see the logs in /tmp/ray/session_latest/logs")
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["unknown"]
+        return Finding(
+            "broken", "Ray", f"{where}: {reason[0]}", "unset RAY_ADDRESS, or start the cluster: ray start --head"
+        )
+    return Finding("ok", "Ray", f"{where}: {done.stdout.strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ class Cohort:
         self.dimension = network.dimension
         # Only a model in training mode changes its buffers; each worker then has its own.
         self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
-        self._sampled_KD = torch.empty(len(workers), network.dimension, device=device)
+        # Without a momentum buffer a worker submits its gradient, which is computed where the submission goes.
+        kept = self.momentum.buffers_KD
+        self._sampled_KD = None if kept is None else torch.empty_like(kept)
 
     def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
@@ -62,8 +64,7 @@ class Cohort:
         """
         rate = self.setup.learning_rate.at(step)
         points = self.momentum.points(point_D, rate)
-        # Without a buffer a worker submits its gradient: it is computed in place.
-        sampled_KD = out_KD if self.momentum.buffers_KD is None else self._sampled_KD
+        sampled_KD = out_KD if self._sampled_KD is None else self._sampled_KD
         losses_K = self._sample(points, step, rate, sampled_KD)
         submissions_KD = self.momentum.submit(sampled_KD)
         if submissions_KD is not out_KD:

@@ -1,4 +1,4 @@
-"""What this machine can run: versions, devices, memory, Ray, data sets, with the mend for what is missing."""
+"""What this machine can run: versions, devices, memory, data sets, with the mend for what is missing."""
 
 import os
 import shutil
@@ -43,7 +43,6 @@ def examine(root: str | Path | None = None) -> Iterator[Finding]:
     yield from _packages()
     yield from _devices()
     yield from _memory()
-    yield _ray()
     yield from _data(data_root(root))
 
 
@@ -97,25 +96,6 @@ def _memory() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     state: Literal["ok", "missing"] = "ok" if free > 2**30 else "missing"
     yield Finding(state, "disk here", f"{free / 2**30:.1f} GiB free", "" if state == "ok" else "free some space")
-
-
-def _ray() -> Finding:
-    """Whether a Ray cluster can be reached or started; the actors package is asked, as byzray itself never uses Ray."""
-    import subprocess
-
-    probe = "import actors, sys; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
-    probe += "print(len(ray.nodes()), 'node,', r.get('CPU', 0), 'CPUs,', r.get('GPU', 0), 'GPUs')"
-    where = os.environ.get("RAY_ADDRESS") or "started here"
-    try:
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return Finding("broken", "Ray", f"{where}: no answer in 120 s", "see the logs in /tmp/ray/session_latest/logs")
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["unknown"]
-        return Finding(
-            "broken", "Ray", f"{where}: {reason[0]}", "unset RAY_ADDRESS, or start the cluster: ray start --head"
-        )
-    return Finding("ok", "Ray", f"{where}: {done.stdout.strip().splitlines()[-1]}")
 
 
 def _data(root: Path) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -25,8 +26,12 @@ class Options(BaseModel):
     def reference(cls) -> str:
         """What a setup file writes to name this class: its registered name, or ``module:Class`` for a user's own."""
         # A user's class may inherit the name of a class here.
-        is_ours = cls.__module__.startswith(f"{__package__}.")
-        return cls.name if is_ours else f"{cls.__module__}:{cls.__qualname__}"
+        return cls.name if cls.is_builtin() else f"{cls.__module__}:{cls.__qualname__}"
+
+    @classmethod
+    def is_builtin(cls) -> bool:
+        """Whether this class belongs to byzray, rather than to its user."""
+        return cls.__module__.startswith(f"{__package__}.")
 
     def label(self) -> str:
         """A short name for figures and actors, without the options: ``multi-krum``, ``Trimmed``."""
@@ -34,7 +39,7 @@ class Options(BaseModel):
 
     def describe(self) -> dict[str, Any]:
         """The complete options as plain data, as a setup file writes them."""
-        return {"name": self.reference(), **self.model_dump()}
+        return {"name": self.reference(), **self.model_dump(mode="json")}
 
 
 T = TypeVar("T", bound=Options)
@@ -68,7 +73,7 @@ class Registry(Generic[T]):
     def _import(self, name: str) -> type[T]:
         module_name, _, class_name = name.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
+            found = attrgetter(class_name)(importlib.import_module(module_name))
         except (Exception, SystemExit) as error:  # the user's module may raise anything while it is imported
             raise ValueError(f"cannot import the {self.kind} {name!r}: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, self.base)):

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from byzray.environment import Environment
 from byzray.metrics import METRIC_COLUMNS
-from byzray.results import EVALUATION_COLUMNS, Environment, Result, RunDirectory, Table
+from byzray.results import EVALUATION_COLUMNS, Result, RunDirectory, Table
 from byzray.setups import Setup
 
 # How often a run saves the state to continue from, in seconds.
@@ -84,6 +85,7 @@ def record(
     setup: Setup,
     start: Callable[[], Simulation],
     *,
+    fingerprints: dict[str, str],
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -93,6 +95,7 @@ def record(
     Args:
         setup: the resolved setup.
         start: makes the simulation ready; not called if a finished run lies in the directory.
+        fingerprints: of the files that shape the result, see :func:`byzray.environment.fingerprints`.
         output: the folder for run directories.
         resume: whether to continue a run that was interrupted.
         progress: see :data:`Progress`.
@@ -102,16 +105,22 @@ def record(
         Interrupted: `progress` asked for it.
     """
     if output is None:
-        return _Recording(start(), None, progress).run()
+        return _Recording(start(), None, fingerprints, progress).run()
     with RunDirectory(Path(output), setup) as directory:
-        known = directory.examine(resume)
+        known = directory.examine(resume, fingerprints)
         if known is not None:
             return known
-        return _Recording(start(), directory, progress).run()
+        return _Recording(start(), directory, fingerprints, progress).run()
 
 
 class _Recording:
-    def __init__(self, simulation: Simulation, directory: RunDirectory | None, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        directory: RunDirectory | None,
+        fingerprints: dict[str, str],
+        progress: Progress | None,
+    ) -> None:
         self.simulation = simulation
         self.directory = directory
         self.progress = progress
@@ -121,7 +130,7 @@ class _Recording:
         if directory is None:
             self.metrics, self.evaluations = Table(simulation.columns()), Table(EVALUATION_COLUMNS)
             return
-        directory.begin(simulation.environment())
+        directory.begin({**simulation.environment(), "files": fingerprints})
         checkpoint = directory.checkpoint()
         if checkpoint is not None:
             simulation.restore(*checkpoint)

@@ -12,25 +12,24 @@ A run directory holds
     status.json         running, interrupted, failed or finished, and the last step
 """
 
+import io
 import json
 import os
-import platform
-import subprocess
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from byzray.environment import Environment
 from byzray.metrics import METRIC_COLUMNS
 from byzray.setups import Setup
 
@@ -38,8 +37,6 @@ EVALUATION_COLUMNS = ("step", "accuracy")
 
 # The columns of either table that count something.
 COUNTS = ("step", *METRIC_COLUMNS[:2])
-
-Environment = dict[str, Any]
 
 
 class RunExists(Exception):
@@ -56,6 +53,7 @@ class Result:
         evaluations: columns step and accuracy (a share of 1).
         parameters: (D,) the final parameters.
         directory: where it lies, if it was written.
+        reused: whether it was computed earlier and only read from there.
     """
 
     setup: Setup
@@ -63,45 +61,12 @@ class Result:
     evaluations: pd.DataFrame
     parameters: NDArray[np.float32]
     directory: Path | None = None
+    reused: bool = False
 
     @property
     def best_accuracy(self) -> float:
         """The highest accuracy that was measured."""
         return float(self.evaluations["accuracy"].max())
-
-
-def environment(device: torch.device) -> Environment:
-    """Where a run computes: versions, devices, the source's git commit."""
-    packages = ("byzray", "torch", "numpy", "pydantic", "ray", "torchvision", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "git": _git_commit(Path(__file__).parent),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git_commit(folder: Path) -> str | None:
-    """The commit that `folder` is checked out from, marked if files were changed since; none outside a checkout."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        # A package installed inside some other project's checkout must not report that project's commit.
-        is_ours = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        tracked = subprocess.run(is_ours, capture_output=True)
-        found = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return found.stdout.strip() if tracked.returncode == 0 and found.returncode == 0 else None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -128,7 +93,7 @@ class RunDirectory:
         attack = setup.attack.label() if setup.attack is not None else "unattacked"
         words = [setup.dataset.label(), setup.aggregator.label(), attack, f"f{setup.byzantine}"]
         words += [f"at-{setup.momentum.placement}", f"seed{setup.seed}", setup.digest()]
-        return "-".join(words)
+        return re.sub(r"[^\w.+-]", "_", "-".join(words))
 
     def __enter__(self) -> "RunDirectory":
         try:
@@ -149,43 +114,85 @@ class RunDirectory:
     @property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty for a new directory."""
+        return self._read_json("status.json")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         try:
-            return json.loads((self.path / "status.json").read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise RunExists(f"{self.path / 'status.json'}: is damaged ({error}); move the directory away") from error
+            raise RunExists(f"{path}: is damaged ({error}); move the directory away") from error
+        return content if isinstance(content, dict) else {}
 
     def set_status(self, state: str, step: int, reason: str | None = None) -> None:
         """Record what became of the run."""
         content = {"state": state, "step": step, **({"reason": reason} if reason else {})}
         write_atomically(self.path / "status.json", lambda path: _write_json(path, content))
 
-    def examine(self, resume: bool) -> Result | None:
+    def examine(self, resume: bool, fingerprints: dict[str, str]) -> Result | None:
         """What the directory holds already: the result of a finished run, or nothing that stands in the way.
 
+        Args:
+            resume: whether an unfinished run may be continued.
+            fingerprints: of the files that shape the result, see :func:`byzray.environment.fingerprints`.
+
         Raises:
-            RunExists: it holds an interrupted run and `resume` is False, another setup, or damaged files.
+            RunExists: it holds an unfinished run and `resume` is False, a run of something else, or damaged files.
         """
         known = self.path / "setup.yaml"
         if not known.exists():
             return None
         if known.read_text(encoding="utf-8") != self.setup.yaml():
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
+        self._compare(fingerprints)
         status = self.status
         if status.get("state") == "finished":
             return self.result()
-        if status.get("step") and not resume:
+        if not resume and self._begun():
+            saved = self.checkpoint_step()
+            onwards = f"continues it from step {saved}" if saved else "starts it anew, as no checkpoint was saved yet"
             raise RunExists(
-                f"{self.path}: holds this run, {status['state']} at step {status['step']} of {self.setup.steps}; "
-                "resume it (--resume), or move the directory away to start anew"
+                f"{self.path}: holds this run, {status.get('state', 'interrupted')} at step {status.get('step', 0)} "
+                f"of {self.setup.steps}; resume it (--resume {onwards}), or move the directory away"
             )
         return None
 
+    def _compare(self, fingerprints: dict[str, str]) -> None:
+        earlier = self.environment.get("files", {})
+        for name, digest in fingerprints.items():
+            if earlier.get(name, digest) != digest:
+                raise RunExists(
+                    f"{self.path}: was computed with another content of {name}; "
+                    "move the directory away, or choose another for the output"
+                )
+
+    def _begun(self) -> bool:
+        """Whether anything was computed that a new start would throw away."""
+        try:
+            with (self.path / "metrics.csv").open() as file:
+                return sum(1 for _ in file) > 1
+        except FileNotFoundError:
+            return False
+
+    @property
+    def environment(self) -> Environment:
+        """The content of environment.json, empty if there is none."""
+        return self._read_json("environment.json")
+
     def begin(self, environment: Environment) -> None:
-        """Describe the run that starts, or continues, now."""
+        """Describe the run that starts, or continues, now; where it computed before stays on record."""
+        known = self.environment
+        if known:
+            environment = {**environment, "earlier": [*known.pop("earlier", []), known]}
         write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
         write_atomically(self.path / "environment.json", lambda path: _write_json(path, environment))
+
+    def checkpoint_step(self) -> int:
+        """The step of the checkpoint, 0 if there is none."""
+        found = self.checkpoint()
+        return found[1] if found else 0
 
     def checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
         """The state to continue from and its step, if there is one."""
@@ -207,11 +214,28 @@ class RunDirectory:
         )
 
     def tables(self, columns: Sequence[str], step: int) -> tuple["Table", "Table"]:
-        """The tables of metrics and evaluations, cut back to the rows before `step`."""
-        return (
-            Table(columns, self.path / "metrics.csv", step),
-            Table(EVALUATION_COLUMNS, self.path / "evaluations.csv", step),
-        )
+        """The tables of metrics and evaluations, cut back to the rows before `step`.
+
+        Raises:
+            RunExists: rows are missing.
+        """
+        interval = self.setup.evaluation_interval
+        expected = {"metrics.csv": range(step), "evaluations.csv": range(0, step, interval) if interval else range(0)}
+        tables = []
+        for (name, steps), names in zip(expected.items(), (columns, EVALUATION_COLUMNS), strict=True):
+            path = self.path / name
+            try:
+                table = Table(names, path, step)
+            except ValueError as error:
+                raise RunExists(f"{path}: is damaged ({error}); move the directory away to start anew") from error
+            if table.steps() != list(steps):
+                raise RunExists(
+                    f"{path}: is damaged (expected {len(steps)} rows before step {step}, found {len(table.steps())}); "
+                    "move the directory away to start anew"
+                )
+            table.write()
+            tables.append(table)
+        return tables[0], tables[1]
 
     def finish(self, result: Result) -> None:
         """Write the final parameters and the figure; the checkpoint is no longer needed."""
@@ -235,6 +259,7 @@ class RunDirectory:
                 evaluations=read_table(self.path / "evaluations.csv"),
                 parameters=np.load(self.path / "parameters.npy", allow_pickle=False),
                 directory=self.path,
+                reused=True,
             )
         except (OSError, ValueError) as error:
             raise RunExists(f"{self.path}: is damaged ({error}); move the directory away to start anew") from error
@@ -245,20 +270,29 @@ class Table:
 
     Args:
         columns: their names.
-        path: the file; one that exists is cut back.
-        before: rows of an existing file are kept if their first column, the step, is below this.
+        path: the file.
+        before: rows of an existing file are taken up if their first column, the step, is below this.
+
+    Raises:
+        ValueError: the file holds something else than numbers.
     """
 
     def __init__(self, columns: Sequence[str], path: Path | None = None, before: int = 0) -> None:
         self.columns = list(columns)
         self.path = path
         self.frames: list[pd.DataFrame] = []
-        if path is None:
-            return
-        if path.exists() and before:
+        if path is not None and path.exists() and before:
             known = read_table(path)
             self.frames.append(known[known[self.columns[0]] < before])
-        write_atomically(path, lambda temporary: self.frame().to_csv(temporary, index=False, na_rep="nan"))
+
+    def steps(self) -> list[int]:
+        """The first column."""
+        return self.frame()[self.columns[0]].tolist()
+
+    def write(self) -> None:
+        """Write the file anew."""
+        if self.path is not None:
+            write_atomically(self.path, lambda path: self.frame().to_csv(path, index=False, na_rep="nan"))
 
     def extend(self, frame: pd.DataFrame) -> None:
         """Add rows with the table's columns."""
@@ -272,13 +306,15 @@ class Table:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table, every number exactly as it was written.
+    """Read a table, every number exactly as it was written; a last line that was cut off is left out.
 
     Raises:
         ValueError: it holds something else than numbers.
     """
+    content = path.read_text(encoding="utf-8")
+    complete = io.StringIO(content[: content.rfind("\n") + 1])
     # Read as text: pandas' own parser of numbers is off by the last digit in some of its releases.
-    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    text = pd.read_csv(complete, dtype=str, keep_default_na=False)
     return text.astype({name: "int64" if name in COUNTS else "float64" for name in text.columns})
 
 

@@ -52,7 +52,8 @@ class Server:
         self.honest_HD = self.submissions_ND[: setup.honest]
         self.step_number = 0
         study = setup.study
-        self.past = None if study is None else Past(study.past, setup.momentum.beta, self.network.dimension, device)
+        length = min(study.past, max(setup.steps, 1)) if study is not None else 0
+        self.past = Past(length, setup.momentum.beta, self.network.dimension, device) if length else None
         self.prepare = Preparation(data, device)
         self._rows: list[Tensor] = []
 

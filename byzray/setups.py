@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
@@ -139,8 +140,15 @@ class Actors(Section):
     """
 
     workers_per_actor: PositiveInt = 1
-    cpus_per_actor: NonNegativeFloat | None = Field(default=None, allow_inf_nan=False)
+    cpus_per_actor: float | None = Field(default=None, ge=1e-4, allow_inf_nan=False)
     gpus_per_actor: NonNegativeFloat | None = Field(default=None, allow_inf_nan=False)
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _as_ray_counts(cls, gpus: float | None) -> float | None:
+        if gpus is not None and (0 < gpus < 1e-4 or (gpus > 1 and gpus != int(gpus))):
+            raise ValueError("expected 0, a share from 0.0001 to 1, or a whole number")
+        return gpus
 
 
 class Combination(NamedTuple):
@@ -239,9 +247,9 @@ class Setup(Section):
         """Check the combinations too where some field is wrong, as far as they don't depend on it."""
         if not isinstance(data, dict):
             return handler(data)
-        follows = data.get("tolerated") is None and "byzantine" in data
+        follows = data.get("tolerated") is None
         if follows:
-            data = {**data, "tolerated": data["byzantine"]}
+            data = {**data, "tolerated": data.get("byzantine", 0)}
         mistakes: list[InitErrorDetails] = []
         wrong: set[str] = set()
         try:

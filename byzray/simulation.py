@@ -11,9 +11,10 @@ from torch import Tensor
 from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import pick_device
+from byzray.environment import Environment, environment, fingerprints
 from byzray.mistakes import SetupError
 from byzray.recording import Progress, Simulation, State, record
-from byzray.results import Environment, Result, environment
+from byzray.results import Result
 from byzray.server import Server
 from byzray.setups import Setup
 
@@ -135,4 +136,5 @@ def simulate(
     def start() -> Simulation:
         return LocalSimulation(setup, load_data(setup, data, download))
 
-    return record(setup, start, output=output, resume=resume, progress=progress)
+    files = fingerprints(setup, data_root(data))
+    return record(setup, start, fingerprints=files, output=output, resume=resume, progress=progress)

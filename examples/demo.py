@@ -102,7 +102,8 @@ def main() -> None:
             start = time.monotonic()
             result = actors.simulate(setup, fleet=fleet, output=output)
             what = f"{setup.label()}, momentum {setup.momentum.placement}"
-            console.print(f"  {what}: best accuracy {result.best_accuracy:.3f} ({time.monotonic() - start:.1f} s)")
+            took = "computed earlier" if result.reused else f"{time.monotonic() - start:.1f} s"
+            console.print(f"  {what}: best accuracy {result.best_accuracy:.3f} ({took})")
             return result
 
         reference = run(UNATTACKED)

@@ -31,7 +31,7 @@ class Npz(Dataset):
     path: str
 
     def load(self, root: Path, download: bool) -> Data:
-        path = self._find(root)
+        path = self.file(root)
         arrays = _read(path)
         x_train, y_train = _part(path, arrays, "train")
         x_test, y_test = _part(path, arrays, "test")
@@ -46,7 +46,12 @@ class Npz(Dataset):
         scale = 1 / 255 if x_train.dtype == np.uint8 else 1.0
         return Data(x_train, y_train, x_test, y_test, classes=classes, scale=scale)
 
-    def _find(self, root: Path) -> Path:
+    def file(self, root: Path) -> Path:
+        """Where the archive lies.
+
+        Raises:
+            MissingData: it is nowhere it could be.
+        """
         path = Path(self.path).expanduser()
         candidates = [path] if path.is_absolute() else [root / path, path]
         for candidate in candidates:

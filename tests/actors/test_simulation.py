@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import ray
 from ray.util.state import list_actors
 
 import actors
 from actors import Fleet, FleetError
-from actors.fleet import role_name, shares, split
+from actors.fleet import largest_share, role_name, shares, split
 from byzray import Interrupted, Setup, SetupError, Update, simulate
 from byzray.metrics import METRIC_COLUMNS
 from byzray.setups import Actors
@@ -118,7 +117,7 @@ def test_mistakes_are_found_before_any_actor_starts(ray_cluster: str, small_setu
 
 def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Setup) -> None:
     setup = small_setup.changed(workers=2, byzantine=0, tolerated=0, attack=None, aggregator="average")
-    with pytest.raises(FleetError, match="a fleet of 3 worker actors cannot hold 2 honest workers"):
+    with pytest.raises(FleetError, match="a fleet of 3 worker actors cannot evenly hold 2 honest workers"):
         actors.simulate(setup, fleet=fleet)
 
 
@@ -142,8 +141,25 @@ def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: str, small_set
                 os.kill(fleet.places[2]["pid"], signal.SIGKILL)
 
         began = time.monotonic()
-        with pytest.raises(FleetError, match="an actor of the fleet was lost"):
+        with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*doomed: workers 3-4"):
             actors.simulate(small_setup, fleet=fleet, progress=kill)
+        assert time.monotonic() - began < 60
+
+
+def test_an_actor_lost_while_the_group_forms_is_noticed(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Fleet("doomed", split(5, 2), Actors(cpus_per_actor=0.5)) as fleet:
+        fleet.joined = False
+        call = fleet.call
+
+        def kill_then_call(references: Any) -> Any:
+            if len(references) == 3 and fleet.places:  # joining; `places` was found by the call before
+                os.kill(fleet.places[1]["pid"], signal.SIGKILL)
+            return call(references)
+
+        monkeypatch.setattr(fleet, "call", kill_then_call)
+        began = time.monotonic()
+        with pytest.raises(FleetError, match="an actor of the fleet was lost"):
+            fleet.join()
         assert time.monotonic() - began < 60
 
 
@@ -191,25 +207,34 @@ def test_role_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "layout", "count", "device", "expected"),
+    ("units", "count", "expected"),
     [
-        ({"CPU": 2.0}, {}, 10, "auto", (0.2, 0.0)),
-        ({"CPU": 16.0}, {}, 10, "auto", (1.0, 0.0)),
-        ({"CPU": 16.0, "GPU": 1.0}, {}, 10, "auto", (1.0, 0.1)),
-        ({"CPU": 16.0, "GPU": 3.0}, {}, 10, "auto", (1.0, 0.25)),
-        ({"CPU": 16.0, "GPU": 4.0}, {}, 3, "auto", (1.0, 1.0)),
-        ({"CPU": 16.0, "GPU": 4.0}, {}, 3, "cpu", (1.0, 0.0)),
-        ({"CPU": 16.0, "GPU": 1.0}, {"cpus_per_actor": 0.5, "gpus_per_actor": 0.0}, 3, "auto", (0.5, 0.0)),
-        ({"CPU": 2.0}, {}, 7, "auto", (0.2857, 0.0)),
+        ([2.0], 10, 0.2),
+        ([16.0], 10, 1.0),
+        ([2.0], 7, 0.2857),
+        ([2.0, 2.0], 5, 0.6666),
+        ([4.0, 1.0], 3, 1.0),
+        ([1.0], 10, 0.1),
+        ([1.0] * 3, 10, 0.25),
+        ([1.0] * 4, 3, 1.0),
+        ([], 3, 0.0),
     ],
 )
-def test_shares_of_the_cluster(
-    monkeypatch: pytest.MonkeyPatch,
-    cluster: dict[str, float],
-    layout: dict[str, float],
-    count: int,
-    device: str,
-    expected: tuple[float, float],
-) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
-    assert shares(Actors(**layout), count, device) == pytest.approx(expected)  # type: ignore[arg-type]
+def test_a_share_fits_as_often_as_needed(units: list[float], count: int, expected: float) -> None:
+    share = largest_share(units, count)
+    assert share == expected
+    if units:
+        assert sum(int(unit / share + 1e-9) for unit in units) >= count
+
+
+def test_shares_are_those_of_the_layout_where_it_says_so(ray_cluster: str) -> None:
+    assert shares(Actors(), 8, "auto") == (0.5, 0.0)
+    assert shares(Actors(cpus_per_actor=0.3, gpus_per_actor=0.2), 8, "auto") == (0.3, 0.2)
+
+
+def test_a_fleet_records_the_layout_that_it_gives_a_run(fleet: Fleet, small_setup: Setup) -> None:
+    result = actors.simulate(small_setup, fleet=fleet)
+    assert result.setup.actors == Actors(workers_per_actor=2, cpus_per_actor=0.5)
+    assert result.parameters.flags.writeable
+    with pytest.raises(FleetError, match="cannot evenly hold 4 honest workers; expected a fleet of 2"):
+        actors.simulate(small_setup.changed(workers=6, tolerated=1), fleet=fleet)

@@ -276,7 +276,9 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
 
     code, out, err = byzray(*run, "interrupted")
     assert (code, out) == (2, "")
-    assert f"holds this run, interrupted at step {step} of 160; resume it (--resume), or move the directory away" in err
+    assert (
+        f"holds this run, interrupted at step {step} of 160; resume it (--resume continues it from step {step})" in err
+    )
     assert contents(directory) == before
 
     assert byzray(*run, "interrupted", "--resume")[0] == 0

@@ -58,6 +58,17 @@ def test_past_is_the_discounted_sum_of_the_last_steps_only() -> None:
         history.append(now)
 
 
+@pytest.mark.parametrize("huge", [1e20, math.inf])
+def test_a_huge_mean_leaves_no_trace_once_it_is_past(huge: float) -> None:
+    past, clean = (Past(3, 0.9, 4, CPU) for _ in range(2))
+    for step in range(9):
+        mean_D = torch.arange(4.0) + step
+        past.push(mean_D * huge if step == 1 else mean_D)
+        clean.push(mean_D)
+    for found, expected in zip(past.compare(mean_D), clean.compare(mean_D), strict=True):
+        assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 @pytest.mark.parametrize("attacked", [True, False])
 def test_a_row_holds_the_metrics_in_the_order_of_the_columns(attacked: bool) -> None:
     torch.manual_seed(1)

@@ -1,6 +1,7 @@
 """Whole runs in this process, against a simulation written anew in numpy."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,90 @@ def test_a_run_that_diverges_goes_on_to_its_end_as_published(small_setup: Setup,
 def test_workers_that_send_nan_are_borne_by_every_robust_rule(small_setup: Setup, aggregator: str) -> None:
     result = simulate(small_setup.changed(byzantine=1, tolerated=1, aggregator=aggregator, attack="nan"))
     assert np.isfinite(result.parameters).all()
+
+
+def interrupted(setup: Setup, root: Path, step: int = 6) -> Path:
+    with pytest.raises(Interrupted):
+        simulate(setup, output=root, progress=lambda update: update.step >= step)
+    (directory,) = root.iterdir()
+    return directory
+
+
+@pytest.mark.parametrize(("table", "torn"), [("metrics.csv", "7,140,0.12"), ("evaluations.csv", "9")])
+def test_a_line_torn_by_a_crash_does_not_stand_in_the_way(
+    small_setup: Setup, tmp_path: Path, table: str, torn: str
+) -> None:
+    directory = interrupted(small_setup, tmp_path / "torn")
+    with (directory / table).open("a") as file:
+        file.write(torn)
+    simulate(small_setup, output=tmp_path / "torn", resume=True)
+    whole = simulate(small_setup, output=tmp_path / "whole").directory
+    assert whole is not None
+    assert (directory / table).read_bytes() == (whole / table).read_bytes()
+
+
+@pytest.mark.parametrize("table", ["metrics.csv", "evaluations.csv"])
+@pytest.mark.parametrize("damage", ["missing", "short", "words"])
+def test_missing_rows_are_noticed(small_setup: Setup, tmp_path: Path, table: str, damage: str) -> None:
+    path = interrupted(small_setup, tmp_path) / table
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text("".join(lines[:-1] if damage == "short" else [*lines[:-1], "a,b\n"]))
+        if damage == "short" and table == "evaluations.csv":
+            path.write_text("".join(lines[:-2]))  # the last one, at the checkpoint's step, is measured again
+    with pytest.raises(RunExists, match=rf"{table}: is damaged"):
+        simulate(small_setup, output=tmp_path, resume=True)
+
+
+def test_what_a_refused_run_says_of_its_checkpoint_is_true(small_setup: Setup, tmp_path: Path) -> None:
+    directory = interrupted(small_setup, tmp_path)
+    with pytest.raises(RunExists, match="--resume continues it from step 6"):
+        simulate(small_setup, output=tmp_path)
+    (directory / "checkpoint.safetensors").unlink()
+    with pytest.raises(RunExists, match="--resume starts it anew, as no checkpoint was saved yet"):
+        simulate(small_setup, output=tmp_path)
+    assert len(simulate(small_setup, output=tmp_path, resume=True).metrics) == small_setup.steps
+
+
+def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_setup: Setup, tmp_path: Path) -> None:
+    code = (
+        "from byzray.aggregators import Aggregate, Aggregator\n\n\nclass Mine(Aggregator):\n"
+        "    def aggregate(self, gradients_ND, f):\n        return Aggregate(gradients_ND.mean(dim=0) * 1.0)\n"
+    )
+    module = tmp_path / "changing_rule.py"
+    module.write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        setup = small_setup.changed(aggregator="changing_rule:Mine")
+        assert not simulate(setup, output=tmp_path / "runs").reused
+        assert simulate(setup, output=tmp_path / "runs").reused
+        module.write_text(code.replace("1.0", "0.5"))
+        with pytest.raises(RunExists, match=r"was computed with another content of changing_rule\.py"):
+            simulate(setup, output=tmp_path / "runs")
+
+
+def test_a_run_of_changed_data_is_not_taken_for_the_one_that_was_computed(
+    small_setup: Setup, small_data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(small_data.read_bytes())
+    setup = small_setup.changed(dataset={"name": "npz", "path": str(copy)})
+    simulate(setup, output=tmp_path / "runs")
+    arrays = dict(np.load(copy))
+    np.savez(copy, **{**arrays, "x_train": arrays["x_train"] + 1})
+    with pytest.raises(RunExists, match=r"was computed with another content of copy\.npz"):
+        simulate(setup, output=tmp_path / "runs")
+
+
+def test_where_a_resumed_run_computed_before_stays_on_record(small_setup: Setup, tmp_path: Path) -> None:
+    directory = interrupted(small_setup, tmp_path)
+    before = json.loads((directory / "environment.json").read_text())
+    simulate(small_setup, output=tmp_path, resume=True)
+    assert json.loads((directory / "environment.json").read_text())["earlier"] == [before]
+
+
+def test_changing_the_byzantine_workers_changes_what_is_tolerated_only_where_it_followed(small_setup: Setup) -> None:
+    assert small_setup.changed(byzantine=1).tolerated == 1
+    assert small_setup.changed(tolerated=1).changed(byzantine=2).tolerated == 1

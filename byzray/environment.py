@@ -1,0 +1,84 @@
+"""Where a run computes, and from what: versions, devices, the files of the user's own that shape its result."""
+
+import hashlib
+import inspect
+import platform
+import subprocess
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from byzray.aggregators import RandomMixture
+from byzray.datasets import MissingData, Npz
+from byzray.options import Options
+from byzray.setups import Setup
+
+Environment = dict[str, Any]
+
+
+def environment(device: torch.device) -> Environment:
+    """Where a run computes: versions, devices, the source's git commit."""
+    packages = ("byzray", "torch", "numpy", "pydantic", "ray", "torchvision", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "git": _git_commit(Path(__file__).parent),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit that `folder` is checked out from, marked if files were changed since; none outside a checkout."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        # A package installed inside some other project's checkout must not report that project's commit.
+        is_ours = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        tracked = subprocess.run(is_ours, capture_output=True)
+        found = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() if tracked.returncode == 0 and found.returncode == 0 else None
+
+
+def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
+    """The SHA-256 of each file, named by the setup, that may change without the setup changing.
+
+    Args:
+        setup: the setup.
+        root: the folder that holds data sets.
+    """
+    options: list[Options | None] = [setup.dataset, setup.model, setup.aggregator, setup.attack]
+    if isinstance(setup.aggregator, RandomMixture):
+        options += [component.rule for component in setup.aggregator.rules]
+    files = [_source(type(one)) for one in options if one is not None and not one.is_builtin()]
+    if isinstance(setup.dataset, Npz):
+        with suppress(MissingData):  # what is missing is told when it is needed
+            files.append(setup.dataset.file(root))
+    return {file.name: _digest(file) for file in files if file is not None}
+
+
+def _source(cls: type[Options]) -> Path | None:
+    """The file of a class; none if it was typed into an interpreter."""
+    try:
+        found = inspect.getsourcefile(cls)
+    except TypeError:
+        return None
+    return Path(found) if found is not None and Path(found).is_file() else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
