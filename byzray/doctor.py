@@ -82,7 +82,7 @@ def _devices() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        yield Finding("ok", "memory", f"{total / 2**30:.1f} GiB; a worker actor takes about 0.35")
+        yield Finding("ok", "memory", f"{total / 2**30:.1f} GiB; a worker actor takes about 0.35 GB")
     except (OSError, ValueError):
         yield Finding("missing", "memory", "unknown on this platform")
     shared = Path("/dev/shm")
