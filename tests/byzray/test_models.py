@@ -328,7 +328,7 @@ def test_networks_with_auxiliary_outputs_return_scores_only(architecture: str, s
 @pytest.mark.parametrize(
     ("architecture", "problem"),
     [
-        ("inception_v3", "needs images of a size that inception_v3 can take, got (3, 32, 32): Calculated padded"),
+        ("inception_v3", "needs images of a size that inception_v3 can take, got (3, 32, 32): "),
         ("vit_b_16", "needs images of a size that vit_b_16 can take, got (3, 32, 32): Wrong image height"),
         ("regnet_y_128gf", None),
         ("swin_t", None),
