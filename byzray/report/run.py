@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from byzray.results import Result, write_atomically
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
 
 
 def variance_norm_ratio(metrics: pd.DataFrame, which: str) -> pd.Series:
