@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# PyTorch's threads shall sleep while they wait for each other: by default they spin, and on a machine that others use
-# as well a step then takes several times longer. OpenMP reads this once, when PyTorch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# PyTorch's threads shall not spin for long while they wait for each other: by default they do, and on a machine that
+# others use as well a step then takes several times longer. GNU OpenMP reads this once, when PyTorch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_setup", "simulate"]
 
