@@ -338,7 +338,7 @@ def _ray_finding() -> "Finding":
     """Whether a Ray cluster can be reached or started; asked in a process of its own, which may hang."""
     from byzray.doctor import Finding
 
-    probe = "import actors, sys; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
+    probe = "import actors; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
     probe += "print(len(ray.nodes()), 'node,', r.get('CPU', 0), 'CPUs,', r.get('GPU', 0), 'GPUs')"
     where = os.environ.get("RAY_ADDRESS") or "started here"
     try:

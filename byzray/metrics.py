@@ -103,14 +103,16 @@ class Past:
         """Take the mean of this step in; the oldest leaves."""
         length = len(self.means_PD)
         oldest_D = self.means_PD[self.steps % length]
-        self.sum_D.sub_(oldest_D, alpha=self.beta ** (length - 1)).mul_(self.beta).add_(mean_D)
-        oldest_D.copy_(mean_D)
         self.steps += 1
-        if self.steps % length == 0:
-            # Added up anew once in a while: what a huge or infinite mean did to the sum ends with it.
-            self.sum_D.zero_()
-            for past_D in self.means_PD:
-                self.sum_D.mul_(self.beta).add_(past_D)
+        if self.steps % length:
+            self.sum_D.sub_(oldest_D, alpha=self.beta ** (length - 1)).mul_(self.beta).add_(mean_D)
+            oldest_D.copy_(mean_D)
+            return
+        # Added up anew once in a while: what a huge or infinite mean did to the sum ends with it.
+        oldest_D.copy_(mean_D)
+        self.sum_D.zero_()
+        for past_D in self.means_PD:
+            self.sum_D.mul_(self.beta).add_(past_D)
 
 
 def metric_row(

@@ -144,13 +144,16 @@ class RunDirectory:
         known = self.path / "setup.yaml"
         if not known.exists():
             return None
-        if known.read_text(encoding="utf-8") != self.setup.yaml():
+        if known.read_text(encoding="utf-8", errors="replace") != self.setup.yaml():
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
-        self._compare(fingerprints)
         status = self.status
-        if status.get("state") == "finished":
+        finished = status.get("state") == "finished"
+        if not (finished or self._begun()):  # a rule that failed at once, say, and was mended since
+            return None
+        self._compare(fingerprints)
+        if finished:
             return self.result()
-        if not resume and self._begun():
+        if not resume:
             saved = self.checkpoint_step()
             onwards = f"continues it from step {saved}" if saved else "starts it anew, as no checkpoint was saved yet"
             raise RunExists(

@@ -98,10 +98,8 @@ def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_u
     )
     monkeypatch.syspath_prepend(tmp_path)
     before = actors.simulate(small_setup, fleet=fleet)
-    began = time.monotonic()
     with pytest.raises(ArithmeticError, match="no rule today"):
         actors.simulate(small_setup.changed(aggregator="broken_rule:Broken"), fleet=fleet, output=tmp_path / "runs")
-    assert time.monotonic() - began < 60
     (status,) = (tmp_path / "runs").glob("*/status.json")
     assert "no rule today" in status.read_text()
     after = actors.simulate(small_setup, fleet=fleet)
@@ -140,10 +138,8 @@ def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: str, small_set
             if update.step == 3:
                 os.kill(fleet.places[2]["pid"], signal.SIGKILL)
 
-        began = time.monotonic()
         with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*doomed: workers 3-4"):
             actors.simulate(small_setup, fleet=fleet, progress=kill)
-        assert time.monotonic() - began < 60
 
 
 def test_an_actor_lost_while_the_group_forms_is_noticed(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +153,8 @@ def test_an_actor_lost_while_the_group_forms_is_noticed(ray_cluster: str, monkey
             return call(references)
 
         monkeypatch.setattr(fleet, "call", kill_then_call)
-        began = time.monotonic()
         with pytest.raises(FleetError, match="an actor of the fleet was lost"):
             fleet.join()
-        assert time.monotonic() - began < 60
 
 
 def test_the_data_set_is_held_once_whatever_the_number_of_actors(

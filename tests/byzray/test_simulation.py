@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,24 @@ def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_
         module.write_text(code.replace("1.0", "0.5"))
         with pytest.raises(RunExists, match=r"was computed with another content of changing_rule\.py"):
             simulate(setup, output=tmp_path / "runs")
+
+
+def test_a_rule_that_failed_at_once_can_be_mended(small_setup: Setup, tmp_path: Path) -> None:
+    module = tmp_path / "mended_rule.py"
+    code = (
+        "from byzray.aggregators import Aggregate, Aggregator\n\n\nclass Mine(Aggregator):\n"
+        "    def aggregate(self, gradients_ND, f):\n        return Aggregate({})\n"
+    )
+    module.write_text(code.format("1 / 0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        setup = small_setup.changed(aggregator="mended_rule:Mine")
+        with pytest.raises(ZeroDivisionError):
+            simulate(setup, output=tmp_path / "runs")
+        module.write_text(code.format("gradients_ND.mean(dim=0)"))
+        patch.delitem(sys.modules, "mended_rule")
+        mended = small_setup.changed(aggregator="mended_rule:Mine")
+        assert len(simulate(mended, output=tmp_path / "runs").metrics) == setup.steps
 
 
 def test_a_run_of_changed_data_is_not_taken_for_the_one_that_was_computed(
