@@ -5,6 +5,7 @@ import inspect
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+@cache  # a sweep computes many runs in one process
 def _git_commit(folder: Path) -> str | None:
     """The commit that `folder` is checked out from, marked if files were changed since; none outside a checkout."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

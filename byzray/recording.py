@@ -1,7 +1,7 @@
 """The loop around a run, wherever it computes: advance, evaluate, record, save, report progress."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,17 +64,21 @@ class Update:
         setup: which run it is.
         step: the number of steps taken.
         loss: the average loss of the last step; NaN before the first.
-        accuracy: the last one measured.
+        accuracy: the last one measured; NaN before the first.
+        best: the highest one measured.
     """
 
     setup: Setup
     step: int
     loss: float
     accuracy: float
+    best: float
 
 
 # Called after each stretch of steps; a true return value asks the run to stop there, to be continued later.
 Progress = Callable[[Update], bool | None]
+
+Updates = Generator[Update, None, Result]
 
 
 class Interrupted(Exception):
@@ -90,89 +94,137 @@ def record(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Run a setup, in a directory of its own below `output` if that is given.
+    """Run a setup to its end, in a directory of its own below `output` if that is given.
+
+    Args:
+        setup, start, fingerprints, output, resume: see :func:`recorded`.
+        progress: see :data:`Progress`.
+
+    Raises:
+        Interrupted: `progress` asked for it.
+        Exception: whatever :func:`recorded` raises.
+    """
+    updates = recorded(setup, start, fingerprints=fingerprints, output=output, resume=resume)
+    while True:
+        try:
+            update = next(updates)
+        except StopIteration as end:
+            return end.value
+        try:
+            stop = progress is not None and progress(update)
+        except BaseException as error:
+            updates.throw(error)  # so that the run's status tells of it
+        if stop and update.step < setup.steps:
+            interrupt(updates, update)
+
+
+def interrupt(updates: Updates, last: Update) -> None:
+    """Stop a run that :func:`recorded` computes: its state is saved, to be continued later.
+
+    Raises:
+        Interrupted: always.
+    """
+    updates.throw(Interrupted(f"stopped at step {last.step} of {last.setup.steps}"))
+
+
+def recorded(
+    setup: Setup,
+    start: Callable[[], Simulation],
+    *,
+    fingerprints: dict[str, str],
+    output: str | Path | None = None,
+    resume: bool = False,
+    figure: bool = True,
+) -> Updates:
+    """Run a setup stretch by stretch: a generator that yields after each, and returns the result.
 
     Args:
         setup: the resolved setup.
         start: makes the simulation ready; not called if a finished run lies in the directory.
         fingerprints: of the files that shape the result, see :func:`byzray.environment.fingerprints`.
-        output: the folder for run directories.
+        output: the folder in which the run gets a directory of its own; none: nothing is written.
         resume: whether to continue a run that was interrupted.
-        progress: see :data:`Progress`.
+        figure: whether the directory gets the figure of the run.
 
     Raises:
         byzray.results.RunExists: the directory holds an interrupted run and `resume` is False.
-        Interrupted: `progress` asked for it.
+        Interrupted: it was thrown in, see :func:`interrupt`.
     """
     if output is None:
-        return _Recording(start(), None, fingerprints, progress).run()
+        return (yield from _Recording(start(), None, fingerprints).run())
     with RunDirectory(Path(output), setup) as directory:
         known = directory.examine(resume, fingerprints)
         if known is not None:
             return known
-        return _Recording(start(), directory, fingerprints, progress).run()
+        result = yield from _Recording(start(), directory, fingerprints).run()
+        directory.finish(result, figure)
+        return result
 
 
 class _Recording:
     def __init__(
-        self,
-        simulation: Simulation,
-        directory: RunDirectory | None,
-        fingerprints: dict[str, str],
-        progress: Progress | None,
+        self, simulation: Simulation, directory: RunDirectory | None, fingerprints: dict[str, str]
     ) -> None:
         self.simulation = simulation
         self.directory = directory
-        self.progress = progress
-        self.loss = self.accuracy = float("nan")
+        self.loss = self.accuracy = self.best = float("nan")
         self.pace = 0.0  # seconds a step, of the last stretch
         self.saved = time.monotonic()
+        self.seconds = 0.0
         if directory is None:
             self.metrics, self.evaluations = Table(simulation.columns()), Table(EVALUATION_COLUMNS)
             return
+        earlier = directory.status
         directory.begin({**simulation.environment(), "files": fingerprints})
         checkpoint = directory.checkpoint()
         if checkpoint is not None:
             simulation.restore(*checkpoint)
+            self.seconds = earlier.get("seconds", 0.0)
         self.metrics, self.evaluations = directory.tables(simulation.columns(), simulation.step_number)
-        directory.set_status("running", simulation.step_number)
+        self.best = float(self.evaluations.frame()["accuracy"].max())
+        self._set_status("running")
 
-    def run(self) -> Result:
+    def run(self) -> Updates:
         try:
-            self._loop()
+            yield from self._stretches()
         except Interrupted:
             self._save("interrupted")
             raise
         except BaseException as error:
-            if self.directory is not None:
-                # The state may be that of half a step, so the last checkpoint stays as it is.
-                self.directory.set_status("failed", self.simulation.step_number, f"{type(error).__name__}: {error}")
+            # The state may be that of half a step, so the last checkpoint stays as it is.
+            self._set_status("failed", f"{type(error).__name__}: {error}")
             raise
-        result = Result(
+        return Result(
             setup=self.simulation.setup,
             metrics=self.metrics.frame(),
             evaluations=self.evaluations.frame(),
             parameters=self.simulation.parameters(),
             directory=None if self.directory is None else self.directory.path,
+            seconds=self.seconds,
         )
-        if self.directory is not None:
-            self.directory.finish(result)
-        return result
 
-    def _loop(self) -> None:
+    def _stretches(self) -> Iterator[Update]:
         simulation, setup = self.simulation, self.simulation.setup
         while True:
+            began = time.monotonic()
             step = simulation.step_number
             if step == setup.steps or (setup.evaluation_interval and step % setup.evaluation_interval == 0):
-                self.accuracy = simulation.evaluate()
-                self.evaluations.extend(pd.DataFrame([(step, self.accuracy)], columns=self.evaluations.columns))
-            self._report()
+                self._evaluate(step)
+            self.seconds += time.monotonic() - began
+            yield Update(setup, step, self.loss, self.accuracy, self.best)
             if step == setup.steps:
                 return
             began = time.monotonic()
             rows = simulation.advance(self._next_stop(step))
-            self.pace = (time.monotonic() - began) / len(rows)
+            took = time.monotonic() - began
+            self.pace = took / len(rows)
+            self.seconds += took
             self._extend(rows)
+
+    def _evaluate(self, step: int) -> None:
+        self.accuracy = self.simulation.evaluate()
+        self.best = self.accuracy if not self.accuracy <= self.best else self.best
+        self.evaluations.extend(pd.DataFrame([(step, self.accuracy)], columns=self.evaluations.columns))
 
     def _next_stop(self, step: int) -> int:
         """The next evaluation, or earlier: after about a second of steps. Where a stretch ends shapes no result."""
@@ -189,15 +241,13 @@ class _Recording:
         if self.directory is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save("running")
 
-    def _report(self) -> None:
-        update = Update(self.simulation.setup, self.simulation.step_number, self.loss, self.accuracy)
-        if self.progress is not None and self.progress(update) and update.step < update.setup.steps:
-            raise Interrupted(f"stopped at step {update.step} of {update.setup.steps}")
-
     def _save(self, state: str) -> None:
         if self.directory is None:
             return
-        step = self.simulation.step_number
-        self.directory.save_checkpoint(self.simulation.state(), step)
-        self.directory.set_status(state, step)
+        self.directory.save_checkpoint(self.simulation.state(), self.simulation.step_number)
+        self._set_status(state)
         self.saved = time.monotonic()
+
+    def _set_status(self, state: str, reason: str | None = None) -> None:
+        if self.directory is not None:
+            self.directory.set_status(state, self.simulation.step_number, reason, self.seconds)

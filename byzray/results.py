@@ -9,7 +9,8 @@ A run directory holds
     checkpoint.safetensors   the state to continue from, while the run is not finished
     parameters.npy      the final parameters
     accuracy.png, .svg  accuracy, and the variance-norm ratio against the bound
-    status.json         running, interrupted, failed or finished, and the last step
+    status.json         running, interrupted, failed, stopped (early, by a sweep's scheduler) or finished; the last step
+    error.txt           of a failed run of a sweep: the traceback
 """
 
 import io
@@ -53,6 +54,7 @@ class Result:
         evaluations: columns step and accuracy (a share of 1).
         parameters: (D,) the final parameters.
         directory: where it lies, if it was written.
+        seconds: how long its steps and evaluations took; NaN if that is not known.
         reused: whether it was computed earlier and only read from there.
     """
 
@@ -61,6 +63,7 @@ class Result:
     evaluations: pd.DataFrame
     parameters: NDArray[np.float32]
     directory: Path | None = None
+    seconds: float = float("nan")
     reused: bool = False
 
     @property
@@ -126,9 +129,10 @@ class RunDirectory:
             raise RunExists(f"{path}: is damaged ({error}); move the directory away") from error
         return content if isinstance(content, dict) else {}
 
-    def set_status(self, state: str, step: int, reason: str | None = None) -> None:
-        """Record what became of the run."""
-        content = {"state": state, "step": step, **({"reason": reason} if reason else {})}
+    def set_status(self, state: str, step: int, reason: str | None = None, seconds: float | None = None) -> None:
+        """Record what became of the run, and how long its steps and evaluations took so far."""
+        content = {"state": state, "step": step, "reason": reason, "seconds": seconds and round(seconds, 3)}
+        content = {key: value for key, value in content.items() if value is not None}
         write_atomically(self.path / "status.json", lambda path: _write_json(path, content))
 
     def examine(self, resume: bool, fingerprints: dict[str, str]) -> Result | None:
@@ -240,13 +244,14 @@ class RunDirectory:
             tables.append(table)
         return tables[0], tables[1]
 
-    def finish(self, result: Result) -> None:
-        """Write the final parameters and the figure; the checkpoint is no longer needed."""
+    def finish(self, result: Result, figure: bool = True) -> None:
+        """Write the final parameters and, if asked for, the figure; the checkpoint is no longer needed."""
         from byzray.report import save_run_figure
 
         write_atomically(self.path / "parameters.npy", lambda path: _write_array(path, result.parameters))
-        save_run_figure(result, self.path)
-        self.set_status("finished", self.setup.steps)
+        if figure:
+            save_run_figure(result, self.path)
+        self.set_status("finished", self.setup.steps, seconds=result.seconds)
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def result(self) -> Result:
@@ -262,6 +267,7 @@ class RunDirectory:
                 evaluations=read_table(self.path / "evaluations.csv"),
                 parameters=np.load(self.path / "parameters.npy", allow_pickle=False),
                 directory=self.path,
+                seconds=self.status.get("seconds", float("nan")),
                 reused=True,
             )
         except (OSError, ValueError) as error:

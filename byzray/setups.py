@@ -339,35 +339,55 @@ def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Set
         SetupError: the file cannot be read or is not a valid setup; it lists every mistake.
     """
     source = str(path)
+    content = read_content(Path(path))
     try:
-        content = read_yaml(Path(path))
+        for dotted, value in (overrides or {}).items():
+            content = overridden(content, dotted, value)
     except ValueError as error:
         raise SetupError(source, [str(error)]) from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise SetupError(source, [f"got {short(content)}, expected a mapping of fields such as 'dataset: mnist'"])
-    for dotted, value in (overrides or {}).items():
-        _override(content, dotted, value, source)
-    folder = str(Path(path).resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
     try:
         return Setup.model_validate(content)
     except ValidationError as error:
         raise SetupError(source, lines(error)) from error
 
 
-def _override(content: dict[str, Any], dotted: str, value: Any, source: str) -> None:
+def read_content(path: Path) -> dict[str, Any]:
+    """What a setup file holds, not yet checked; its folder joins `sys.path`.
+
+    Raises:
+        SetupError: it cannot be read, or holds no mapping.
+    """
+    try:
+        content = read_yaml(path)
+    except ValueError as error:
+        raise SetupError(str(path), [str(error)]) from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise SetupError(str(path), [f"got {short(content)}, expected a mapping of fields such as 'dataset: mnist'"])
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return content
+
+
+def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """The content of a setup file with the value at a dotted key (``momentum.placement``) replaced.
+
+    Raises:
+        ValueError: on the way to the key lies something else than a mapping.
+    """
+    changed = dict(content)
     *parents, last = dotted.split(".")
-    here = content
+    here = changed
     for depth, part in enumerate(parents):
         inner = _in_full(part, here.get(part))
         if not isinstance(inner, dict):
             where = ".".join(parents[: depth + 1])
-            raise SetupError(source, [f"{dotted}: cannot be set, {where} is {short(inner)}, not a mapping"])
+            raise ValueError(f"{dotted}: cannot be set, {where} is {short(inner)}, not a mapping")
         here[part] = dict(inner)
         here = here[part]
     here[last] = value
+    return changed
 
 
 def _in_full(key: str, value: Any) -> Any:
