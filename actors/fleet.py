@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.channel import LOOPBACK
@@ -39,21 +39,33 @@ class Fleet:
         cohorts: the workers that each actor is named after.
         layout: what each actor reserves.
         device: `cpu` reserves no GPU.
+        group: a placement group with a bundle for the server and then one for each worker actor, all alike; by default
+            one is made, and removed again with the fleet.
     """
 
     def __init__(
-        self, label: str, cohorts: Sequence[range], layout: Actors | None = None, device: str = "auto"
+        self,
+        label: str,
+        cohorts: Sequence[range],
+        layout: Actors | None = None,
+        device: str = "auto",
+        group: PlacementGroup | None = None,
     ) -> None:
         self.size = len(cohorts)
         self.layout = layout or Actors()
         self.joined = False
+        self._owns_group = group is None
         count = self.size + 1
-        cpus, gpus = shares(self.layout, count, device)
-        self._place(count, cpus, gpus)
+        if group is None:
+            cpus, gpus = shares(self.layout, count, device)
+            self.group = self._place(count, cpus, gpus)
+        else:
+            self.group = group
+            cpus, gpus = (group.bundle_specs[0].get(resource, 0.0) for resource in ("CPU", "GPU"))
         namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
 
-        def options(bundle: int, role: str) -> dict[str, Any]:
-            strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        def options(index: int, role: str) -> dict[str, Any]:
+            strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
             return {
                 "name": f"{label}: {role}",
                 "namespace": namespace,
@@ -66,8 +78,8 @@ class Fleet:
         # Handles are Any: Ray makes their methods at run time.
         self.server: Any = ray.remote(ServerActor).options(**options(0, "server")).remote(threads)
         self.workers: list[Any] = [
-            ray.remote(WorkerActor).options(**options(bundle, role_name(workers))).remote(threads)
-            for bundle, workers in enumerate(cohorts, start=1)
+            ray.remote(WorkerActor).options(**options(index, role_name(workers))).remote(threads)
+            for index, workers in enumerate(cohorts, start=1)
         ]
         try:
             self.join()
@@ -88,13 +100,12 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, count: int, cpus: float, gpus: float) -> None:
-        bundle = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-        self.group = placement_group([bundle] * count, strategy="PACK")
+    def _place(self, count: int, cpus: float, gpus: float) -> PlacementGroup:
+        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK")
         try:
-            ray.get(self.group.ready(), timeout=PLACEMENT_SECONDS)
+            ray.get(group.ready(), timeout=PLACEMENT_SECONDS)
         except GetTimeoutError:
-            remove_placement_group(self.group)
+            remove_placement_group(group)
             raise FleetError(
                 f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each after {PLACEMENT_SECONDS:g} s: "
                 f"the cluster has {_resources(ray.cluster_resources())}, "
@@ -102,6 +113,7 @@ class Fleet:
                 "pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
                 "(actors.cpus_per_actor, actors.gpus_per_actor)"
             ) from None
+        return group
 
     def join(self) -> None:
         """Form the process group, anew if it was left."""
@@ -185,7 +197,8 @@ class Fleet:
         """End the actors and give their resources back."""
         for actor in [self.server, *self.workers]:
             ray.kill(actor)
-        remove_placement_group(self.group)
+        if self._owns_group:
+            remove_placement_group(self.group)
 
 
 def split(workers: int, actors: int) -> list[range]:
@@ -214,6 +227,11 @@ def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
         devices = int(sum(node.get("GPU", 0.0) for node in nodes)) if device != "cpu" else 0
         gpus = largest_share([1.0] * devices, count)
     return cpus, gpus
+
+
+def bundle(cpus: float, gpus: float) -> dict[str, float]:
+    """The resources of one actor, as placement groups want them: none of which there is nothing."""
+    return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
 
 
 def largest_share(units: Sequence[float], count: int) -> float:

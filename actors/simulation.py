@@ -8,6 +8,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray import ObjectRef
 from torch import Tensor
 
 from actors.cluster import connect
@@ -25,16 +26,17 @@ class FleetSimulation:
 
     Args:
         setup: the setup.
-        data: its data set, put into Ray's object store here: once per node, whatever the number of actors.
+        data: its data set, put into Ray's object store here: once per node, whatever the number of actors; or a
+            reference to it there.
         fleet: actors that no other run uses at the same time.
         parameters: the initial parameters (D,); by default PyTorch's initialisation for the setup's seed.
     """
 
-    def __init__(self, setup: Setup, data: Data, fleet: Fleet, parameters: Tensor | None = None) -> None:
+    def __init__(self, setup: Setup, data: Data | ObjectRef, fleet: Fleet, parameters: Tensor | None = None) -> None:
         self.setup = setup
         self.fleet = fleet
         self.step_number = 0
-        self._data = ray.put(data)
+        self._data = data if isinstance(data, ObjectRef) else ray.put(data)
         self.cohorts = fleet.prepare(setup, self._data, parameters)
 
     def advance(self, stop: int) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ from byzray.yaml import parse_yaml
 
 if TYPE_CHECKING:
     from byzray.doctor import Finding
+    from sweeps.storage import Storage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -237,11 +238,100 @@ def _directory_name(setup: Setup) -> str:
     return RunDirectory.name(setup)
 
 
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="demo, paper, appendix or a YAML file.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, and run nothing.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPR", help='Only these setups, such as "f == 24 and rate == 0.5". Repeatable.'),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="1-5", help="Replaces the sweep's seeds.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder or URI (s3://...) of the results.", show_default="results/SWEEP"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="As sweeps always do: continue what is there.")] = True,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Each run in one actor, as by default.")] = False,
+    workers_per_actor: Annotated[int | None, typer.Option(min=1, help="Each run on actors of its own.")] = None,
+    cpus: Annotated[
+        float | None, typer.Option(min=1e-4, help="CPUs of a run.", show_default="1 for each actor")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of a run.", show_default="1/4 or more where there are any")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a run that failed is tried again.")] = 1,
+    data: DataRoot = None,
+    download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
+    address: Address = None,
+) -> None:
+    """Run many setups on Ray Tune, continue those under way, and write the report."""
+    from byzray.simulation import data_root
+    from sweeps.definition import load_sweep, parse_seeds
+    from sweeps.grid import SweepError
+    from sweeps.plan import make_plan
+    from sweeps.storage import Storage
+    from sweeps.summary import print_outcome, print_plan
+    from sweeps.sweep import Options as SweepOptions
+    from sweeps.sweep import SweepInUse, run_sweep
+    from sweeps.trainable import Resources
+
+    if in_process and workers_per_actor is not None:
+        raise WrongInput("--in-process and --workers-per-actor exclude each other")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        chosen = load_sweep(name)
+        if in_process or workers_per_actor is not None:
+            chosen = chosen.laid_out(workers_per_actor)
+        storage = Storage(output or f"results/{chosen.name}")
+        replaced = None if seeds is None else parse_seeds(seeds)
+        planned = make_plan(chosen, storage, data_root(data), only or (), replaced)
+    except (SweepError, ValueError) as error:
+        raise WrongInput(str(error)) from error
+    resources = Resources(cpus, gpus)
+    if plan:
+        print_plan(planned, storage, resources, out)
+        return
+    options = SweepOptions(resources, retries, data_root(data), download, address)
+    try:
+        outcome = run_sweep(planned, storage, options, err)
+    except SweepInUse as error:
+        raise WrongInput(str(error)) from error
+    print_outcome(planned, outcome, storage, out)
+    if not outcome.interrupted:
+        _report(storage)
+    if outcome.failed or outcome.interrupted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URI of the results.")]) -> None:
+    """Write the report on whatever runs there are: a page, figures and tables."""
+    from byzray.report import NothingToReport
+    from sweeps.storage import Storage
+
+    try:
+        _report(Storage(directory))
+    except (NothingToReport, ValueError) as error:
+        raise WrongInput(str(error)) from error
+
+
+def _report(storage: "Storage") -> None:
+    from byzray.report import write_report
+
+    storage.pull()
+    written = write_report(storage.folder)
+    storage.push("report")
+    for line in written.summary:
+        out.print(line, markup=False)
+
+
 class Kind(StrEnum):
     aggregators = "aggregators"
     attacks = "attacks"
     models = "models"
     datasets = "datasets"
+    sweeps = "sweeps"
 
 
 @app.command(name="list")
@@ -252,6 +342,9 @@ def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) ->
     from byzray.datasets import DATASETS
     from byzray.models import MODELS
 
+    if kind is Kind.sweeps:
+        _list_sweeps()
+        return
     registries: dict[Kind, Registry[Any]] = {
         Kind.aggregators: AGGREGATORS,
         Kind.attacks: ATTACKS,
@@ -261,6 +354,17 @@ def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) ->
     table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
     for name, cls in registries[kind].classes.items():
         table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
+    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
+
+
+def _list_sweeps() -> None:
+    from sweeps.definition import SWEEPS
+
+    table = Table("name", "what it is", "setups", "runs", box=None, padding=(0, 2, 0, 0))
+    for name, (what, make) in SWEEPS.items():
+        made = make()
+        setups = len(made.setups())
+        table.add_row(name, escape(what), f"{setups}", f"{setups * len(made.seeds)}")
     Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
 
 

@@ -162,9 +162,7 @@ def recorded(
 
 
 class _Recording:
-    def __init__(
-        self, simulation: Simulation, directory: RunDirectory | None, fingerprints: dict[str, str]
-    ) -> None:
+    def __init__(self, simulation: Simulation, directory: RunDirectory | None, fingerprints: dict[str, str]) -> None:
         self.simulation = simulation
         self.directory = directory
         self.loss = self.accuracy = self.best = float("nan")
@@ -236,8 +234,9 @@ class _Recording:
 
     def _extend(self, rows: NDArray[np.float64]) -> None:
         self.loss = float(rows[-1, 2])
-        frame = pd.DataFrame(rows, columns=self.metrics.columns)
-        self.metrics.extend(frame.astype(dict.fromkeys(METRIC_COLUMNS[:2], "int64")))
+        columns = dict(zip(self.metrics.columns, rows.T, strict=True))
+        counts = {name: columns[name].astype(np.int64) for name in METRIC_COLUMNS[:2]}
+        self.metrics.extend(pd.DataFrame({**columns, **counts}))
         if self.directory is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save("running")
 

@@ -196,6 +196,14 @@ class RunDirectory:
         write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
         write_atomically(self.path / "environment.json", lambda path: _write_json(path, environment))
 
+    def fail(self, reason: str, log: str) -> None:
+        """Record why the run failed, for those who look later; whatever it computed stays."""
+        known = self.status
+        if not (self.path / "setup.yaml").exists():
+            write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
+        write_atomically(self.path / "error.txt", lambda path: _write_text(path, log))
+        self.set_status("failed", known.get("step", 0), reason, known.get("seconds"))
+
     def checkpoint_step(self) -> int:
         """The step of the checkpoint, 0 if there is none."""
         found = self.checkpoint()
@@ -252,6 +260,7 @@ class RunDirectory:
         if figure:
             save_run_figure(result, self.path)
         self.set_status("finished", self.setup.steps, seconds=result.seconds)
+        (self.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def result(self) -> Result:

@@ -90,10 +90,19 @@ def load_data(setup: Setup, root: str | Path | None = None, download: bool = Fal
         data = setup.dataset.load(data_root(root), download)
     except ValueError as error:
         raise SetupError(setup.label(), [f"dataset: {error}"]) from error
+    check_model(setup, data)
+    return data
+
+
+def check_model(setup: Setup, data: Data) -> None:
+    """Check that a setup's model fits its data set.
+
+    Raises:
+        SetupError: it does not.
+    """
     reason = setup.model.check(data.shape, data.classes)
     if reason is not None:
         raise SetupError(setup.label(), [f"model: got {setup.model.describe()}, {reason}"])
-    return data
 
 
 def data_root(given: str | Path | None = None) -> Path:

@@ -1,0 +1,1 @@
+"""Many setups: grids, plans, and their execution by Ray Tune."""

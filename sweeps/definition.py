@@ -1,0 +1,342 @@
+"""Sweeps by name or from a file: what to compute, checked before anything runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from ray import tune
+from ray.tune.search.sample import Domain
+
+from byzray.mistakes import SetupError, in_plain_words, lines
+from byzray.setups import Section, Setup, overridden, read_content
+from sweeps import paper
+from sweeps.conditions import ConditionError
+from sweeps.grid import Grid, Overrides, Point, SweepError, setups
+
+# So many draws of a space are checked before a search starts, which draws as it goes.
+CHECKED_DRAWS = 50
+
+
+class Range(Section):
+    """What a parameter is drawn from: exactly one of these.
+
+    Attributes:
+        uniform: the least and the greatest number.
+        loguniform: the same, uniformly in the logarithm.
+        integer: the least and the greatest integer, both included.
+        choice: the values.
+    """
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = None
+    choice: list[Any] | None = Field(default=None, min_length=1)
+
+    @field_validator("uniform", "loguniform", "integer", mode="before")
+    @classmethod
+    def _two(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(type(self).model_fields)}")
+        bounds = self.uniform or self.loguniform or self.integer
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise ValueError(f"expected {given[0]}: [LEAST, GREATEST] with LEAST < GREATEST")
+        if self.loguniform is not None and not self.loguniform[0] > 0:
+            raise ValueError("expected loguniform: [LEAST, GREATEST] with LEAST > 0")
+        return self
+
+    def domain(self) -> Domain:
+        """As Tune has it."""
+        if self.uniform is not None:
+            return tune.uniform(*self.uniform)
+        if self.loguniform is not None:
+            return tune.loguniform(*self.loguniform)
+        if self.integer is not None:
+            return tune.randint(self.integer[0], self.integer[1] + 1)
+        return tune.choice(self.choice or [])
+
+
+class Sample(Section):
+    """Parameters drawn from ranges.
+
+    Attributes:
+        count: how many draws; each is combined with every combination of the axes.
+        over: the range of each parameter, by dotted key.
+        search: random draws, or what Optuna suggests after the accuracies so far.
+        seed: what the draws follow from.
+    """
+
+    count: PositiveInt
+    over: dict[str, Range] = Field(min_length=1)
+    search: Literal["random", "optuna"] = "random"
+    seed: NonNegativeInt = 0
+
+    def draws(self, count: int) -> list[Overrides]:
+        """Random draws; the same every time."""
+        rng = np.random.default_rng(self.seed)
+        domains = {key: one.domain() for key, one in self.over.items()}
+        return [{key: _plain(one.sample(random_state=rng)) for key, one in domains.items()} for _ in range(count)]
+
+
+class EarlyStopping(Section):
+    """Runs that are worse than others at the same step are stopped early, by Tune's ASHA scheduler.
+
+    Attributes:
+        grace_steps: no run is stopped before this step.
+        reduction_factor: the best 1/reduction_factor of the runs go on at each halt.
+    """
+
+    grace_steps: PositiveInt = 1
+    reduction_factor: float = Field(default=3, gt=1, allow_inf_nan=False)
+
+
+class SweepFile(Section):
+    """What a sweep file holds.
+
+    Attributes:
+        base: what all setups have in common: a setup file beside this file, or the fields themselves.
+        axes: values by dotted key; every combination is a setup.
+        together: further axes, of several keys each, whose values go in step.
+        conditions: only combinations for which all hold are setups.
+        reference: whether each attacked setup brings its unattacked one. By default it does, but for a search and for
+            early stopping, where it would outdo all others.
+        seeds: a list, or a text such as 1-5.
+        sample: parameters drawn from ranges.
+        early_stopping: see :class:`EarlyStopping`.
+    """
+
+    base: str | dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    together: list[dict[str, list[Any]]] = Field(default_factory=list)
+    conditions: list[str] = Field(default_factory=list)
+    reference: bool | None = None
+    seeds: list[NonNegativeInt] = Field(default=[1], min_length=1)
+    sample: Sample | None = None
+    early_stopping: EarlyStopping | None = None
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        return parse_seeds(value) if isinstance(value, str) else [value] if isinstance(value, int) else value
+
+    @field_validator("axes")
+    @classmethod
+    def _not_empty(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in axes.items():
+            if not values:
+                raise ValueError(f"expected at least one value of {key}")
+        return axes
+
+    @field_validator("together")
+    @classmethod
+    def _as_long(cls, together: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+        for group in together:
+            lengths = {key: len(values) for key, values in group.items()}
+            if len(set(lengths.values())) != 1 or 0 in lengths.values():
+                counted = ", ".join(f"{count} of {key}" for key, count in lengths.items())
+                raise ValueError(f"expected as many values of each, got {counted or 'none'}")
+        return together
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        keys = [*self.axes, *(key for group in self.together for key in group)]
+        keys += self.sample.over if self.sample is not None else []
+        twice = sorted({key for key in keys if keys.count(key) > 1} | ({"seed"} & set(keys)))
+        if twice:
+            raise ValueError(f"expected each parameter in one place (seeds in 'seeds'), got {', '.join(twice)} again")
+        if self.sample is not None and self.sample.search == "optuna" and (self.axes or self.together):
+            raise ValueError("expected no axes beside 'search: optuna': what it is to vary stands in 'sample.over'")
+        if self.sample is not None and self.sample.search == "optuna" and self.conditions:
+            raise ValueError("expected no conditions beside 'search: optuna', which draws as it goes")
+        return self
+
+
+@dataclass(frozen=True)
+class Search:
+    """Setups that are found on the way, each after the accuracies of those before.
+
+    Attributes:
+        base: what all setups have in common, as a setup file holds it.
+        sample: the ranges, and how many draws.
+    """
+
+    base: dict[str, Any]
+    sample: Sample
+
+    def setup(self, draw: Overrides) -> Setup:
+        """The setup of a draw; what else `draw` holds is left aside.
+
+        Raises:
+            SweepError: it is not valid.
+        """
+        content = self.base
+        try:
+            for key in self.sample.over:
+                content = overridden(content, key, _plain(draw[key]))
+            return Setup.model_validate(content)
+        except ValidationError as error:
+            named = ", ".join(f"{key}={draw[key]!r}" for key in self.sample.over)
+            raise SweepError("search", [f"{named}: {line}" for line in lines(error)]) from None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to compute.
+
+    Attributes:
+        name: its name, or that of its file.
+        points: its setups.
+        seeds: each setup is run with each of these.
+        search: setups that are found on the way; then there are no points.
+        early_stopping: whether runs may be stopped early.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    seeds: tuple[int, ...]
+    search: Search | None = None
+    early_stopping: EarlyStopping | None = None
+
+    def setups(self, only: tuple[str, ...] = ()) -> list[Setup]:
+        """The setups, each once, for which all conditions hold.
+
+        Raises:
+            SweepError: a condition cannot be evaluated, or none is left.
+        """
+        try:
+            chosen = setups(self.points, only)
+        except ConditionError as error:
+            raise SweepError(self.name, [f"--only: {error}"]) from None
+        if not chosen and self.search is None:
+            raise SweepError(self.name, [f"--only: no setup meets {' and '.join(only)}, expected at least one"])
+        return chosen
+
+    def laid_out(self, workers_per_actor: int | None) -> "Sweep":
+        """This sweep with all setups laid out alike, so many workers an actor; none: each in one process."""
+        layout = None if workers_per_actor is None else {"workers_per_actor": workers_per_actor}
+
+        def laid(setup: Setup) -> Setup:
+            return setup.changed(actors=layout)
+
+        points = tuple(Point(laid(one.setup), one.reference and laid(one.reference)) for one in self.points)
+        search = self.search and replace(self.search, base={**self.search.base, "actors": layout})
+        return replace(self, points=points, search=search)
+
+
+def _built_in(name: str, grids: tuple[Grid, ...], seeds: tuple[int, ...]) -> Sweep:
+    return Sweep(name, tuple(point for grid in grids for point in grid.points(name)), seeds)
+
+
+# The sweeps that need no file, and what they are.
+SWEEPS: Mapping[str, tuple[str, Callable[[], Sweep]]] = {
+    "demo": (
+        "The paper's study in small, on handwritten digits: six rules, two attacks, two placements, 2 seeds.",
+        partial(_built_in, "demo", (paper.DEMO,), (1, 2)),
+    ),
+    "paper": (
+        "The 736 setups of the paper on MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, 5 seeds.",
+        partial(_built_in, "paper", (paper.MNIST, paper.CIFAR), paper.SEEDS),
+    ),
+    "appendix": (
+        "The 22 setups of its appendix: wide residual networks on CIFAR-10, 5 seeds.",
+        partial(_built_in, "appendix", (paper.APPENDIX,), paper.SEEDS),
+    ),
+}
+
+
+def load_sweep(name: str) -> Sweep:
+    """A sweep by its name, or from a file.
+
+    Raises:
+        SweepError: there is none, or it is not valid; it lists every mistake.
+    """
+    if name in SWEEPS:
+        return SWEEPS[name][1]()
+    path = Path(name)
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        raise SweepError(name, [f"there is no such sweep: expected {', '.join(SWEEPS)}, or a YAML file"])
+    try:
+        content = read_content(path)
+        file = _parse(name, content)
+        base = read_content(path.parent / file.base) if isinstance(file.base, str) else file.base
+    except SetupError as error:
+        raise SweepError(error.source, error.mistakes) from error
+    # A sweep's runs are computed in one process each, unless it says otherwise.
+    base = {"actors": None, **base}
+    searching = file.sample is not None and file.sample.search == "optuna"
+    if searching:
+        assert file.sample is not None
+        search = Search(base, file.sample)
+        _check_draws(name, search)
+        return Sweep(path.stem, (), tuple(file.seeds), search, file.early_stopping)
+    grid = Grid(
+        base=base,
+        axes=file.axes,
+        together=file.together,
+        draws=file.sample.draws(file.sample.count) if file.sample is not None else (),
+        conditions=file.conditions,
+        reference=file.reference if file.reference is not None else file.early_stopping is None,
+    )
+    return Sweep(path.stem, tuple(grid.points(name)), tuple(file.seeds), None, file.early_stopping)
+
+
+def _parse(source: str, content: dict[str, Any]) -> SweepFile:
+    def known(loc: tuple[int | str, ...], _: dict[str, Any]) -> list[str]:
+        models: dict[tuple[int | str, ...], type[Section]] = {
+            (): SweepFile,
+            ("sample",): Sample,
+            ("early_stopping",): EarlyStopping,
+        }
+        model = Range if loc[:2] == ("sample", "over") else models.get(loc)
+        return list(model.model_fields) if model is not None else []
+
+    try:
+        return SweepFile.model_validate(content)
+    except ValidationError as error:
+        details = in_plain_words([one for one in error.errors() if one["loc"]], content, known)
+        mistakes = lines(ValidationError.from_exception_data("sweep", details)) if details else []
+        mistakes += [str(one["ctx"]["error"]) for one in error.errors() if not one["loc"]]
+        raise SweepError(source, mistakes) from None
+
+
+def _check_draws(source: str, search: Search) -> None:
+    mistakes: list[str] = []
+    for draw in search.sample.draws(CHECKED_DRAWS):
+        try:
+            search.setup(draw)
+        except SweepError as error:
+            mistakes += error.mistakes
+        except ValueError as error:
+            raise SweepError(source, [str(error)]) from None
+    if mistakes:
+        raise SweepError(source, mistakes)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from a text such as ``1-5`` or ``1,3,7-9``, each once.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return list(dict.fromkeys(_seeds(text)))
+
+
+def _seeds(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+            raise ValueError("expected seeds such as 1-5 or 1,3,7-9")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def _plain(value: Any) -> Any:
+    """A drawn number as Python has it, which is what setups are strict about."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,152 @@
+"""Grids: axes, parameters that vary together, conditions and random draws become setups."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from byzray.mistakes import lines, short
+from byzray.setups import Setup, overridden
+from sweeps.conditions import Condition, ConditionError, facts
+
+# Values by dotted key, such as {"momentum.placement": "update"}.
+Overrides = Mapping[str, Any]
+
+# So many mistakes are shown in full; a grid repeats each many times.
+SHOWN = 10
+
+
+class SweepError(Exception):
+    """What is wrong with a sweep: one line for each mistake, with the setup and the field.
+
+    Args:
+        source: where the sweep comes from, a file for example.
+        mistakes: one line for each.
+    """
+
+    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
+        self.source = source
+        self.mistakes = list(mistakes)
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        shown = [f"  {mistake}" for mistake in mistakes[:SHOWN]]
+        if len(mistakes) > SHOWN:
+            shown.append(f"  ... and {len(mistakes) - SHOWN} more")
+        super().__init__("\n".join([f"{source}: {count} in the sweep", *shown]))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setup of a grid.
+
+    Attributes:
+        setup: the setup; its seed has no meaning.
+        reference: the same without attack, which a report compares it with.
+    """
+
+    setup: Setup
+    reference: Setup | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of setups.
+
+    Attributes:
+        base: what all setups have in common, as a setup file holds it.
+        axes: dotted keys, each with its values; every combination is a setup.
+        together: further axes, of several keys each, whose values go in step.
+        draws: further combinations, drawn at random.
+        conditions: only combinations for which all of them hold are setups, see :mod:`sweeps.conditions`.
+        reference: whether each attacked setup brings its unattacked one: the average of the honest workers alone.
+    """
+
+    base: dict[str, Any]
+    axes: Mapping[str, Sequence[Any]]
+    together: Sequence[Mapping[str, Sequence[Any]]] = ()
+    draws: Sequence[Overrides] = ()
+    conditions: Sequence[str] = ()
+    reference: bool = True
+
+    def points(self, source: str) -> list[Point]:
+        """All setups of the grid, checked.
+
+        Args:
+            source: where the grid comes from, for messages.
+
+        Raises:
+            SweepError: a setup is not valid, or a condition cannot be evaluated; it lists every mistake.
+        """
+        points: list[Point] = []
+        mistakes: dict[str, list[Overrides]] = {}
+        for overrides in self.combinations():
+            try:
+                content = self.base
+                for dotted, value in overrides.items():
+                    content = overridden(content, dotted, value)
+                if all(Condition(text).holds(facts(content)) for text in self.conditions):
+                    points.append(self._point(Setup.model_validate(content)))
+            except ValidationError as error:
+                for line in lines(error):
+                    mistakes.setdefault(line, []).append(overrides)
+            except (ValueError, ConditionError) as error:
+                mistakes.setdefault(str(error), []).append(overrides)
+        if mistakes:
+            raise SweepError(source, [f"{_named(where)}: {line}" for line, where in mistakes.items()])
+        if not points:
+            raise SweepError(source, ["the conditions leave no setup, expected at least one"])
+        return points
+
+    def combinations(self) -> Iterator[Overrides]:
+        """The overrides of each combination, the last axis varying fastest."""
+        axes: list[Sequence[Overrides]] = [[{key: value} for value in values] for key, values in self.axes.items()]
+        axes += [
+            [dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)]
+            for group in self.together
+        ]
+        if self.draws:
+            axes.append(self.draws)
+        for chosen in itertools.product(*axes):
+            yield {key: value for overrides in chosen for key, value in overrides.items()}
+
+    def _point(self, setup: Setup) -> Point:
+        if not self.reference or setup.attack is None:
+            return Point(setup)
+        placement = setup.momentum.model_copy(update={"placement": "update"})
+        reference = setup.changed(
+            workers=setup.honest,
+            byzantine=0,
+            tolerated=0,
+            attack=None,
+            aggregator="average",
+            momentum=placement.model_dump(),
+        )
+        return Point(setup, reference)
+
+
+def _named(where: Sequence[Overrides]) -> str:
+    """How a message names the combinations that share a mistake."""
+    first = ", ".join(f"{key}={short(value)}" for key, value in where[0].items()) or "the base"
+    return first if len(where) == 1 else f"{first} (and {len(where) - 1} more)"
+
+
+def setups(points: Iterable[Point], only: Sequence[str] = ()) -> list[Setup]:
+    """The setups of points for which all conditions hold, each once, a reference before the first that needs it.
+
+    A reference stays if it meets the conditions itself, or a setup that needs it does.
+    """
+    conditions = [Condition(text) for text in only]
+
+    def holds(setup: Setup) -> bool:
+        known = facts(setup.describe())
+        return all(condition.holds(known) for condition in conditions)
+
+    chosen: dict[str, Setup] = {}
+    for point in points:
+        kept = holds(point.setup)
+        if point.reference is not None and (kept or holds(point.reference)):
+            chosen.setdefault(point.reference.digest(), point.reference)
+        if kept:
+            chosen.setdefault(point.setup.digest(), point.setup)
+    return list(chosen.values())

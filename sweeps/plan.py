@@ -1,0 +1,217 @@
+"""What a sweep has computed, and what it would compute now and why."""
+
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from byzray.environment import fingerprints
+from byzray.results import RunDirectory, write_atomically
+from byzray.setups import Setup
+from sweeps.conditions import facts
+from sweeps.definition import Sweep
+from sweeps.storage import STATUS_FILES, Storage
+
+# States of a run that need no more work; a scheduler that stopped a run early did so for good.
+DONE = ("finished", "stopped")
+
+# Why a run would be computed, in the order in which a plan lists them.
+REASONS = ("missing", "interrupted", "failed", "changed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A setup with a seed, and what became of it so far.
+
+    Attributes:
+        setup: the setup, with its seed.
+        state: `finished`, `stopped` or, if it is to be computed, one of `missing`, `interrupted` (continued from its
+            last checkpoint), `failed` (tried again) and `changed` (computed with other files of the user's own).
+        step: how many steps were taken.
+        seconds: how long they took; 0 if that is not known.
+    """
+
+    setup: Setup
+    state: str
+    step: int = 0
+    seconds: float = 0.0
+
+    @cached_property
+    def name(self) -> str:
+        """The name of its directory."""
+        return RunDirectory.name(self.setup)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.state in DONE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, those of the first seed first.
+
+    Attributes:
+        sweep: the sweep.
+        only: the conditions that chose some of its setups.
+        seeds: the seeds.
+        setups: the setups chosen.
+        runs: every setup with every seed.
+    """
+
+    sweep: Sweep
+    only: tuple[str, ...]
+    seeds: tuple[int, ...]
+    setups: tuple[Setup, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def waiting(self) -> list[Run]:
+        """The runs to compute."""
+        return [run for run in self.runs if not run.done]
+
+    def states(self) -> Counter[str]:
+        """How many runs are in which state."""
+        return Counter(run.state for run in self.runs)
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """How many setups there are by data set, f, rule, attack and placement; f of an attacked setup is its own."""
+        known = [facts(setup.describe()) for setup in self.setups]
+        ways = {
+            "data set": ("dataset",),
+            "data set and f": ("dataset", "f"),
+            "rule": ("aggregator",),
+            "attack": ("attack",),
+            "placement": ("placement",),
+        }
+        return {
+            way: Counter(" f=".join(str(one[name]) for name in names) for one in known) for way, names in ways.items()
+        }
+
+    def estimate(self, slots: int) -> tuple[float, int]:
+        """Seconds that the waiting runs will take on so many slots, and how many of them nothing is known of."""
+        known = Paces(self.runs)
+        paces = [(run, known.of(run.setup)) for run in self.waiting]
+        work = sum((run.setup.steps - run.step) * pace for run, pace in paces if pace is not None)
+        return work / slots, sum(pace is None for _, pace in paces)
+
+    def whole(self) -> dict[str, int]:
+        """How many setups, runs and pairs of placements the sweep has with all its setups and seeds."""
+        setups, seeds = self.sweep.setups(), len(self.sweep.seeds)
+        compared = sum(setup.attack is not None and setup.momentum.placement == "worker" for setup in setups)
+        return {"setups": len(setups), "runs": len(setups) * seeds, "pairs": compared * seeds}
+
+    def save(self, folder: Path) -> None:
+        """Write what is planned, for reports: sweep.json, and planned.jsonl with the runs of earlier plans."""
+        folder.mkdir(parents=True, exist_ok=True)
+        known = {}
+        if _read_json(folder / "sweep.json").get("sweep") == self.sweep.name:
+            known = {one["run"]: one for one in _read_lines(folder / "planned.jsonl")}
+        known |= {run.name: {"run": run.name, "setup": run.setup.describe()} for run in self.runs}
+        content = {
+            "sweep": self.sweep.name,
+            "only": self.only,
+            "seeds": self.seeds,
+            "setups": len(self.setups),
+            "runs": len(self.runs),
+            "whole": self.whole(),
+        }
+        text = "".join(f"{json.dumps(one)}\n" for one in known.values())
+        write_atomically(folder / "planned.jsonl", lambda path: _write(path, text))
+        write_atomically(folder / "sweep.json", lambda path: _write(path, json.dumps(content, indent=2) + "\n"))
+
+
+class Paces:
+    """Seconds a step, as measured by the runs that were computed: of like runs, or else of similar ones."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._measured: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        for run in runs:
+            if run.step and run.seconds:
+                self.add(run.setup, run.seconds / run.step)
+
+    def add(self, setup: Setup, pace: float) -> None:
+        """Take a measurement into account."""
+        for kind in _kinds(setup):
+            self._measured[kind].append(pace)
+
+    def of(self, setup: Setup) -> float | None:
+        """Seconds a step of a run; None if nothing similar was measured."""
+        for kind in _kinds(setup):
+            if kind in self._measured:
+                return statistics.fmean(self._measured[kind])
+        return None
+
+
+def _kinds(setup: Setup) -> Iterator[tuple[Any, ...]]:
+    """What runs of like cost have in common, ever wider; the model and its data are never left out."""
+    task = (setup.dataset.describe()["name"], setup.model.describe()["name"], setup.batch_size)
+    yield (*task, setup.honest, setup.aggregator.label(), setup.byzantine)
+    yield (*task, setup.honest)
+    yield task
+
+
+def make_plan(
+    sweep: Sweep, storage: Storage, data: Path, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> Plan:
+    """Look at what there is of a sweep.
+
+    Args:
+        sweep: the sweep.
+        storage: where its results lie.
+        data: the folder that holds data sets.
+        only: conditions that choose some of its setups, see :mod:`sweeps.conditions`.
+        seeds: replace the sweep's.
+
+    Raises:
+        sweeps.grid.SweepError: a condition cannot be evaluated, or no setup is left.
+        byzray.results.RunExists: a file in a run's directory is damaged.
+    """
+    setups = sweep.setups(tuple(only))
+    seeds = tuple(seeds or sweep.seeds)
+    storage.pull(STATUS_FILES, "runs")
+    present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
+    runs = [
+        _look_at(setup.model_copy(update={"seed": seed}), storage.runs, present, data)
+        for seed in seeds
+        for setup in setups
+    ]
+    return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs))
+
+
+def _look_at(setup: Setup, folder: Path, present: set[str], data: Path) -> Run:
+    if RunDirectory.name(setup) not in present:
+        return Run(setup, "missing")
+    directory = RunDirectory(folder, setup)
+    status = directory.status
+    state, step, seconds = status.get("state"), status.get("step", 0), status.get("seconds", 0.0)
+    now = fingerprints(setup, data)
+    known = directory.environment.get("files", {}) if now else {}
+    if any(known.get(name, digest) != digest for name, digest in now.items()):
+        return Run(setup, "changed")
+    if state in DONE or state == "failed":
+        return Run(setup, state, step, seconds)
+    return Run(setup, "interrupted" if status else "missing", step, seconds)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # what is damaged is written anew
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""What a sweep would do, and what it did, in a few lines."""
+
+import os
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweeps.plan import DONE, REASONS, Plan
+from sweeps.storage import Storage
+from sweeps.sweep import Outcome
+from sweeps.trainable import Resources, actor_count
+from sweeps.view import duration
+
+
+def print_plan(plan: Plan, storage: Storage, resources: Resources, console: Console) -> None:
+    """What a sweep consists of, what is done, what would run and why, and how long that would take."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    sweep, states = plan.sweep, plan.states()
+    if sweep.search is not None:
+        count, seeds = sweep.search.sample.count, len(plan.seeds)
+        say(f"{sweep.name}: {count} setups that Optuna finds x {seeds} seeds = {count * seeds} runs")
+        say(f"in {storage.where}; it is known only on the way which setups these are")
+        return
+    say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {len(plan.runs)} runs")
+    for condition in plan.only:
+        say(f"  only {condition}")
+    for way, counts in plan.counts().items():
+        console.print(_counted(f"setups by {way}", counts))
+    say(f"\nruns in {storage.where}:")
+    say(f"  {sum(states[state] for state in DONE)} done")
+    for reason in REASONS:
+        if states[reason]:
+            say(f"  {states[reason]} to run: {WHY[reason]}")
+    say(_estimate(plan, resources))
+
+
+WHY = {
+    "missing": "missing, never begun",
+    "interrupted": "interrupted, to be continued from the last checkpoint",
+    "failed": "failed, to be tried again",
+    "changed": "changed: computed with other files of your own, to be computed anew (the old ones are kept)",
+}
+
+
+def _counted(title: str, counts: Mapping[str, int]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=24)
+    for number, (name, count) in enumerate(counts.items()):
+        table.add_row("" if number else title, f"{count:>5}", escape(name))
+    return table
+
+
+def _estimate(plan: Plan, resources: Resources) -> str:
+    if not plan.waiting:
+        return "nothing is left to run"
+    per_run = max(resources.cpus or 1.0 for _ in plan.waiting)
+    if any(run.setup.actors is not None for run in plan.waiting):
+        per_run = resources.cpus or max(actor_count(run.setup) + 1 for run in plan.waiting)
+    at_once = max(1, int((os.cpu_count() or 1) / per_run))
+    seconds, unknown = plan.estimate(at_once)
+    if unknown == len(plan.waiting):
+        return (
+            "no estimate: no run of this kind was measured yet in this folder; begin with a few, by --only and --seeds"
+        )
+    more = f", and {unknown} runs of kinds that were not measured yet" if unknown else ""
+    return f"estimate from the runs that were measured: {duration(seconds)}, {at_once} at a time on this machine{more}"
+
+
+def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Console) -> None:
+    """The last lines of a sweep."""
+    earlier = len(plan.runs) - len(plan.waiting)
+    parts = [f"{outcome.finished} runs finished in {duration(outcome.seconds)}", f"{earlier} were done before"]
+    if outcome.stopped:
+        parts.append(f"{len(outcome.stopped)} stopped early")
+    if outcome.failed:
+        parts.append(f"{len(outcome.failed)} failed")
+    if outcome.finished:
+        parts.append(f"{outcome.slots} slots computed {outcome.busy:.0%} of the time")
+    console.print("; ".join(parts), markup=False)
+    for name, reason in outcome.failed.items():
+        console.print(f"failed: {name}: {reason}", markup=False)
+    if outcome.failed:
+        console.print(f"their logs: {storage.where}/runs/*/error.txt; the same command tries them again", markup=False)
+    if outcome.interrupted:
+        console.print("interrupted; the same command continues it", markup=False)

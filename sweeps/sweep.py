@@ -1,0 +1,389 @@
+"""A sweep on Ray Tune: every run of a plan that waits becomes a trial."""
+
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock, Timeout
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from rich.console import Console
+
+import actors
+from byzray.results import RunDirectory, RunExists
+from byzray.setups import Actors, Setup
+from sweeps.conditions import facts
+from sweeps.plan import Plan
+from sweeps.search import METRIC, make_search
+from sweeps.storage import Storage
+from sweeps.trainable import RUN, Job, Resources, RunTrainable
+from sweeps.view import Progress, View
+
+# Trials hand their results over about this often, many at once; scheduling decisions are as coarse then.
+BUFFER_SECONDS = "1"
+
+
+class SweepInUse(Exception):
+    """Another process computes this sweep in the same storage."""
+
+
+@dataclass
+class Outcome:
+    """What a sweep did.
+
+    Attributes:
+        finished: how many runs it finished, without those that had been finished before.
+        stopped: the runs that the scheduler stopped early.
+        failed: the runs that failed, each with its reason.
+        interrupted: whether it was asked to stop.
+        seconds: how long it took, from the first trial's start on.
+        busy: the share of that time in which its slots computed steps and evaluations, of the runs that it finished.
+        slots: how many runs it computed at the same time.
+    """
+
+    finished: int = 0
+    stopped: dict[str, Setup] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    seconds: float = 0.0
+    busy: float = 0.0
+    slots: int = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is computed; nothing here shapes its results.
+
+    Attributes:
+        resources: what each run reserves.
+        retries: how often a run that failed is tried again.
+        data: the folder that holds data sets.
+        download: whether missing data sets may be downloaded into it.
+        address: of a running Ray cluster.
+        reuse_actors: whether an actor computes one run after the other, rather than a single one.
+    """
+
+    resources: Resources
+    retries: int
+    data: Path
+    download: bool = False
+    address: str | None = None
+    reuse_actors: bool = True
+
+
+def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) -> Outcome:
+    """Compute what a plan says is to be computed.
+
+    Raises:
+        SweepInUse: another process does so already.
+        actors.FleetError: the cluster has no room for a single run.
+    """
+    with _locked(storage):
+        plan.save(storage.folder)
+        for name in ("sweep.json", "planned.jsonl"):
+            storage.push(name)
+        for run in plan.waiting:
+            if run.state == "changed":
+                storage.put_aside(run.name)
+        if not plan.waiting and plan.sweep.search is None:
+            return Outcome()
+        actors.connect(options.address, output=False)
+        return _Execution(plan, storage, options, console).run()
+
+
+@contextmanager
+def _locked(storage: Storage) -> Iterator[None]:
+    """Two drivers in one folder would only wait for each other's runs."""
+    storage.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(storage.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SweepInUse(f"{storage.where}: another process computes this sweep; expected to be the only one") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Execution:
+    """One call of Tune."""
+
+    def __init__(self, plan: Plan, storage: Storage, options: Options, console: Console) -> None:
+        self.plan = plan
+        self.storage = storage
+        self.options = options
+        self.outcome = Outcome()
+        self.search = plan.sweep.search
+        self.job = Job(
+            descriptions={run.name: run.setup.describe() for run in plan.waiting},
+            search=self.search,
+            seeds=plan.seeds,
+            where=storage.where,
+            data=options.data.resolve(),
+            download=options.download,
+            import_paths=tuple(sys.path),
+        )
+        examples = [run.setup for run in plan.waiting]
+        if self.search is not None:
+            examples = [self.search.setup(draw) for draw in self.search.sample.draws(1)]
+        self.needs = _needs(examples, options.resources)
+        self.outcome.slots = min(slots(need) for need in self.needs.values())
+        self.longest = max(setup.steps for setup in examples)
+        total = len(plan.runs) if self.search is None else self.search.sample.count * len(plan.seeds)
+        self.progress = Progress(plan, total, self.outcome.slots)
+        self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.where}")
+        self.watch = _Watch(self)
+        self.stopper = _Stopper()
+
+    def run(self) -> Outcome:
+        outcome = self.outcome
+        with self._signals(), self.view:
+            self._tuner().fit()
+        outcome.interrupted = self.stopper.stopping
+        for setup in outcome.stopped.values():
+            self._mark_stopped(setup)
+        if self.watch.began is not None:
+            outcome.seconds = time.monotonic() - self.watch.began
+            outcome.busy = self.progress.computing / outcome.seconds / outcome.slots
+        return outcome
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the sweep with all runs saved; the second one does not wait for that."""
+
+        def stop(number: int, _frame: object) -> None:
+            if self.stopper.stopping:
+                raise KeyboardInterrupt
+            self.stopper.stopping = True
+            self.view.say(f"{signal.Signals(number).name}: saving the runs under way")
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _tuner(self) -> tune.Tuner:
+        options = self.options
+        _quieten_tune(buffering=self.plan.sweep.early_stopping is None)
+        searcher, samples = self._searcher()
+        trainable = tune.with_parameters(RunTrainable, job=self.job)
+        return tune.Tuner(
+            tune.with_resources(trainable, self._resources()),
+            param_space=self._space() if searcher is None else {},
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=samples,
+                scheduler=self._scheduler(),
+                reuse_actors=options.reuse_actors,
+                trial_dirname_creator=_directory_of,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                storage_path=f"{self.storage.path}/tune",
+                storage_filesystem=self.storage.filesystem,
+                failure_config=tune.FailureConfig(max_failures=options.retries),
+                # The run's own directory holds its checkpoints.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                stop=self.stopper,
+                callbacks=[self.watch],
+                verbose=0,
+                log_to_file=True,
+            ),
+        )
+
+    def _resources(self) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+        """What each trial reserves; the function is pickled, so it holds nothing else of this object."""
+        search, resources, needs = self.search, self.options.resources, self.needs
+        if search is not None:
+            return lambda config: resources.of(search.setup(config))
+        return lambda config: needs[config[RUN]["name"]]
+
+    def _space(self) -> dict[str, Any]:
+        """One value for each run; what TensorBoard is to sort runs by stands beside the name."""
+        shown = ("dataset", "aggregator", "attack", "n", "f", "rate", "nesterov", "placement", "seed")
+        known = [(run.name, facts(run.setup.describe())) for run in self.plan.waiting]
+        values = [{"name": name, **{key: one[key] for key in shown}} for name, one in known]
+        return {RUN: tune.grid_search(values)}
+
+    def _searcher(self) -> tuple[Searcher | None, int]:
+        if self.search is None:
+            return None, 1
+        return make_search(self.search, self.plan.seeds, self.storage)
+
+    def _scheduler(self) -> TrialScheduler | None:
+        stopping = self.plan.sweep.early_stopping
+        if stopping is None:
+            return None
+        return ASHAScheduler(
+            time_attr="step",
+            metric=METRIC,
+            mode="max",
+            max_t=self.longest,
+            grace_period=min(stopping.grace_steps, self.longest),
+            reduction_factor=stopping.reduction_factor,
+        )
+
+    def ended(self, trial: Trial) -> None:
+        """A trial completed, or the scheduler stopped it."""
+        setup, last = self.job.setup(trial.config), trial.last_result
+        name, accuracy = RunDirectory.name(setup), last.get(METRIC, math.nan)
+        self.progress.end(name, failed=False)
+        if last.get("done"):
+            self.outcome.finished += 1
+            self.view.tell(name, f"best accuracy {accuracy:.4f}")
+        else:
+            self.outcome.stopped[name] = setup
+            self.view.tell(name, f"best accuracy {accuracy:.4f}, stopped early at step {last.get('step', 0)}")
+
+    def failed(self, trial: Trial) -> None:
+        """A trial failed as often as is allowed."""
+        log = _log(trial)
+        try:
+            setup = self.job.setup(trial.config)
+        except Exception as error:
+            name, reason = str(trial.config), f"{type(error).__name__}: {error}"
+        else:
+            name, reason = RunDirectory.name(setup), self._reason(setup, log)
+        self.progress.end(name, failed=True)
+        self.outcome.failed[name] = reason
+        self.view.tell(name, f"failed: {reason}")
+
+    def _reason(self, setup: Setup, log: str) -> str:
+        """Why a run failed, as its own actor recorded it; if that was lost, recorded here."""
+        name = RunDirectory.name(setup)
+        self.storage.pull(("status.json", "setup.yaml"), f"runs/{name}")
+        with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
+            if directory.status.get("state") == "failed":
+                return str(directory.status.get("reason"))
+            directory.fail(reason := (log.strip().splitlines() or ["its actor was lost"])[-1], log)
+            self.storage.push(f"runs/{name}")
+            return reason
+        return "another process is at work in its directory"
+
+    def _mark_stopped(self, setup: Setup) -> None:
+        """Tell a run that the scheduler ended from one that was interrupted, as its own actor could not."""
+        name = RunDirectory.name(setup)
+        self.storage.pull(("status.json", "setup.yaml"), f"runs/{name}")
+        with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
+            status = directory.status
+            directory.set_status("stopped", status.get("step", 0), "by ASHA", status.get("seconds"))
+            self.storage.push(f"runs/{name}/status.json")
+
+
+class _Watch(tune.Callback):
+    """Hears from Tune what becomes of trials."""
+
+    def __init__(self, execution: _Execution) -> None:
+        self.execution = execution
+        self.began: float | None = None
+        self.running: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tune.Callback, ()  # Tune saves its callbacks, to restore an experiment, which sweeps do otherwise
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.began = self.began or time.monotonic()
+        self._runs(trial, True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.execution.progress.advance(result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._runs(trial, False)
+        self.execution.ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._runs(trial, False)
+        self.execution.failed(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self.execution.view.refresh()
+
+    def _runs(self, trial: Trial, runs: bool) -> None:
+        (self.running.add if runs else self.running.discard)(trial.trial_id)
+        self.execution.progress.running = len(self.running)
+
+
+class _Stopper(tune.Stopper):
+    """Ends all trials when the user asks for it."""
+
+    stopping = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.stopping
+
+
+def _quieten_tune(buffering: bool) -> None:
+    """Set what Tune lets one set by environment variables alone, where the user has not."""
+    # Our own summary takes the place of what this logger says of failed and interrupted trials.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    settings = {
+        "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffering else "1",
+        "TUNE_RESULT_BUFFER_MIN_TIME_S": BUFFER_SECONDS,
+        "TUNE_RESULT_BUFFER_MAX_TIME_S": BUFFER_SECONDS,
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        # Classes of the user's own may read files relative to where the sweep was started.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.PlacementGroupFactory]:
+    """What each run reserves, by its name."""
+    known: dict[tuple[Actors | None, int, str], tune.PlacementGroupFactory] = {}
+    needs = {}
+    for setup in setups:
+        kind = (setup.actors, setup.honest, setup.device)
+        if kind not in known:
+            known[kind] = resources.of(setup)
+        needs[RunDirectory.name(setup)] = known[kind]
+    return needs
+
+
+def slots(need: tune.PlacementGroupFactory) -> int:
+    """How many runs that reserve this the whole cluster has room for.
+
+    Raises:
+        actors.FleetError: for none.
+    """
+    there = ray.cluster_resources()
+    room = [int(there.get(name, 0) / amount + 1e-9) for name, amount in need.required_resources.items() if amount]
+    if not min(room, default=1):
+        wanted = ", ".join(f"{amount:g} {name}s" for name, amount in need.required_resources.items())
+        has = ", ".join(f"{there.get(name, 0):g} {name}s" for name in need.required_resources)
+        raise actors.FleetError(f"no room for a run that reserves {wanted}: the cluster has {has}")
+    return min(room, default=1)
+
+
+def _directory_of(trial: Trial) -> str:
+    """The name of Tune's own directory of a trial, in which TensorBoard finds its events."""
+    return f"{trial.config[RUN]['name'] if RUN in trial.config else 'draw'}-{trial.trial_id}"
+
+
+def _log(trial: Trial) -> str:
+    """What Tune kept of a trial's errors."""
+    try:
+        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
+    except OSError:
+        return ""

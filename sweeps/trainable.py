@@ -1,0 +1,225 @@
+"""One run of a sweep as a trial of Ray Tune."""
+
+import math
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search.repeater import TRIAL_INDEX
+
+from actors.fleet import Fleet, bundle, largest_share, split
+from actors.member import resolve
+from actors.simulation import FleetSimulation
+from byzray.datasets import Data, Dataset
+from byzray.environment import fingerprints
+from byzray.recording import Interrupted, Simulation, Update, Updates, interrupt, recorded
+from byzray.results import Result, RunDirectory, RunExists
+from byzray.setups import Setup
+from byzray.simulation import LocalSimulation, check_model, load_data
+from sweeps.definition import Search
+from sweeps.storage import Storage
+
+# The one parameter of trials whose setups are known beforehand.
+RUN = "run"
+
+# More runs on one GPU gain nothing by default.
+RUNS_PER_GPU = 4
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run reserves; None: see :meth:`of`.
+
+    Attributes:
+        cpus: its CPUs, shared evenly by its actors if it has several.
+        gpus: its GPUs, likewise; less than one: a share of one.
+    """
+
+    cpus: float | None = None
+    gpus: float | None = None
+
+    def of(self, setup: Setup) -> tune.PlacementGroupFactory:
+        """What a run of this setup reserves in the cluster that Ray is connected to.
+
+        By default a run in one process has one CPU, and where there are GPUs as large a share of one as leaves no CPU
+        idle, but not less than a quarter. The actors of a fleet have a CPU each or, on a small cluster, an even share.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = 0 if setup.device == "cpu" else int(sum(node.get("GPU", 0) for node in nodes))
+        if setup.actors is None:
+            cpus = 1.0 if self.cpus is None else self.cpus
+            per_gpu = min(RUNS_PER_GPU, int(sum(node.get("CPU", 0) for node in nodes) / (gpus * cpus))) if gpus else 0
+            share = 1 / per_gpu if per_gpu else float(gpus > 0)
+            return tune.PlacementGroupFactory([bundle(cpus, share if self.gpus is None else self.gpus)])
+        count = actor_count(setup) + 1
+        layout = setup.actors
+        cpus = layout.cpus_per_actor or largest_share([node.get("CPU", 0) for node in nodes], count)
+        share = layout.gpus_per_actor if layout.gpus_per_actor is not None else largest_share([1.0] * gpus, count)
+        cpus = cpus if self.cpus is None else self.cpus / count
+        share = share if self.gpus is None else self.gpus / count
+        # The first, empty bundle is that of the trial itself, which only waits for its actors.
+        return tune.PlacementGroupFactory([{}, *[bundle(cpus, share)] * count])
+
+
+def actor_count(setup: Setup) -> int:
+    """How many worker actors a setup's layout asks for."""
+    assert setup.actors is not None
+    return math.ceil(setup.honest / setup.actors.workers_per_actor)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep share.
+
+    Attributes:
+        descriptions: the setup of each run, with its seed, by the name of its directory.
+        search: finds the setups, if they are not known beforehand.
+        seeds: with which a search repeats each setup.
+        where: the sweep's storage.
+        data: the folder that holds data sets.
+        download: whether missing data sets may be downloaded into it.
+        import_paths: where the user's own classes are imported from.
+    """
+
+    descriptions: Mapping[str, dict[str, Any]]
+    search: Search | None
+    seeds: tuple[int, ...]
+    where: str
+    data: Path
+    download: bool
+    import_paths: tuple[str, ...]
+
+    def setup(self, config: Mapping[str, Any]) -> Setup:
+        """The setup of a trial, with its seed.
+
+        Raises:
+            SetupError, sweeps.grid.SweepError: it is not valid here.
+        """
+        if self.search is not None:
+            return self.search.setup(config).model_copy(update={"seed": self.seeds[config.get(TRIAL_INDEX, 0)]})
+        return resolve(self.descriptions[config[RUN]["name"]], list(self.import_paths))
+
+
+class RunTrainable(tune.Trainable):
+    """Computes one run after the other, in this actor or on a fleet that it keeps warm.
+
+    A call of `step` computes a stretch of a run. The run's directory is the record, not what Tune keeps: an unfinished
+    run is continued from its own checkpoint, whoever starts it again.
+    """
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]  # see tune.with_parameters
+        self.job = job
+        self.storage = Storage(job.where)
+        self.fleet: Fleet | None = None
+        self.known: tuple[Dataset, Data] | None = None
+        threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+        torch.set_num_threads(max(1, threads))
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.updates = self._compute(config)
+        self.last: Update | None = None
+        self.run: Setup | None = None
+        self.saved: float | None = None
+
+    def _compute(self, config: dict[str, Any]) -> Updates:
+        setup = self.run = self.job.setup(config)
+        self.storage.pull(below=f"runs/{RunDirectory.name(setup)}")
+        return (
+            yield from recorded(
+                setup,
+                lambda: self._simulation(setup),
+                fingerprints=fingerprints(setup, self.job.data),
+                output=self.storage.runs,
+                resume=True,
+                figure=False,
+            )
+        )
+
+    def _simulation(self, setup: Setup) -> Simulation:
+        if self.known is None or self.known[0] != setup.dataset:
+            self.known = None  # so that two never lie in memory together
+            self.known = (setup.dataset, load_data(setup, self.job.data, self.job.download))
+        data = self.known[1]
+        check_model(setup, data)
+        if setup.actors is None:
+            return LocalSimulation(setup, data)
+        if self.fleet is None:
+            cohorts = split(setup.honest, actor_count(setup))
+            group = ray.util.get_current_placement_group()
+            self.fleet = Fleet(setup.label(), cohorts, setup.actors, setup.device, group)
+        return FleetSimulation(setup, data, self.fleet)
+
+    def step(self) -> dict[str, Any]:
+        try:
+            self.last = next(self.updates)
+            if self.last.step == self.last.setup.steps:
+                next(self.updates)  # writes the result, and ends
+        except StopIteration as end:
+            return self._finished(end.value)
+        except Exception as error:
+            self._record(error)
+            raise
+        self._send_checkpoint()
+        return self._report(self.last.step, self.last.loss, self.last.accuracy, self.last.best)
+
+    def _finished(self, result: Result) -> dict[str, Any]:
+        self._send()
+        loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
+        last = float(result.evaluations["accuracy"].iloc[-1])
+        reported = self._report(result.setup.steps, loss, last, result.best_accuracy)
+        return {**reported, "seconds": result.seconds, "reused": result.reused, "done": True}
+
+    def _report(self, step: int, loss: float, accuracy: float, best: float) -> dict[str, Any]:
+        assert self.run is not None
+        name = RunDirectory.name(self.run)
+        return {"run": name, "step": step, "loss": loss, "accuracy": accuracy, "best_accuracy": best}
+
+    def _record(self, error: Exception) -> None:
+        """Leave the reason in the run's directory, unless another process is at work there."""
+        if self.run is None:  # the driver tells of it
+            return
+        with suppress(RunExists), RunDirectory(self.storage.runs, self.run) as directory:
+            log = "".join(traceback.format_exception(error))
+            directory.fail(f"{type(error).__name__}: {error}", log)
+        self._send()
+
+    def _send(self) -> None:
+        if self.run is not None:
+            self.storage.push(f"runs/{RunDirectory.name(self.run)}")
+
+    def _send_checkpoint(self) -> None:
+        """Send what a remote storage lacks, each time a checkpoint was saved."""
+        assert self.run is not None
+        checkpoint = self.storage.runs / RunDirectory.name(self.run) / "checkpoint.safetensors"
+        if self.storage.filesystem is None or not checkpoint.exists():
+            return
+        saved = checkpoint.stat().st_mtime
+        if saved != self.saved:
+            self.saved = saved
+            self._send()
+
+    def _leave(self) -> None:
+        """Stop a run that is not finished; it can be continued."""
+        if self.last is None or self.last.step == self.last.setup.steps:
+            return
+        with suppress(Interrupted, StopIteration):
+            interrupt(self.updates, self.last)
+        self._send()
+
+    def cleanup(self) -> None:
+        self._leave()
+        if self.fleet is not None:
+            self.fleet.close()
+        self.storage.close()

@@ -1,0 +1,149 @@
+"""What a sweep shows while it runs: on a terminal a picture that changes, elsewhere lines."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from byzray.setups import Setup
+from sweeps.plan import Paces, Plan
+
+# How many of the last runs are shown.
+LAST_RUNS = 8
+
+# Steps/s are those of the last half minute or so.
+PACE_SECONDS = 30.0
+
+# Where the output is no terminal, a line on the whole comes at most this often.
+LINE_SECONDS = 15.0
+
+
+class Progress:
+    """The figures of a sweep that runs, from what its trials report.
+
+    Args:
+        plan: the plan.
+        total: the number of runs, those that a search will find included.
+        slots: how many runs are computed at the same time.
+    """
+
+    def __init__(self, plan: Plan, total: int, slots: int) -> None:
+        self.total = total
+        self.slots = slots
+        self.done = len(plan.runs) - len(plan.waiting)
+        self.failed = 0
+        self.running = 0
+        self.began = time.monotonic()
+        self.paces = Paces(plan.runs)
+        self.waiting: dict[str, tuple[Setup, int]] = {run.name: (run.setup, run.step) for run in plan.waiting}
+        self.computing = 0.0  # seconds, of the runs that finished
+        self.taken = 0  # steps
+        self.history: deque[tuple[float, int]] = deque([(self.began, 0)])
+
+    def advance(self, result: Mapping[str, Any]) -> None:
+        """A run reports."""
+        name, step = result["run"], result["step"]
+        setup, before = self.waiting.get(name, (None, 0))
+        if setup is None or result.get("reused"):
+            return
+        # A run that was tried again may have gone back to its last checkpoint.
+        self.taken += max(0, step - before)
+        self.waiting[name] = (setup, step)
+        now = time.monotonic()
+        self.history.append((now, self.taken))
+        while len(self.history) > 2 and now - self.history[0][0] > PACE_SECONDS:
+            self.history.popleft()
+        if result.get("done"):
+            self.computing += result["seconds"]
+            self.paces.add(setup, result["seconds"] / max(1, step))
+
+    def end(self, name: str, failed: bool) -> None:
+        """A run ends."""
+        self.waiting.pop(name, None)
+        self.failed += failed
+        self.done += not failed
+
+    @property
+    def steps_per_second(self) -> float:
+        """Of all runs together."""
+        (began, first), now = self.history[0], time.monotonic()
+        return (self.taken - first) / (now - began) if now > began else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """From the paces of like runs, else of all runs; NaN as long as nothing is known."""
+        elapsed = time.monotonic() - self.began
+        overall = elapsed * self.slots / self.taken if self.taken else math.nan
+        work = 0.0
+        for setup, step in self.waiting.values():
+            pace = self.paces.of(setup)
+            work += (setup.steps - step) * (overall if pace is None else pace)
+        return work / max(1, min(self.slots, len(self.waiting)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.done}/{self.total} runs done, {self.running} running, {self.failed} failed, "
+            f"{self.steps_per_second:.0f} steps/s, {duration(time.monotonic() - self.began)} elapsed, "
+            f"{duration(self.seconds_left)} left"
+        )
+
+
+class View:
+    """Shows the progress; a context manager."""
+
+    def __init__(self, console: Console, progress: Progress, title: str) -> None:
+        self.console = console
+        self.progress = progress
+        self.title = title
+        self.last: deque[tuple[str, str]] = deque(maxlen=LAST_RUNS)
+        self.shown = time.monotonic()
+        self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "View":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def tell(self, name: str, what: str) -> None:
+        """A run ended: what became of it."""
+        self.last.append((name, what))
+        if not self.console.is_terminal:
+            self.console.print(f"{name}: {what}", markup=False)
+
+    def say(self, text: str) -> None:
+        """Something else happened."""
+        self.console.print(f"byzray: {text}", markup=False)
+
+    def refresh(self) -> None:
+        """Now and then, where the output is no terminal."""
+        if not self.console.is_terminal and time.monotonic() - self.shown > LINE_SECONDS:
+            self.shown = time.monotonic()
+            self.console.print(str(self.progress), markup=False)
+
+    def _picture(self) -> Group:
+        progress = self.progress
+        table = Table.grid(padding=(0, 2))
+        for name, what in self.last:
+            table.add_row(escape(name), escape(what))
+        bar = ProgressBar(progress.total, progress.done + progress.failed, width=60)
+        return Group(f"[bold]{escape(self.title)}[/]", bar, str(progress), table)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes, seconds; days where there are many."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days} d {hour} h" if days else f"{hour}:{minute:02}:{second:02}"
