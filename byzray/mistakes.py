@@ -79,7 +79,7 @@ def in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any], known: K
         loc, message = one["loc"], _expected(one, data, known)
         if loc[-1] == "[key]":
             loc, message = loc[:-1], f"{message} as the key"
-        elif len(loc) > 1 and one["type"] not in UNKNOWN_KEY and _at(data, loc[:-1]) is one["input"]:
+        elif len(loc) > 1 and one["type"] not in (*UNKNOWN_KEY, "missing") and _at(data, loc[:-1]) is one["input"]:
             loc = loc[:-1]  # its end names an alternative, not a key of the file
         if merged and merged[-1][0] == loc and merged[-1][2] is one["input"]:
             message = f"{merged.pop()[1]} or {message.removeprefix('expected ')}"

@@ -1,5 +1,7 @@
 """Sweeps by name or from a file: what to compute, checked before anything runs."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -218,6 +220,12 @@ class Sweep:
         if not chosen and self.search is None:
             raise SweepError(self.name, [f"--only: no setup meets {' and '.join(only)}, expected at least one"])
         return chosen
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that stand for all its setups."""
+        setups = [setup.digest() for setup in self.setups()]
+        found = None if self.search is None else [self.search.base, self.search.sample.model_dump()]
+        return hashlib.sha256(json.dumps([setups, found], sort_keys=True).encode()).hexdigest()[:10]
 
     def laid_out(self, workers_per_actor: int | None) -> "Sweep":
         """This sweep with all setups laid out alike, so many workers an actor; none: each in one process."""

@@ -4,7 +4,7 @@ import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,18 @@ class Plan:
         return {"setups": len(setups), "runs": len(setups) * seeds, "pairs": compared * seeds}
 
     def save(self, folder: Path) -> None:
-        """Write what is planned, for reports: sweep.json, and planned.jsonl with the runs of earlier plans."""
+        """Write what is planned, for reports: sweep.json, and planned.jsonl.
+
+        What was planned earlier of the same sweep, with other conditions or seeds, stays planned.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         known = {}
-        if _read_json(folder / "sweep.json").get("sweep") == self.sweep.name:
+        if _read_json(folder / "sweep.json").get("digest") == self.sweep.digest():
             known = {one["run"]: one for one in _read_lines(folder / "planned.jsonl")}
         known |= {run.name: {"run": run.name, "setup": run.setup.describe()} for run in self.runs}
         content = {
             "sweep": self.sweep.name,
+            "digest": self.sweep.digest(),
             "only": self.only,
             "seeds": self.seeds,
             "setups": len(self.setups),
@@ -180,6 +184,8 @@ def make_plan(
         for seed in seeds
         for setup in setups
     ]
+    if sweep.early_stopping is None:  # it had been when they were stopped
+        runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
     return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs))
 
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from sweeps.plan import DONE, REASONS, Plan
 from sweeps.storage import Storage
-from sweeps.sweep import Outcome
-from sweeps.trainable import Resources, actor_count
+from sweeps.sweep import Outcome, first_line
+from sweeps.trainable import Resources
 from sweeps.view import duration
 
 
@@ -58,10 +58,9 @@ def _counted(title: str, counts: Mapping[str, int]) -> Table:
 def _estimate(plan: Plan, resources: Resources) -> str:
     if not plan.waiting:
         return "nothing is left to run"
-    per_run = max(resources.cpus or 1.0 for _ in plan.waiting)
-    if any(run.setup.actors is not None for run in plan.waiting):
-        per_run = resources.cpus or max(actor_count(run.setup) + 1 for run in plan.waiting)
-    at_once = max(1, int((os.cpu_count() or 1) / per_run))
+    # The actors of a fleet are counted as those of a single run, as they may share a small machine's CPUs.
+    alone = all(run.setup.actors is None for run in plan.waiting)
+    at_once = max(1, int((os.cpu_count() or 1) / (resources.cpus or 1))) if alone else 1
     seconds, unknown = plan.estimate(at_once)
     if unknown == len(plan.waiting):
         return (
@@ -83,8 +82,10 @@ def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Conso
         parts.append(f"{outcome.slots} slots computed {outcome.busy:.0%} of the time")
     console.print("; ".join(parts), markup=False)
     for name, reason in outcome.failed.items():
-        console.print(f"failed: {name}: {reason}", markup=False)
+        console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
         console.print(f"their logs: {storage.where}/runs/*/error.txt; the same command tries them again", markup=False)
+    if outcome.seconds:
+        console.print(f"TensorBoard: tensorboard --logdir {storage.where}/tune", markup=False)
     if outcome.interrupted:
         console.print("interrupted; the same command continues it", markup=False)

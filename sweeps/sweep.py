@@ -98,8 +98,23 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
                 storage.put_aside(run.name)
         if not plan.waiting and plan.sweep.search is None:
             return Outcome()
+        if options.download:
+            _download(plan, options.data)
         actors.connect(options.address, output=False)
         return _Execution(plan, storage, options, console).run()
+
+
+def _download(plan: Plan, root: Path) -> None:
+    """Get the data sets that are missing here once, before several trials do so at the same time."""
+    for dataset in {run.setup.dataset for run in plan.waiting}:
+        with suppress(Exception):  # its runs fail, and tell why
+            dataset.load(root, download=True)
+
+
+def first_line(reason: str) -> str:
+    """What of a reason fits on a screen; the run's error.txt has it all."""
+    line = (reason.splitlines() or [""])[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 @contextmanager
@@ -260,7 +275,7 @@ class _Execution:
             name, reason = RunDirectory.name(setup), self._reason(setup, log)
         self.progress.end(name, failed=True)
         self.outcome.failed[name] = reason
-        self.view.tell(name, f"failed: {reason}")
+        self.view.tell(name, f"failed: {first_line(reason)}")
 
     def _reason(self, setup: Setup, log: str) -> str:
         """Why a run failed, as its own actor recorded it; if that was lost, recorded here."""
@@ -269,7 +284,8 @@ class _Execution:
         with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
             if directory.status.get("state") == "failed":
                 return str(directory.status.get("reason"))
-            directory.fail(reason := (log.strip().splitlines() or ["its actor was lost"])[-1], log)
+            reason = f"its actor was lost: {(log.strip().splitlines() or ['nothing is known of it'])[-1]}"
+            directory.fail(reason, log)
             self.storage.push(f"runs/{name}")
             return reason
         return "another process is at work in its directory"
@@ -337,6 +353,7 @@ def _quieten_tune(buffering: bool) -> None:
     # Our own summary takes the place of what this logger says of failed and interrupted trials.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffering else "1",
         "TUNE_RESULT_BUFFER_MIN_TIME_S": BUFFER_SECONDS,
         "TUNE_RESULT_BUFFER_MAX_TIME_S": BUFFER_SECONDS,
