@@ -32,7 +32,8 @@ def make_search(search: Search, seeds: tuple[int, ...], storage: Storage) -> tup
     rewards = [_reward(search, draw, seeds, storage) for draw in earlier]
     finished = [(draw, reward) for draw, reward in zip(earlier, rewards, strict=True) if reward is not None]
     pending = [draw for draw, reward in zip(earlier, rewards, strict=True) if reward is None]
-    inner = _optuna(search)
+    # With the same seed again it would suggest the same again.
+    inner = _optuna(search, search.sample.seed + len(earlier))
     for draw, reward in finished:
         inner.add_evaluated_point(draw, reward)
     searcher: Searcher = Continued(inner, pending, storage)
@@ -41,12 +42,12 @@ def make_search(search: Search, seeds: tuple[int, ...], storage: Storage) -> tup
     return searcher, (search.sample.count - len(finished)) * len(seeds)
 
 
-def _optuna(search: Search) -> Searcher:
+def _optuna(search: Search, seed: int) -> Searcher:
     try:
         from ray.tune.search.optuna import OptunaSearch
 
         space = OptunaSearch.convert_search_space({key: one.domain() for key, one in search.sample.over.items()})
-        return OptunaSearch(space=space, metric=METRIC, mode="max", seed=search.sample.seed)
+        return OptunaSearch(space=space, metric=METRIC, mode="max", seed=seed)
     except (ImportError, AssertionError) as error:
         raise SweepError(
             "sample.search", [f"got 'optuna', which is not installed: pip install optuna ({error})"]

@@ -89,7 +89,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         SweepInUse: another process does so already.
         actors.FleetError: the cluster has no room for a single run.
     """
-    with _locked(storage):
+    with in_sole_use(storage):
         plan.save(storage.folder)
         for name in ("sweep.json", "planned.jsonl"):
             storage.push(name)
@@ -118,8 +118,12 @@ def first_line(reason: str) -> str:
 
 
 @contextmanager
-def _locked(storage: Storage) -> Iterator[None]:
-    """Two drivers in one folder would only wait for each other's runs."""
+def in_sole_use(storage: Storage) -> Iterator[None]:
+    """Two drivers in one folder would only wait for each other's runs.
+
+    Raises:
+        SweepInUse: another process is at work there.
+    """
     storage.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(storage.folder / ".lock")
     try:
@@ -257,7 +261,7 @@ class _Execution:
         setup, last = self.job.setup(trial.config), trial.last_result
         name, accuracy = RunDirectory.name(setup), last.get(METRIC, math.nan)
         self.progress.end(name, failed=False)
-        if last.get("done"):
+        if last.get("finished"):
             self.outcome.finished += 1
             self.view.tell(name, f"best accuracy {accuracy:.4f}")
         else:

@@ -179,7 +179,8 @@ class RunTrainable(tune.Trainable):
         loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
         last = float(result.evaluations["accuracy"].iloc[-1])
         reported = self._report(result.setup.steps, loss, last, result.best_accuracy)
-        return {**reported, "seconds": result.seconds, "reused": result.reused, "done": True}
+        # Tune calls a trial done that its scheduler stopped, too.
+        return {**reported, "seconds": result.seconds, "reused": result.reused, "finished": True, "done": True}
 
     def _report(self, step: int, loss: float, accuracy: float, best: float) -> dict[str, Any]:
         assert self.run is not None

@@ -60,7 +60,7 @@ class Progress:
         self.history.append((now, self.taken))
         while len(self.history) > 2 and now - self.history[0][0] > PACE_SECONDS:
             self.history.popleft()
-        if result.get("done"):
+        if result.get("finished"):
             self.computing += result["seconds"]
             self.paces.add(setup, result["seconds"] / max(1, step))
 

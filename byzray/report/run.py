@@ -3,15 +3,12 @@
 import math
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from byzray.results import Result, write_atomically
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
+from byzray.report.drawing import BLACK, BLUE, ORANGE, save
+from byzray.results import Result
 
 
 def variance_norm_ratio(metrics: pd.DataFrame, which: str) -> pd.Series:
@@ -63,10 +60,4 @@ def _ratio(axes: Axes, result: Result) -> None:
 
 def save_run_figure(result: Result, directory: Path) -> None:
     """Write the figure as accuracy.png and accuracy.svg."""
-    # A fixed salt and no date: the same result gives the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "byzray"}):
-        figure = run_figure(result)
-        write_atomically(directory / "accuracy.png", lambda path: figure.savefig(path, format="png", dpi=150))
-        write_atomically(
-            directory / "accuracy.svg", lambda path: figure.savefig(path, format="svg", metadata={"Date": None})
-        )
+    save(run_figure(result), directory, "accuracy")

@@ -49,7 +49,9 @@ def test_references_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_base_file_lies_beside_the_sweep(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("{dataset: digits, workers: 5, aggregator: median, actors: {workers_per_actor: 2}}")
+    (tmp_path / "base.yaml").write_text(
+        "{dataset: digits, workers: 5, aggregator: median, actors: {workers_per_actor: 2}}"
+    )
     (setup,) = load_sweep(write(tmp_path, "{base: base.yaml, axes: {steps: [7]}}")).setups()
     assert (setup.workers, setup.steps) == (5, 7)
     assert setup.actors is not None
@@ -96,10 +98,16 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("axes: {aggregator: [medan]}", "aggregator='medan': aggregator: got 'medan', there is no aggregator 'medan'"),
         (BASE + "axes: {aggregator: [median, bulyan]}", "aggregator='bulyan': aggregator: got {'name': 'bulyan'"),
         ("axes: {momentum.placement: [wrker]}", "momentum.placement='wrker': momentum.placement: got 'wrker'"),
-        ("axes: {workers.x: [1]}\nbase: {workers: 5}", "workers.x=1: workers.x: cannot be set, workers is 5, not a mapping"),
+        (
+            "axes: {workers.x: [1]}\nbase: {workers: 5}",
+            "workers.x=1: workers.x: cannot be set, workers is 5, not a mapping",
+        ),
         ("axes: {seed: [1, 2]}", "seeds in 'seeds'"),
         ("axes: {steps: [1]}\ntogether: [{steps: [2]}]", "expected each parameter in one place"),
-        ("together: [{steps: [1], batch_size: [2, 3]}]", "expected as many values of each, got 1 of steps, 2 of batch_size"),
+        (
+            "together: [{steps: [1], batch_size: [2, 3]}]",
+            "expected as many values of each, got 1 of steps, 2 of batch_size",
+        ),
         ("conditions: [nn > 3]", "condition 'nn > 3': 'nn' is not defined"),
         ("conditions: [n]", "condition 'n': gives 11, expected true or false"),
         ("conditions: ['n >']", "condition 'n >': is no expression"),
@@ -108,7 +116,10 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("base: 3", "base: got 3, expected a text or a mapping"),
         ("sample: {count: 0, over: {l2: {uniform: [0, 1]}}}", "sample.count: got 0, expected a number > 0"),
         ("sample: {count: 2}", "sample.over: got nothing"),
-        ("sample: {count: 2, over: {l2: {uniform: [1, 0]}}}", "expected uniform: [LEAST, GREATEST] with LEAST < GREATEST"),
+        (
+            "sample: {count: 2, over: {l2: {uniform: [1, 0]}}}",
+            "expected uniform: [LEAST, GREATEST] with LEAST < GREATEST",
+        ),
         ("sample: {count: 2, over: {l2: {loguniform: [0, 1]}}}", "with LEAST > 0"),
         ("sample: {count: 2, over: {l2: {unifrm: [0, 1]}}}", "did you mean 'uniform'?"),
         ("sample: {count: 2, over: {l2: {uniform: [0, 1], choice: [1]}}}", "expected exactly one of uniform"),
@@ -142,9 +153,7 @@ def test_there_is_no_such_sweep() -> None:
         load_sweep("papers")
 
 
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("3", [3]), ("1-3", [1, 2, 3]), ("1, 4-5,1", [1, 4, 5]), ("0-0", [0])]
-)
+@pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1-3", [1, 2, 3]), ("1, 4-5,1", [1, 4, 5]), ("0-0", [0])])
 def test_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 

@@ -36,7 +36,9 @@ def test_a_panel_has_its_reference(paper: list[Setup]) -> None:
     only = ("dataset == 'mnist' and f == 24 and rate == 0.5 and not nesterov",)
     panel = load_sweep("paper").setups(only)
     assert len(panel) == 21
-    assert len(load_sweep("paper").setups(("dataset == 'fashion-mnist' and f == 12 and rate == .5", "not nesterov"))) == 25
+    assert (
+        len(load_sweep("paper").setups(("dataset == 'fashion-mnist' and f == 12 and rate == .5", "not nesterov"))) == 25
+    )
     (reference,) = [setup for setup in panel if setup.attack is None]
     assert reference in paper
     assert (reference.workers, reference.byzantine, reference.aggregator.label()) == (27, 0, "average")
@@ -55,12 +57,32 @@ def test_the_examples_are_setups_of_the_paper(paper: list[Setup]) -> None:
         (
             "fashion-mnist",
             12,
-            {"n": 51, "batch": 83, "clip": 2.0, "l2": 1e-8, "steps": 300, "every": 5, "past": 150, "mu": 0.9, "h": 5000},
+            {
+                "n": 51,
+                "batch": 83,
+                "clip": 2.0,
+                "l2": 1e-8,
+                "steps": 300,
+                "every": 5,
+                "past": 150,
+                "mu": 0.9,
+                "h": 5000,
+            },
         ),
         (
             "cifar100",
             5,
-            {"n": 25, "batch": 50, "clip": 5.0, "l2": 1e-4, "steps": 3000, "every": 100, "past": 25, "mu": 0.99, "h": 167},
+            {
+                "n": 25,
+                "batch": 50,
+                "clip": 5.0,
+                "l2": 1e-4,
+                "steps": 3000,
+                "every": 100,
+                "past": 25,
+                "mu": 0.99,
+                "h": 167,
+            },
         ),
     ],
 )

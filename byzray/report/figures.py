@@ -1,0 +1,311 @@
+"""The figures of a report: curves and ratios of a panel under one attack, and the overview of best accuracies."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from byzray.report.collect import COUNTED
+from byzray.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PLACEMENT_COLOURS, save, style_of
+from byzray.report.panels import PLACEMENTS, Grid, Panel, slug
+
+# Longer curves are drawn as means over blocks of steps; with fewer points in a report of many figures, which share a
+# page that a browser must hold.
+POINTS, POINTS_OF_MANY, MANY_PANELS = 300, 150, 8
+
+# The loss is shown between these multiples of the first one. Above, a model is lost, and its line runs along the edge.
+HIGHEST_LOSS, LOWEST_LOSS = 20.0, 1e-4
+
+# Up to this many best accuracies a box shows each of them.
+FEW = 60
+
+Curves = dict[tuple[str, str, str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A panel under one attack.
+
+    Attributes:
+        name: for files.
+        title: for people.
+        curves: by placement, rule and quantity; columns step, mean, std, seeds.
+        reference: the unattacked curves by quantity.
+        bounds: the rules' variance-norm bounds.
+        rules: all in panels of the report, which have the same style in each of its figures.
+        diverged: the steps at which seeds diverged, by placement and rule.
+    """
+
+    name: str
+    title: str
+    curves: Curves
+    reference: dict[str, pd.DataFrame]
+    bounds: dict[str, float]
+    rules: list[str]
+    diverged: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    @property
+    def placements(self) -> list[str]:
+        """Those that occur, in order."""
+        return [placement for placement in PLACEMENTS if any(key[0] == placement for key in self.curves)]
+
+    @property
+    def rules_with_ratios(self) -> list[str]:
+        """Those of which there is a line of submitted ratios: more than one point, as after a NaN nothing follows."""
+        known = {rule for (_, rule, quantity), curve in self.curves.items() if quantity == "submitted" and _line(curve)}
+        return [rule for rule in self.rules if rule in known]
+
+
+def comparisons(grid: Grid, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterator[tuple[Panel, str, Comparison]]:
+    """Every panel under each of its attacks, with what is drawn of it."""
+    by_setup: dict[str, dict[str, pd.DataFrame]] = {}
+    points = POINTS if len(grid.panels) < MANY_PANELS else POINTS_OF_MANY
+    for setup, of_setup in curves.groupby("setup", observed=True):
+        by_setup[str(setup)] = {
+            str(quantity): _thinned(curve[["step", "mean", "std", "seeds"]], points)
+            for quantity, curve in of_setup.groupby("quantity", observed=True)
+        }
+    rules = sorted({facts["rule"] for facts in grid.facts.values() if facts["panel"]})
+    lost = runs[runs["diverged_at"].notna()].groupby("setup")["diverged_at"].apply(list).to_dict()
+    for panel in grid.panels:
+        members = [grid.facts[key] for key in panel.setups]
+        for attack in sorted({facts["attack"] for facts in members}):
+            under = [facts for facts in members if facts["attack"] == attack]
+            drawn = {
+                (facts["placement"], facts["rule"], quantity): curve
+                for facts in under
+                for quantity, curve in by_setup.get(facts["setup"], {}).items()
+            }
+            yield (
+                panel,
+                attack,
+                Comparison(
+                    name=slug(f"{panel.name}-{attack}"),
+                    title=f"{panel.title}, " + ("no attack" if attack == "none" else f"attack: {attack}"),
+                    curves=drawn,
+                    reference=by_setup.get(panel.reference, {}),
+                    bounds={facts["rule"]: facts["bound"] for facts in under},
+                    rules=rules,
+                    diverged={
+                        (facts["placement"], facts["rule"]): lost[facts["setup"]]
+                        for facts in under
+                        if facts["setup"] in lost
+                    },
+                ),
+            )
+
+
+def _thinned(curve: pd.DataFrame, points: int) -> pd.DataFrame:
+    if len(curve) <= points:
+        return curve.reset_index(drop=True)
+    block = np.arange(len(curve)) // -(-len(curve) // points)
+    return curve.groupby(block).mean()
+
+
+def _line(curve: pd.DataFrame) -> bool:
+    return int((curve["mean"] > 0).sum()) > 1
+
+
+def draw(comparison: Comparison, folder: Path) -> dict[str, str]:
+    """Draw what there is to draw; returns the files' names, without their ends, by kind of figure."""
+    drawings: dict[str, Callable[[Comparison], Figure]] = {"curves": curves_figure, "ratios": ratios_figure}
+    drawn = {}
+    for kind, figure in drawings.items():
+        if comparison.curves if kind == "curves" else comparison.rules_with_ratios:
+            drawn[kind] = f"{kind}-{comparison.name}"
+            save(figure(comparison), folder, drawn[kind])
+    return drawn
+
+
+def curves_figure(comparison: Comparison) -> Figure:
+    """Test accuracy above, average loss below; a column for each placement, a line for each rule."""
+    placements = comparison.placements
+    figure = Figure(figsize=(0.9 + 4.1 * len(placements), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(placements), sharex=True, sharey="row", squeeze=False)
+    for column, placement in zip(axes.T, placements, strict=True):
+        for quantity, one in zip(("accuracy", "loss"), column, strict=True):
+            _lines(one, comparison, placement, quantity)
+        column[0].set_title(f"momentum: {PLACEMENTS[placement]}", fontsize=10)
+        column[1].set_xlabel("step")
+    axes[0, 0].set(ylabel="test accuracy", ylim=(0, 1.02))
+    _log_scale(axes[1, 0])
+    axes[1, 0].set(ylabel="average loss", ylim=_loss_range(comparison))
+    _legend(figure, columns=4, first=comparison.rules)
+    figure.suptitle(comparison.title, fontsize=10.5)
+    return figure
+
+
+def _legend(figure: Figure, columns: int, first: Sequence[str] = ()) -> None:
+    """Below the axes, every label once; those in `first` come first."""
+    handles: dict[str, Any] = {}
+    for one in figure.axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: label not in first)
+    figure.legend(
+        [handles[label] for label in order], order, loc="outside lower center", ncols=min(columns, len(order)),
+        fontsize=9, handlelength=3.2, frameon=False,
+    )  # fmt: skip
+
+
+def _log_scale(axes: Axes) -> None:
+    """With two marks between powers of ten: with all eight, a figure is mostly marks."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+
+
+def _lines(axes: Axes, comparison: Comparison, placement: str, quantity: str) -> None:
+    lowest, highest = _loss_range(comparison)
+    # A little inside the axes, or the frame would hide the line.
+    edge = highest * (lowest / highest) ** 0.012 if quantity == "loss" else np.inf
+    for index, rule in enumerate(comparison.rules):
+        curve = comparison.curves.get((placement, rule, quantity))
+        if curve is None:
+            continue
+        colour, style = style_of(index)
+        step, mean, std = (curve[name].to_numpy(dtype="float64") for name in ("step", "mean", "std"))
+        shown = np.minimum(mean, edge)
+        axes.plot(step, shown, color=colour, ls=style, lw=1.3, label=rule)
+        if (curve["seeds"] > 1).any():
+            lower, upper = np.clip(mean - std, 1e-12, edge), np.minimum(mean + std, edge)
+            axes.fill_between(step, lower, upper, color=colour, alpha=0.15, lw=0)
+        for step_lost in comparison.diverged.get((placement, rule), []) if quantity == "loss" else []:
+            before = np.flatnonzero(np.isfinite(shown) & (step < step_lost))
+            height = np.clip(shown[before[-1]], lowest, edge) if len(before) else edge
+            axes.plot(step_lost, height, "x", color=colour, ms=7, mew=1.8, clip_on=False, label="a seed diverged")
+    if quantity in comparison.reference:
+        known = comparison.reference[quantity]
+        axes.plot(known["step"], known["mean"], color=BLACK, ls=":", lw=1.4, label="no attack")
+    axes.grid(alpha=0.3)
+
+
+def _loss_range(comparison: Comparison) -> tuple[float, float]:
+    curves = [curve for (_, _, quantity), curve in comparison.curves.items() if quantity == "loss"]
+    curves += [comparison.reference["loss"]] if "loss" in comparison.reference else []
+    values = np.concatenate([curve["mean"].to_numpy(dtype="float64") for curve in curves] or [np.ones(1)])
+    first = np.array([curve["mean"].iloc[0] for curve in curves], dtype="float64")
+    first = first[np.isfinite(first) & (first > 0)]
+    start = float(np.median(first)) if len(first) else 1.0
+    shown = values[np.isfinite(values) & (values > start * LOWEST_LOSS) & (values < start * HIGHEST_LOSS)]
+    if not len(shown):
+        return 0.1 * start, 10 * start
+    return 0.8 * float(shown.min()), 1.25 * float(shown.max())
+
+
+def ratios_figure(comparison: Comparison) -> Figure:
+    """The squared variance-norm ratio, sampled and submitted, with the rule's squared bound; one rule each."""
+    rules = comparison.rules_with_ratios
+    columns = 2 if len(rules) == 4 else min(3, len(rules))
+    rows = -(-len(rules) // columns)
+    figure = Figure(figsize=(0.6 + 3.0 * columns, 1.0 + 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for one, rule in zip(axes.flat, rules, strict=False):
+        _ratio_lines(one, comparison, rule)
+    for one in list(axes.flat)[len(rules) :]:
+        one.set_visible(False)
+    for index in range(columns):
+        below = axes[(len(rules) - 1 - index) // columns, index]
+        below.set_xlabel("step")
+        below.tick_params(labelbottom=True)
+    _log_scale(axes[0, 0])
+    figure.supylabel("(deviation / norm)$^2$", fontsize=10)
+    _legend(figure, columns=2)
+    figure.suptitle(f"{comparison.title}. Variance-norm ratio", fontsize=10.5)
+    return figure
+
+
+def _ratio_lines(axes: Axes, comparison: Comparison, rule: str) -> None:
+    lines = [
+        ("update", "submitted", "submitted, standard momentum", GREY, ":", 0.8),
+        ("server", "submitted", "submitted, momentum at the server", GREEN, "-.", 0.9),
+        ("worker", "sampled", "sampled, momentum at the workers", ORANGE, "-", 0.7),
+        ("worker", "submitted", "submitted, momentum at the workers", BLUE, "-", 1.3),
+    ]
+    for placement, quantity, label, colour, style, width in lines:
+        curve = comparison.curves.get((placement, rule, quantity))
+        if curve is not None:
+            axes.plot(
+                curve["step"], curve["mean"].where(curve["mean"] > 0), color=colour, ls=style, lw=width, label=label
+            )
+    bound = comparison.bounds.get(rule, np.nan)
+    if np.isfinite(bound):
+        axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label="the rule's bound")
+    axes.set_title(rule if np.isfinite(bound) else f"{rule} (no known bound)", fontsize=9)
+    axes.grid(alpha=0.3)
+
+
+def overview_figure(runs: pd.DataFrame) -> Figure | None:
+    """Best accuracies of all attacked setups and seeds: a box for each attack and placement, by data set, n and f."""
+    attacked = runs[(runs["attack"] != "none") & runs["state"].isin(COUNTED) & runs["best_accuracy"].notna()]
+    if not len(attacked):
+        return None
+    datasets = sorted(attacked["dataset"].unique())
+    sizes = {name: _sizes(attacked[attacked["dataset"] == name]) for name in datasets}
+    columns = max(map(len, sizes.values()))
+    boxes = attacked["attack"].nunique() * attacked["placement"].nunique()
+    figure = Figure(figsize=(1.0 + columns * (1.2 + 0.62 * boxes), 0.7 + 2.8 * len(datasets)), layout="constrained")
+    axes = figure.subplots(len(datasets), columns, sharey=True, squeeze=False)
+    for row, dataset in zip(axes, datasets, strict=True):
+        for one in row[len(sizes[dataset]) :]:
+            one.set_visible(False)
+        for one, (n, f) in zip(row, sizes[dataset], strict=False):
+            here = attacked[(attacked["dataset"] == dataset) & (attacked["n"] == n) & (attacked["f"] == f)]
+            _boxes(one, here)
+            _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
+            one.set_title(f"{dataset}, n = {n}, f = {f}", fontsize=10)
+        row[0].set(ylabel="best test accuracy", ylim=(0, 1.02))
+    return figure
+
+
+def _sizes(attacked: pd.DataFrame) -> list[tuple[int, int]]:
+    return sorted(set(zip(attacked["n"].tolist(), attacked["f"].tolist(), strict=True)))
+
+
+def _boxes(axes: Axes, runs: pd.DataFrame) -> None:
+    ticks, position, middles = [], 0.0, {}
+    for attack in sorted(runs["attack"].unique()):
+        began = position
+        for placement in PLACEMENTS:
+            values = runs.loc[(runs["attack"] == attack) & (runs["placement"] == placement), "best_accuracy"].to_numpy()
+            if len(values):
+                _box(axes, position, values, PLACEMENT_COLOURS[placement])
+                ticks.append((position, {"update": "standard", "server": "server", "worker": "workers"}[placement]))
+                position += 1
+        middles[attack] = (began + position - 1) / 2
+        position += 0.6
+    axes.set_xticks([at for at, _ in ticks], [word for _, word in ticks], fontsize=8)
+    for attack, middle in middles.items():
+        axes.annotate(
+            attack, (middle, 0), xycoords=("data", "axes fraction"), xytext=(0, -20), textcoords="offset points",
+            ha="center", va="top", fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+    axes.grid(alpha=0.3, axis="y")
+
+
+def _box(axes: Axes, position: float, values: np.ndarray, colour: str) -> None:
+    few = len(values) <= FEW
+    drawn = axes.boxplot(
+        values, positions=[position], widths=0.62, patch_artist=True, showfliers=not few,
+        medianprops={"color": BLACK, "lw": 1.6}, flierprops={"marker": ".", "ms": 3, "markeredgecolor": colour},
+    )  # fmt: skip
+    drawn["boxes"][0].set(facecolor=colour, alpha=0.4, edgecolor=colour)
+    if few:
+        # Spread evenly, not at random: the same data give the same figure.
+        spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1)
+        axes.plot(position + spread, np.sort(values), ".", color=colour, ms=4, alpha=0.9)
+
+
+def _unattacked_line(axes: Axes, runs: pd.DataFrame) -> None:
+    known = runs["best_accuracy"].dropna()
+    if len(known):
+        axes.axhline(float(known.median()), color=BLACK, ls=":", lw=1.4)
+        axes.text(
+            0.99, float(known.median()), "no attack ", transform=axes.get_yaxis_transform(), fontsize=8,
+            ha="right", va="bottom" if known.median() < 0.93 else "top",
+        )  # fmt: skip

@@ -1,0 +1,173 @@
+"""Writes the report of a directory of runs: page, figures and tables."""
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow
+import pyarrow.csv
+
+from byzray.report.claims import Judgement, judge
+from byzray.report.collect import COUNTED, Collection, collect
+from byzray.report.drawing import save
+from byzray.report.figures import Comparison, comparisons, draw, overview_figure
+from byzray.report.page import Content, page, states
+from byzray.report.panels import Grid, arrange
+from byzray.report.statistics import statistics
+from byzray.report.tables import curves_table, pairs_table, runs_table, with_pairs
+
+# Fewer figures than this are drawn in this process: others take seconds to start.
+MANY_COMPARISONS = 12
+
+# How many runs the summary names of each sort.
+NAMED = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and what it says in short.
+
+    Attributes:
+        page: the HTML page.
+        summary: lines for a terminal.
+        states: how many runs are in which state.
+        judgements: of the paper's two claims.
+    """
+
+    page: Path
+    summary: list[str]
+    states: dict[str, int]
+    judgements: list[Judgement]
+
+
+def write_report(directory: str | Path) -> Report:
+    """Report on all runs below `directory`, complete or not, in its folder ``report``; replaces an earlier report.
+
+    Where there is much to draw, processes are started for it, so a script that calls this needs the usual
+    ``if __name__ == "__main__":``.
+
+    Raises:
+        NothingToReport: the directory holds no runs and no plan.
+        FileExistsError: its folder ``report`` holds something else than a report.
+    """
+    directory = Path(directory)
+    collection = collect(directory)
+    target = directory / "report"
+    if target.exists() and not (target / "index.html").exists():
+        raise FileExistsError(f"{target}: holds something else than an earlier report; move it away")
+    # Made beside the old one, and put in its place when it is complete.
+    fresh = directory / f".report.{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        report = _write(collection, directory, fresh, target)
+        replaced = directory / f".report.{os.getpid()}.old"
+        if target.exists():
+            target.rename(replaced)
+        fresh.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return report
+
+
+def _write(collection: Collection, directory: Path, fresh: Path, target: Path) -> Report:
+    grid = arrange(run.setup for run in collection.runs)
+    runs = runs_table(collection.runs, grid)
+    pairs = pairs_table(runs)
+    runs = with_pairs(runs, pairs)
+    curves = curves_table(collection.runs, grid)
+    counts = statistics(pairs, runs)
+    whole = collection.sweep.get("whole")
+    judgements = judge(pairs, whole.get("pairs") if isinstance(whole, dict) else None)
+    figures = fresh / "figures"
+    figures.mkdir(parents=True)
+    for name, table in {"runs": runs, "pairs": pairs, "statistics": counts}.items():
+        table.to_csv(fresh / f"{name}.csv", index=False)
+        table.to_parquet(fresh / f"{name}.parquet", index=False)
+    # Millions of rows in a large sweep, for which pandas takes minutes.
+    short = curves.astype({"mean": "float32", "std": "float32"})
+    pyarrow.csv.write_csv(
+        pyarrow.Table.from_pandas(short, preserve_index=False),
+        fresh / "curves.csv",
+        pyarrow.csv.WriteOptions(quoting_style="needed"),
+    )
+    curves.to_parquet(fresh / "curves.parquet", index=False)
+    drawn = _draw(grid, runs, curves, figures)
+    overview = overview_figure(runs)
+    if overview is not None:
+        save(overview, figures, "overview")
+    content = Content(
+        directory, collection, grid, runs, counts, judgements, drawn, "overview" if overview is not None else ""
+    )
+    (fresh / "index.html").write_text(page(content, figures), encoding="utf-8")
+    index = target / "index.html"
+    return Report(index, summary(content, pairs, index), states(runs), judgements)
+
+
+def _draw(grid: Grid, runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Every comparison's figures; returns their names by panel and attack."""
+    panels, attacks, drawings = [], [], []
+    for panel, attack, comparison in comparisons(grid, runs, curves):
+        panels.append(panel.name)
+        attacks.append(attack)
+        drawings.append(comparison)
+    names = _each(draw, drawings, folder)
+    return dict(zip(zip(panels, attacks, strict=True), names, strict=True))
+
+
+def _each(
+    act: Callable[[Comparison, Path], dict[str, str]], drawings: list[Comparison], folder: Path
+) -> list[dict[str, str]]:
+    if len(drawings) < MANY_COMPARISONS:
+        return [act(one, folder) for one in drawings]
+    # Spawned, as forking a process that has threads (PyTorch's, Arrow's) may leave a child waiting forever.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(act, drawings, [folder] * len(drawings)))
+
+
+def summary(content: Content, pairs: pd.DataFrame, index: Path) -> list[str]:
+    """The report in short, for a terminal."""
+    runs = content.runs
+    counted = states(runs)
+    told = ", ".join(f"{count} {state}" for state, count in counted.items())
+    diverged = runs[runs["diverged_at"].notna()]
+    lines = [
+        f"{content.directory}: {len(runs)} runs of {len(content.grid.setups)} setups: {told}; {len(diverged)} diverged",
+        f"pairs of placements (per seed): {int(pairs['decided'].sum())} of {len(pairs)} decided",
+    ]
+    lines += _claims(content.judgements)
+    for state in ("failed", "damaged"):
+        those = runs[runs["state"] == state]
+        lines += _named(state, [f"{run}: {reason}" for run, reason in zip(those["run"], those["reason"], strict=True)])
+    lines += _named(
+        "diverged", [f"{run}, at step {at}" for run, at in zip(diverged["run"], diverged["diverged_at"], strict=True)]
+    )
+    lines += _named("note", content.collection.notes)
+    incomplete = int((~runs["state"].isin(COUNTED)).sum())
+    if incomplete:
+        lines.append(f"{incomplete} runs are not complete; the page and runs.csv list them")
+    return [*lines, f"page: {index}"]
+
+
+def _claims(judgements: list[Judgement]) -> list[str]:
+    lines = ["where the attack costs at least 20 points,"]
+    for claim in dict.fromkeys(one.claim for one in judgements):
+        lines.append(f"  {claim}:")
+        for one in judgements:
+            if one.claim == claim:
+                count = f"{one.successes} of {one.effective}" + (f", {one.unknown} undecided" if one.unknown else "")
+                lines.append(f"    {one.verdict} for {one.scope} ({count})")
+        worst = next(one.worst for one in judgements if one.claim == claim)
+        lines += [f"    worst: {worst}"] if worst else []
+    return lines
+
+
+def _named(what: str, found: list[str]) -> list[str]:
+    rest = len(found) - NAMED
+    lines = [f"{what}: {one}" for one in found[:NAMED]]
+    return [*lines, f"... and {rest} more, see the report"] if rest > 0 else lines

@@ -1,0 +1,617 @@
+"""The report of a directory of runs: what is read, counted, judged, drawn and said."""
+
+import io
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from byzray import Setup, simulate
+from byzray.report import NothingToReport, write_report
+from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
+from byzray.report.collect import Run, collect
+from byzray.report.drawing import shortened, style_of
+from byzray.report.figures import Comparison, curves_figure, ratios_figure
+from byzray.report.panels import arrange, bound, identity, rate
+from byzray.report.statistics import statistics
+from byzray.report.tables import bound_met, curves_table, pairs_table, runs_table, with_pairs
+from byzray.results import RunDirectory
+
+Plain = dict[str, Any]
+
+
+@pytest.fixture
+def plain(small_setup: Setup) -> Plain:
+    """The small setup with the median, as plain data."""
+    return small_setup.changed(aggregator="median").describe()
+
+
+def changed(setup: Plain, **changes: Any) -> Plain:
+    """`setup` with other fields; `placement` goes into its momentum."""
+    placement = changes.pop("placement", setup["momentum"]["placement"])
+    return {**setup, "momentum": {**setup["momentum"], "placement": placement}, **changes}
+
+
+def unattacked(setup: Plain, **changes: Any) -> Plain:
+    """The run it is measured against."""
+    without: Plain = {"byzantine": 0, "tolerated": 0, "attack": None, "aggregator": {"name": "average"}}
+    return changed(setup, **{"workers": setup["workers"] - setup["byzantine"], **without, **changes})
+
+
+def run(name: str, setup: Plain, *accuracies: float, state: str = "finished", **known: Any) -> Run:
+    """A run that had these accuracies at steps 0, 1, ..."""
+    evaluations = pd.DataFrame({"step": range(len(accuracies)), "accuracy": accuracies}, dtype="float64")
+    return Run(name, setup, state, evaluations=evaluations, **known)
+
+
+def tables(*runs: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Their tables of runs and of pairs."""
+    table = runs_table(list(runs), arrange(one.setup for one in runs))
+    pairs = pairs_table(table)
+    return with_pairs(table, pairs), pairs
+
+
+def pairs_of(*known: tuple[float, float] | None) -> pd.DataFrame:
+    """Pairs with these costs and gains; None: an undecided one."""
+    rows = [
+        {"rule": f"rule-{number}", "attack": "little", "panel": "p", "seed": 1, "dataset": "d", "f": 2, "rate": "0.1"}
+        | {"nesterov": number % 2 == 1, "decided": one is not None}
+        | dict(zip(("cost", "gain"), one or (math.nan, math.nan), strict=True))
+        for number, one in enumerate(known)
+    ]
+    return pd.DataFrame(rows)
+
+
+# Panels and references
+
+
+def test_runs_that_differ_in_where_they_compute_and_in_the_seed_are_the_same_setup(plain: Plain) -> None:
+    elsewhere = {**plain, "actors": None, "device": "cuda", "seed": 99}
+    assert identity(elsewhere) == identity(plain)
+    assert identity({**plain, "batch_size": 5}) != identity(plain)
+
+
+def test_panel_holds_rules_attacks_and_placements_and_prefers_the_average_over_honest_workers(plain: Plain) -> None:
+    full = unattacked(plain, workers=plain["workers"])
+    honest = unattacked(plain)
+    members = [
+        plain,
+        changed(plain, placement="update"),
+        changed(plain, aggregator={"name": "phocas"}),
+        changed(plain, attack={"name": "empire", "evaluations": 16, "factor": 1.1}),
+    ]
+    grid = arrange([full, *members, honest])
+    attacked = [panel for panel in grid.panels if "f2" in panel.name]
+    assert [len(panel.setups) for panel in attacked] == [4]
+    assert grid.setups[attacked[0].reference] == honest
+    # Without it, the one with as many workers; with neither, none.
+    (panel,) = arrange([full, *members]).panels
+    assert arrange([full, *members]).setups[panel.reference] == full
+    assert arrange(members).panels[0].reference == ""
+    assert arrange([*members, changed(honest, l2=0.1)]).panels[-1].reference == ""
+
+
+def test_tolerated_that_follows_byzantine_is_no_difference_and_one_that_does_not_is(plain: Plain) -> None:
+    assert len(arrange([plain, changed(plain, tolerated=1)]).panels) == 2
+    honest = unattacked(plain, tolerated=0)
+    assert arrange([changed(plain, tolerated=1), honest]).panels[0].reference != ""
+
+
+def test_titles_tell_apart_what_differs_and_nothing_else(plain: Plain) -> None:
+    titles = [panel.title for panel in arrange([plain, changed(plain, steps=40)]).panels]
+    assert titles == ["npz, n = 7, f = 2, rate 0.1, steps 12", "npz, n = 7, f = 2, rate 0.1, steps 40"]
+    assert [panel.title for panel in arrange([plain]).panels] == ["npz, n = 7, f = 2, rate 0.1"]
+    nesterov = {**plain, "momentum": {**plain["momentum"], "nesterov": True}}
+    assert arrange([nesterov]).panels[0].title.endswith("Nesterov")
+
+
+def test_rules_with_different_options_are_distinct(plain: Plain) -> None:
+    krums = [{"name": "multi-krum", "squared": False, "neighbours": "n-f-1", "m": m} for m in (None, 1)]
+    grid = arrange([plain, *(changed(plain, aggregator=rule) for rule in krums)])
+    assert sorted(facts["rule"] for facts in grid.facts.values()) == ["median", "multi-krum", "multi-krum (m=1)"]
+    namesakes = [{"name": "mine:Trimmed"}, {"name": "yours:Trimmed"}]
+    grid = arrange(changed(plain, aggregator=rule) for rule in namesakes)
+    assert sorted(facts["rule"] for facts in grid.facts.values()) == ["mine:Trimmed", "yours:Trimmed"]
+
+
+def test_rate_of_a_schedule_is_in_order_of_its_steps(plain: Plain) -> None:
+    schedule = {"16000": 0.0008, "0": 0.02, "8000": 0.004}
+    assert rate({**plain, "learning_rate": {"initial": None, "schedule": schedule}}) == "0.02 → 0.004 → 0.0008"
+
+
+def test_bound_of_a_class_that_cannot_be_imported_is_unknown(plain: Plain) -> None:
+    assert bound(plain) == pytest.approx(1 / math.sqrt(7 - 2))
+    assert math.isnan(bound(changed(plain, aggregator={"name": "no_such_module:Trimmed", "cut": 2})))
+
+
+# Tables
+
+
+def test_cost_and_gain(plain: Plain) -> None:
+    runs, pairs = tables(
+        run("standard", changed(plain, placement="update"), 0.1, 0.5, 0.3),
+        run("worker", plain, 0.1, 0.75),
+        run("reference", unattacked(plain), 0.2, 0.9),
+    )
+    (pair,) = pairs.to_dict("records")
+    assert pair["decided"]
+    assert pair["lacks"] == ""
+    assert (pair["standard_run"], pair["worker_run"], pair["reference_run"]) == ("standard", "worker", "reference")
+    assert pair["cost"] == pytest.approx(0.4)
+    assert pair["gain"] == pytest.approx(0.25)
+    by_name = runs.set_index("run")
+    assert by_name.loc["standard", "last_accuracy"] == 0.3
+    assert by_name.loc["worker", "reference_best"] == 0.9
+    assert by_name["gain"].notna().to_dict() == {"standard": True, "worker": True, "reference": False}
+
+
+@pytest.mark.parametrize("state", ["interrupted", "failed", "running", "missing", "damaged"])
+@pytest.mark.parametrize("which", ["standard", "worker", "reference"])
+def test_pair_is_decided_only_if_all_three_runs_are_complete(plain: Plain, which: str, state: str) -> None:
+    setups = {"standard": changed(plain, placement="update"), "worker": plain, "reference": unattacked(plain)}
+    _, pairs = tables(*(run(n, s, 0.5, state=state if n == which else "stopped") for n, s in setups.items()))
+    (pair,) = pairs.to_dict("records")
+    assert not pair["decided"]
+    assert pair["lacks"] == which
+    assert math.isnan(pair["cost"])
+
+
+def test_pair_needs_the_same_seed_and_both_placements(plain: Plain) -> None:
+    standard = changed(plain, placement="update", seed=2)
+    _, pairs = tables(run("worker", plain, 0.5), run("other seed", standard, 0.5), run("no attack", unattacked(plain)))
+    assert len(pairs) == 0
+    _, pairs = tables(run("worker", plain, 0.5), run("server", changed(plain, placement="server"), 0.5))
+    assert len(pairs) == 0
+
+
+def test_curves_are_means_over_the_seeds_that_are_finite(plain: Plain) -> None:
+    losses = [[2.0, 4.0, 8.0], [4.0, math.nan], [6.0, math.inf, 2.0]]
+    runs = [
+        Run(f"r{seed}", {**plain, "seed": seed}, "running", metrics=pd.DataFrame({"step": range(len(v)), "loss": v}))
+        for seed, v in enumerate(losses)
+    ]
+    table = curves_table(runs, arrange(one.setup for one in runs))
+    assert table["quantity"].unique().tolist() == ["loss"]
+    assert table["step"].tolist() == [0, 1, 2]
+    assert table["mean"].tolist() == [4.0, 4.0, 5.0]
+    assert table["std"].tolist() == pytest.approx([math.sqrt(8 / 3), 0.0, 3.0])
+    assert table["seeds"].tolist() == [3, 1, 2]
+
+
+def test_bound_counts_only_while_the_loss_is_no_larger_than_at_first() -> None:
+    metrics = pd.DataFrame({"step": range(4), "loss": [2.0, 1.0, 3.0, math.nan], "submitted": [0.26, 0.24, 0.1, 0.1]})
+    assert bound_met(metrics, 0.5) == (4, 1)
+    assert bound_met(metrics, math.nan) == (0, 0)
+    assert bound_met(metrics.drop(columns="submitted"), 0.5) == (0, 0)
+
+
+# Statistics and claims
+
+
+def test_statistics_by_hand() -> None:
+    known = [(0.1, 0.1), (0.2, 0.15), (0.45, 0.5), (0.9, 0.3), (0.05, -0.03), (0.3, -0.06), (0.0, -0.01), None]
+    runs = pd.DataFrame(
+        {
+            **dict.fromkeys(("dataset", "f", "attack", "rate", "nesterov"), "other"),
+            "rule": ["rule-0", "rule-0", "rule-1", "rule-2"],
+            "state": ["finished", "stopped", "finished", "failed"],
+            "ratio_steps": [10, 10, 0, 10],
+            "bound_met_steps": [3, 0, 0, 9],
+        }
+    )
+    table = statistics(pairs_of(*known), runs).set_index(["by", "subset"])
+    assert table.loc[("all", "all")].to_dict() == {
+        "pairs": 7,
+        "undecided": 1,
+        "effective_10": 5,
+        "won_back_10": 4,
+        "effective_20": 4,
+        "won_back_20": 2,
+        "effective_40": 2,
+        "won_back_40": 1,
+        "worse_0": 3,
+        "worse_2": 2,
+        "worse_5": 1,
+        "bounded_runs": 2,
+        "bound_met_runs": 1,
+        "bound_met_share": 0.3,
+    }
+    assert table.loc[("nesterov", "Nesterov")][["pairs", "effective_10"]].tolist() == [3, 3]
+    assert table.loc[("dataset and f", "d, f = 2"), "pairs"] == 7
+    assert table.loc[("rule", "rule-0"), "bounded_runs"] == 2
+    assert table.loc[("rule", "rule-1"), "bounded_runs"] == 0
+
+
+def test_thresholds_hold_from_the_exact_value_on_whatever_the_rounding() -> None:
+    cost = 0.3 - 0.1  # a hair below 0.2
+    assert cost < 0.2
+    row = statistics(pairs_of((cost, cost)), _no_runs()).iloc[0]
+    assert (row["effective_20"], row["won_back_20"]) == (1, 1)
+    assert judge(pairs_of((cost, cost)))[1].verdict == "confirmed"
+
+
+def _no_runs() -> pd.DataFrame:
+    columns = ["dataset", "f", "attack", "rate", "nesterov", "rule", "state", "ratio_steps", "bound_met_steps"]
+    return pd.DataFrame(columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("effective", "successes", "unknown", "verdict"),
+    [
+        (5, 5, 0, "confirmed"),
+        (5, 5, 1, "not yet decidable"),
+        (5, 4, 0, "refuted"),
+        (5, 4, 1000, "refuted"),
+        (0, 0, 3, "not yet decidable"),
+        (0, 0, 0, "not yet decidable"),
+    ],
+)
+def test_always(effective: int, successes: int, unknown: int, verdict: str) -> None:
+    assert always(effective, successes, unknown) == verdict
+
+
+@pytest.mark.parametrize(
+    ("effective", "successes", "unknown", "verdict"),
+    [
+        (5, 3, 0, "refuted"),  # exactly 60 %
+        (100, 61, 0, "confirmed"),
+        (10, 7, 1, "confirmed"),  # 7 of 11 at worst
+        (10, 7, 2, "not yet decidable"),  # 7 of 12 at worst
+        (10, 5, 2, "refuted"),  # 7 of 12 at best
+        (10, 5, 3, "not yet decidable"),  # 8 of 13 at best
+        (0, 0, 4, "not yet decidable"),
+        (0, 0, 0, "not yet decidable"),
+        (1, 0, 0, "refuted"),
+    ],
+)
+def test_mostly(effective: int, successes: int, unknown: int, verdict: str) -> None:
+    assert mostly(effective, successes, unknown) == verdict
+
+
+def test_no_gain_at_all_refutes_and_the_worst_case_is_named() -> None:
+    first, second = judge(pairs_of((0.3, 0.3), (0.5, 0.0), (0.4, -0.1), (0.1, -0.5)))
+    assert (first.claim, first.verdict, first.effective, first.successes) == (ALWAYS, "refuted", 3, 1)
+    assert "rule-2 under little" in first.worst
+    assert "cost 40.0, gain -10.0 points" in first.worst
+    assert (second.claim, second.verdict, second.successes) == (MOSTLY, "refuted", 1)
+
+
+def test_the_whole_sweep_is_judged_apart_if_it_has_more_pairs() -> None:
+    pairs = pairs_of((0.3, 0.3), (0.3, 0.3))
+    assert [one.verdict for one in judge(pairs)] == ["confirmed", "confirmed"]
+    assert len(judge(pairs, whole=2)) == 2
+    here, there = judge(pairs, whole=3)[:2], judge(pairs, whole=3)[2:]
+    assert [one.verdict for one in here] == ["confirmed", "confirmed"]
+    assert [(one.verdict, one.unknown) for one in there] == [("not yet decidable", 1), ("confirmed", 1)]
+
+
+# Reading
+
+
+def test_directory_without_runs_is_an_error_that_says_what_was_found(tmp_path: Path, small_setup: Setup) -> None:
+    with pytest.raises(NothingToReport, match=r"it is empty.*expected folders with a setup\.yaml"):
+        write_report(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        write_report(tmp_path)
+    with pytest.raises(NothingToReport, match="no such folder"):
+        write_report(tmp_path / "absent")
+    result = simulate(small_setup, output=tmp_path)
+    assert result.directory is not None
+    with pytest.raises(NothingToReport, match="is itself a run directory"):
+        write_report(result.directory)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """Two rules with both placements, two seeds, the references; one run diverges, one failed, one is missing."""
+    directory = tmp_path_factory.mktemp("sweep")
+    common = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": str(small_data)},
+            "model": {"name": "mlp", "hidden": [4]},
+            "steps": 12,
+            "learning_rate": 0.1,
+            "workers": 7,
+            "byzantine": 2,
+            "attack": "little",
+            "evaluation_interval": 3,
+        }
+    )
+    setups = [
+        common.changed(aggregator=rule, momentum={"placement": placement}, seed=seed)
+        for rule in ("median", "trimmed-mean")
+        for placement in ("update", "worker")
+        for seed in (1, 2)
+    ]
+    setups += [
+        common.changed(aggregator="average", attack=None, byzantine=0, tolerated=0, workers=5, seed=seed)
+        for seed in (1, 2)
+    ]
+    setups.append(common.changed(aggregator="average", attack="nan"))
+    for setup in setups:
+        simulate(setup, output=directory / "runs")
+    missing = common.changed(aggregator="phocas")
+    planned = [{"run": RunDirectory.name(one), "setup": one.describe()} for one in [*setups, missing]]
+    (directory / "planned.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in planned))
+    return directory
+
+
+@pytest.fixture
+def sweep(computed: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(computed, tmp_path / "sweep"))
+
+
+def run_directory(sweep: Path, *words: str) -> Path:
+    (found,) = [path for path in (sweep / "runs").iterdir() if all(word in path.name for word in words)]
+    return found
+
+
+def states(sweep: Path) -> dict[str, str]:
+    return {one.name: one.state for one in collect(sweep).runs}
+
+
+def test_best_accuracy_ratios_and_states_are_those_of_the_runs(sweep: Path) -> None:
+    write_report(sweep)
+    table = pd.read_csv(sweep / "report/runs.csv").set_index("run")
+    path = run_directory(sweep, "median", "worker", "seed2")
+    accuracies = pd.read_csv(path / "evaluations.csv")["accuracy"]
+    assert table.loc[path.name, "best_accuracy"] == accuracies.max()
+    assert table.loc[path.name, "last_accuracy"] == accuracies.iloc[-1]
+    assert table["state"].value_counts().to_dict() == {"finished": 11, "missing": 1}
+    assert table.loc[table["state"] == "missing", "rule"].tolist() == ["phocas"]
+    metrics = pd.read_csv(path / "metrics.csv")
+    curves = pd.read_parquet(sweep / "report/curves.parquet")
+    other = pd.read_csv(run_directory(sweep, "median", "worker", "seed1") / "metrics.csv")
+    mine = curves[(curves["setup"] == table.loc[path.name, "setup"]) & (curves["quantity"] == "submitted")]
+    ratios = [(one["Honest gradient deviation"] / one["Honest gradient norm"]) ** 2 for one in (metrics, other)]
+    np.testing.assert_allclose(mine["mean"], (ratios[0] + ratios[1]) / 2)
+
+
+def test_a_run_that_diverges_is_told_with_its_first_step(sweep: Path) -> None:
+    report = write_report(sweep)
+    (diverged,) = [one for one in collect(sweep).runs if one.diverged_at is not None]
+    assert diverged.diverged_at == 1  # the aggregate of step 0 made the parameters NaN
+    assert f"diverged: {diverged.name}, at step 1" in report.summary
+    assert diverged.name in report.page.read_text()
+
+
+def test_final_parameters_may_be_all_that_diverged(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    parameters = np.load(path / "parameters.npy")
+    parameters[3] = np.inf
+    np.save(path / "parameters.npy", parameters)
+    (one,) = [run for run in collect(sweep).runs if run.name == path.name]
+    assert one.diverged_at == 12
+
+
+def test_planned_for_actors_and_computed_without_is_not_missing(computed: Path) -> None:
+    collection = collect(computed)
+    assert [one.setup["aggregator"]["name"] for one in collection.runs if one.state == "missing"] == ["phocas"]
+    assert collection.notes == []
+
+
+def test_damaged_files_are_named_and_the_rest_is_reported(sweep: Path) -> None:
+    damaged = {
+        "metrics.csv": run_directory(sweep, "median", "update", "seed1"),
+        "evaluations.csv": run_directory(sweep, "median", "update", "seed2"),
+        "status.json": run_directory(sweep, "trimmed-mean", "update", "seed1"),
+        "environment.json": run_directory(sweep, "trimmed-mean", "update", "seed2"),
+        "parameters.npy": run_directory(sweep, "trimmed-mean", "worker", "seed2"),
+    }
+    for name, path in damaged.items():
+        (path / name).write_bytes(b"step,x\nnonsense,\xff\n")
+    unreadable = run_directory(sweep, "median", "worker", "seed1")
+    (unreadable / "setup.yaml").write_text("dataset: [")
+    report = write_report(sweep)
+    table = pd.read_csv(sweep / "report/runs.csv").set_index("run")
+    page = report.page.read_text()
+    for name, path in damaged.items():
+        assert table.loc[path.name, "state"] == "damaged"
+        assert name in table.loc[path.name, "reason"]
+        assert path.name in page
+    assert any(line.startswith(f"note: {unreadable.name}: its setup.yaml is damaged") for line in report.summary)
+    assert unreadable.name in page
+
+
+def test_tables_that_lack_rows_or_columns_are_damaged(sweep: Path) -> None:
+    short = run_directory(sweep, "median", "update", "seed1")
+    lines = (short / "metrics.csv").read_text().splitlines(keepends=True)
+    (short / "metrics.csv").write_text("".join(lines[:-2]))
+    narrow = run_directory(sweep, "median", "update", "seed2")
+    (narrow / "metrics.csv").write_text("Step number\n0\n")
+    reasons = {one.name: one.reason for one in collect(sweep).runs if one.state == "damaged"}
+    assert "expected the 12 rows of a finished run, found 10" in reasons[short.name]
+    assert "lacks the column of the loss" in reasons[narrow.name]
+
+
+def test_half_a_last_line_is_no_divergence(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    lines = (path / "metrics.csv").read_text().splitlines(keepends=True)
+    (path / "metrics.csv").write_text("".join(lines[:6]) + lines[6][:9])
+    (path / "status.json").write_text('{"state": "running", "step": 2}')
+    (one,) = [run for run in collect(sweep).runs if run.name == path.name]
+    assert (one.state, one.step, one.diverged_at) == ("running", 5, None)
+
+
+def test_stopped_run_counts_up_to_its_step(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    (path / "status.json").write_text('{"state": "stopped", "step": 6}')
+    (path / "evaluations.csv").write_text("step,accuracy\n0,0.1\n3,0.2\n6,0.3\n9,0.9\n")
+    write_report(sweep)
+    table = pd.read_csv(sweep / "report/runs.csv").set_index("run")
+    assert table.loc[path.name, ["state", "step", "best_accuracy"]].tolist() == ["stopped", 6, 0.3]
+    pairs = pd.read_csv(sweep / "report/pairs.csv").set_index("worker_run")
+    assert pairs.loc[path.name, "decided"]
+
+
+def test_failed_run_is_told_with_its_reason_and_log_which_are_escaped(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    (path / "status.json").write_text('{"state": "failed", "step": 3, "reason": "Oops: <script>alert(1)</script>"}')
+    (path / "error.txt").write_text("".join(f"line {number} <b>\n" for number in range(100)))
+    report = write_report(sweep)
+    page = report.page.read_text()
+    assert f"failed: {path.name}: Oops: <script>alert(1)</script>" in report.summary
+    assert report.states == {"finished": 10, "failed": 1, "missing": 1}
+    assert "<script" not in page
+    assert "Oops: &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "line 99 &lt;b&gt;" in page
+    assert "line 50 " not in page
+
+
+def test_same_run_twice_counts_once(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    copy = sweep / "copied"
+    shutil.copytree(path, copy)
+    (copy / "status.json").write_text('{"state": "interrupted", "step": 4}')
+    collection = collect(sweep)
+    assert [one.name for one in collection.runs if one.state == "interrupted"] == []
+    assert collection.notes == [f"copied: simulates the same as {path.name}, only elsewhere; it is not counted"]
+
+
+def test_folders_of_tune_and_of_earlier_reports_hold_no_runs(sweep: Path) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    for name in ("report", "tune", "replaced", ".hidden"):
+        shutil.copytree(path, sweep / name)
+    assert collect(sweep).notes == []
+
+
+def test_damaged_plan_and_sweep_are_told(sweep: Path) -> None:
+    with (sweep / "planned.jsonl").open("a") as file:
+        file.write('{"run": "x"\n{"run": "y", "setup": {"steps": 3}}\n')
+    (sweep / "sweep.json").write_text("[]")
+    notes = collect(sweep).notes
+    assert [note.split(":")[0] for note in notes] == ["planned.jsonl", "planned.jsonl", "sweep.json"]
+    assert "line 13 is damaged" in notes[0]
+    assert "'dataset'" in notes[1]
+
+
+def test_without_a_plan_and_of_a_users_own_rule_that_is_not_there(sweep: Path) -> None:
+    (sweep / "planned.jsonl").unlink()
+    for path in (sweep / "runs").iterdir():
+        text = (path / "setup.yaml").read_text()
+        (path / "setup.yaml").write_text(text.replace("trimmed-mean", "no_such_module:Trimmed"))
+    write_report(sweep)
+    table = pd.read_csv(sweep / "report/runs.csv")
+    assert len(table) == 11
+    assert table.loc[table["rule"] == "Trimmed", "bound"].isna().tolist() == [True] * 4
+
+
+def test_plan_alone_is_reported(computed: Path, tmp_path: Path) -> None:
+    shutil.copy(computed / "planned.jsonl", tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"sweep": "paper", "whole": {"pairs": 1760}}))
+    report = write_report(tmp_path)
+    assert report.states == {"missing": 12}
+    assert {one.verdict for one in report.judgements} == {"not yet decidable"}
+    assert [one.unknown for one in report.judgements] == [4, 4, 1760, 1760]
+    assert "12 planned and not begun" in report.page.read_text()
+
+
+def test_runs_without_study_or_test_accuracy(tmp_path: Path, small_setup: Setup) -> None:
+    for placement in ("update", "worker"):
+        simulate(small_setup.changed(momentum={"placement": placement}, study=None), output=tmp_path)
+    report = write_report(tmp_path)
+    figures = {path.stem.split("-")[0] for path in (tmp_path / "report/figures").iterdir()}
+    assert figures == {"curves", "overview"}
+    for path in tmp_path.glob("*/evaluations.csv"):
+        path.write_text("step,accuracy\n0,nan\n12,nan\n")
+    report = write_report(tmp_path)
+    assert "0 of 1 decided" in report.summary[1]
+
+
+# Page and figures
+
+
+def test_page_needs_nothing_but_itself(sweep: Path) -> None:
+    page = write_report(sweep).page.read_text()
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert loaded
+    assert all(one.startswith(("#", "data:image/svg+xml,")) for one in loaded)
+    assert "@import" not in page
+    assert "url(" not in re.sub(r'src="[^"]*"', "", page)
+    targets = set(re.findall(r'id="([^"]*)"', page))
+    assert {one[1:] for one in loaded if one.startswith("#")} <= targets
+
+
+def test_page_says_that_the_setups_are_not_the_papers(sweep: Path) -> None:
+    assert "They are tested here on other setups" in write_report(sweep).page.read_text()
+    (sweep / "sweep.json").write_text('{"sweep": "paper"}')
+    page = write_report(sweep).page.read_text()
+    assert "They are tested here on other setups" not in page
+    assert "<h1>paper</h1>" in page
+
+
+def test_same_data_same_figures_and_an_earlier_report_is_replaced(sweep: Path) -> None:
+    report = write_report(sweep)
+    before = {path.name: path.read_bytes() for path in (sweep / "report/figures").iterdir()}
+    assert {path.suffix for path in map(Path, before)} == {".png", ".svg"}
+    assert {name.split("-")[0] for name in before} == {"curves", "ratios", "overview.png", "overview.svg"}
+    (sweep / "report/figures/left-over.svg").touch()
+    report = write_report(sweep)
+    after = {path.name: path.read_bytes() for path in (sweep / "report/figures").iterdir()}
+    assert after == before
+    assert report.page == sweep / "report/index.html"
+    assert sorted(path.name for path in sweep.iterdir()) == ["planned.jsonl", "report", "runs"]
+
+
+def test_folder_that_is_no_report_is_not_replaced(sweep: Path) -> None:
+    (sweep / "report").mkdir()
+    (sweep / "report/mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="move it away"):
+        write_report(sweep)
+    assert (sweep / "report/mine.txt").read_text() == "precious"
+
+
+def test_tables_are_the_same_as_csv_and_as_parquet(sweep: Path) -> None:
+    write_report(sweep)
+    for name in ("runs", "pairs", "statistics", "curves"):
+        text = pd.read_csv(sweep / f"report/{name}.csv", keep_default_na=False)
+        table = pd.read_parquet(sweep / f"report/{name}.parquet")
+        assert list(text.columns) == list(table.columns)
+        assert len(text) == len(table) > 0
+
+
+def curve(*means: float) -> pd.DataFrame:
+    return pd.DataFrame({"step": range(len(means)), "mean": means, "std": 0.0, "seeds": 2})
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        (2.0, 1e30, math.nan),
+        (math.nan, math.nan, math.nan),
+        (0.0, 0.0, 0.0),
+        (2.0, 1e-300, 1e300),
+    ],
+)
+def test_loss_axis_stays_readable_whatever_the_losses(losses: tuple[float, ...]) -> None:
+    lost = {("update", "median"): [2]}
+    curves = {("update", "median", "loss"): curve(*losses), ("update", "median", "accuracy"): curve(0.1, 0.2, 0.3)}
+    drawn = curves_figure(Comparison("x", "x", curves, {}, {}, ["median"], lost))
+    low, high = drawn.axes[1].get_ylim()
+    assert 0 < low < high <= 30 * 2.0
+    drawn.savefig(io.BytesIO())
+
+
+def test_ratio_figure_has_a_bound_only_where_one_is_known() -> None:
+    curves = {("worker", rule, "submitted"): curve(1.0, 2.0) for rule in ("median", "phocas")}
+    drawn = ratios_figure(Comparison("x", "x", curves, {}, {"median": 0.5, "phocas": math.nan}, ["median", "phocas"]))
+    dashed = [[line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in drawn.axes]
+    assert dashed == [[0.25], []]
+
+
+def test_lines_of_a_figure_can_be_told_apart() -> None:
+    assert len({str(style_of(index)) for index in range(36)}) == 36
+
+
+def test_shortened_figure_keeps_one_decimal_in_paths_only() -> None:
+    assert (
+        shortened('<p d="M 1.2345 -6.78 \nL 9 0.05"/> scale(0.015625)') == '<p d="M 1.2 -6.7 L 9 0.0"/> scale(0.015625)'
+    )

@@ -1,0 +1,145 @@
+"""Sweeps on the command line that are stopped, killed and started again, and two at the same time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+import byzray
+from byzray import load_setup
+
+# Long enough to be met in the middle of it.
+SWEEP = """
+base:
+  dataset: {name: npz, path: %s}
+  model: {name: mlp, hidden: [4]}
+  steps: %d
+  batch_size: 4
+  learning_rate: 0.1
+  workers: 7
+  byzantine: 2
+  aggregator: multi-krum
+  attack: little
+  evaluation_interval: 50
+axes: {momentum.placement: [update, worker], momentum.beta: [0.9, 0.5]}
+reference: false
+"""
+
+WITHIN = 120.0  # seconds, far more than any wait takes
+
+
+class Sweep:
+    """A sweep in a folder, run by processes of its own on the session's cluster."""
+
+    def __init__(self, folder: Path, data: Path, steps: int = 1500) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.file = folder / "mine.yaml"
+        self.steps = steps
+        self.file.write_text(SWEEP % (data, steps))
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "2"]
+        command += ["--address", ray.get_runtime_context().gcs_address]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def states(self) -> dict[str, dict[str, object]]:
+        found = (self.folder / "results" / "runs").glob("*/status.json")
+        return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+    def wait_for_the_middle(self) -> set[str]:
+        """Until one run is finished and another under way; returns those that are finished."""
+        deadline = time.monotonic() + WITHIN
+        while time.monotonic() < deadline:
+            states = {name: status["state"] for name, status in self.states().items()}
+            finished = {name for name, state in states.items() if state == "finished"}
+            begun = [name for name, state in states.items() if state == "running" and 100 < self._steps(name) < self.steps / 2]
+            if finished and begun:
+                return finished
+            time.sleep(0.05)
+        raise AssertionError(f"no sweep in the middle of its work within {WITHIN} s: {self.states()}")
+
+    def _steps(self, name: str) -> int:
+        return (self.folder / "results" / "runs" / name / "metrics.csv").read_bytes().count(b"\n")
+
+    def stamps(self, names: set[str]) -> dict[Path, int]:
+        runs = self.folder / "results" / "runs"
+        return {path: path.stat().st_mtime_ns for name in names for path in (runs / name).iterdir()}
+
+    def check(self) -> None:
+        """Every run is what `simulate` computes without interruption."""
+        for directory in (self.folder / "results" / "runs").iterdir():
+            expected = byzray.simulate(load_setup(directory / "setup.yaml"), output=self.folder / "alone").directory
+            assert expected is not None
+            for name in ("metrics.csv", "evaluations.csv", "parameters.npy"):
+                assert (directory / name).read_bytes() == (expected / name).read_bytes(), directory.name
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, small_data: Path, ray_cluster: str) -> Sweep:
+    return Sweep(tmp_path / "sweep", small_data)
+
+
+def test_killed_and_started_again(sweep: Sweep) -> None:
+    driver = sweep.start()
+    finished = sweep.wait_for_the_middle()
+    driver.kill()
+    driver.wait()
+    stamps = sweep.stamps(finished)
+
+    again = sweep.start()
+    log, _ = again.communicate(timeout=WITHIN)
+    assert again.returncode == 0, log
+    assert f"{4 - len(finished)} runs finished" in log
+    assert f"{len(finished)} were done before" in log
+    assert {status["state"] for status in sweep.states().values()} == {"finished"}
+    assert len(sweep.states()) == 4
+    assert sweep.stamps(finished).items() >= {path: at for path, at in stamps.items() if path.name != ".lock"}.items()
+    sweep.check()
+
+
+def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+    sweep = Sweep(tmp_path, small_data, steps=4000)
+    driver = sweep.start()
+    sweep.wait_for_the_middle()
+    driver.send_signal(signal.SIGINT)
+    log, _ = driver.communicate(timeout=WITHIN)
+    assert driver.returncode == 1, log
+    assert "SIGINT: saving the runs under way" in log
+    assert log.rstrip().endswith("interrupted; the same command continues it")
+    saved = {
+        name: int(str(status["step"])) for name, status in sweep.states().items() if status["state"] == "interrupted"
+    }
+    assert saved
+    assert any(saved.values())
+
+    again = sweep.start()
+    log, _ = again.communicate(timeout=WITHIN)
+    assert again.returncode == 0, log
+    for name, step in saved.items():
+        environment = json.loads((sweep.folder / "results" / "runs" / name / "environment.json").read_text())
+        assert ("earlier" in environment) == (step > 0)
+    sweep.check()
+
+
+def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+    sweeps = [Sweep(tmp_path / name, small_data) for name in ("one", "two")]
+    sweeps[1].file.write_text(sweeps[1].file.read_text().replace("learning_rate: 0.1", "learning_rate: 0.2"))
+    for sweep, driver in [(sweep, sweep.start()) for sweep in sweeps]:
+        log, _ = driver.communicate(timeout=WITHIN)
+        assert driver.returncode == 0, log
+        assert len(sweep.states()) == 4
+        sweep.check()
