@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: demo test check clean
 
 demo: $(INSTALLED)
-	$(VENV)/bin/python examples/demo.py
+	$(VENV)/bin/byzray sweep demo
 
 test: check
 	$(VENV)/bin/python -m pytest

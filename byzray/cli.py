@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -29,6 +29,8 @@ from byzray.yaml import parse_yaml
 if TYPE_CHECKING:
     from byzray.doctor import Finding
     from sweeps.storage import Storage
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -242,6 +244,9 @@ def _directory_name(setup: Setup) -> str:
 def sweep(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="demo, paper, appendix or a YAML file.")],
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, and run nothing.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --plan: take a few steps of each kind of run, for an estimate.")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="EXPR", help='Only these setups, such as "f == 24 and rate == 0.5". Repeatable.'),
@@ -269,13 +274,16 @@ def sweep(
     from byzray.simulation import data_root
     from sweeps.definition import load_sweep, parse_seeds
     from sweeps.grid import SweepError
-    from sweeps.plan import make_plan
+    from sweeps.measure import measure as measure_kinds
+    from sweeps.plan import Paces, make_plan
     from sweeps.storage import Storage
     from sweeps.summary import print_outcome, print_plan
     from sweeps.sweep import Options as SweepOptions
     from sweeps.sweep import SweepInUse, run_sweep
     from sweeps.trainable import Resources
 
+    if measure and not plan:
+        raise WrongInput("--measure: expected with --plan, which it is for")
     if in_process and workers_per_actor is not None:
         raise WrongInput("--in-process and --workers-per-actor exclude each other")
     sys.path.insert(0, str(Path.cwd()))
@@ -283,14 +291,17 @@ def sweep(
         chosen = load_sweep(name)
         if in_process or workers_per_actor is not None:
             chosen = chosen.laid_out(workers_per_actor)
-        storage = Storage(output or f"results/{chosen.name}")
-        replaced = None if seeds is None else parse_seeds(seeds)
+        replaced = None if seeds is None else _parsed("--seeds", seeds, parse_seeds)
+        storage = _parsed("--output", output or f"results/{chosen.name}", Storage)
         planned = make_plan(chosen, storage, data_root(data), only or (), replaced)
-    except (SweepError, ValueError) as error:
+    except SweepError as error:
         raise WrongInput(str(error)) from error
     resources = Resources(cpus, gpus)
     if plan:
-        print_plan(planned, storage, resources, out)
+        paces = Paces(planned.runs)
+        if measure:
+            measure_kinds(planned, data_root(data), paces)
+        print_plan(planned, storage, resources, paces, out)
         return
     options = SweepOptions(resources, retries, data_root(data), download, address)
     try:
@@ -311,9 +322,16 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="Folder 
     from sweeps.storage import Storage
 
     try:
-        _report(Storage(directory))
-    except (NothingToReport, ValueError) as error:
+        _report(_parsed("DIR", directory, Storage))
+    except (NothingToReport, FileExistsError) as error:
         raise WrongInput(str(error)) from error
+
+
+def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise WrongInput(f"{option}: got {text!r}, {error}") from error
 
 
 def _report(storage: "Storage") -> None:

@@ -1,9 +1,10 @@
 """Conditions on setups, as sweep files and `--only` hold them: ``aggregator != 'bulyan' or n >= 4*f + 3``."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from simpleeval import EvalWithCompoundTypes, InvalidExpression
+from simpleeval import AssignmentAttempted, EvalWithCompoundTypes, InvalidExpression
 
 from byzray.setups import Setup
 
@@ -25,7 +26,11 @@ class Condition:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            self._parsed = EvalWithCompoundTypes.parse(text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", AssignmentAttempted)
+                self._parsed = EvalWithCompoundTypes.parse(text)
+        except AssignmentAttempted:
+            raise ConditionError(f"condition {text!r}: is an assignment, expected == to compare") from None
         except (InvalidExpression, SyntaxError, ValueError) as error:
             raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
 

@@ -19,6 +19,9 @@ from sweeps.storage import STATUS_FILES, Storage
 # States of a run that need no more work; a scheduler that stopped a run early did so for good.
 DONE = ("finished", "stopped")
 
+# From here on gradients take nearly all of the time of a step.
+LONG_STEP_SECONDS = 1.0
+
 # Why a run would be computed, in the order in which a plan lists them.
 REASONS = ("missing", "interrupted", "failed", "changed")
 
@@ -92,9 +95,8 @@ class Plan:
             way: Counter(" f=".join(str(one[name]) for name in names) for one in known) for way, names in ways.items()
         }
 
-    def estimate(self, slots: int) -> tuple[float, int]:
+    def estimate(self, slots: int, known: "Paces") -> tuple[float, int]:
         """Seconds that the waiting runs will take on so many slots, and how many of them nothing is known of."""
-        known = Paces(self.runs)
         paces = [(run, known.of(run.setup)) for run in self.waiting]
         work = sum((run.setup.steps - run.step) * pace for run, pace in paces if pace is not None)
         return work / slots, sum(pace is None for _, pace in paces)
@@ -142,6 +144,11 @@ class Paces:
         """Take a measurement into account."""
         for kind in _kinds(setup):
             self._measured[kind].append(pace)
+
+    def know(self, setup: Setup) -> bool:
+        """Whether like runs were measured, or similar ones whose steps take so long that the rule hardly matters."""
+        like, similar, _ = _kinds(setup)
+        return like in self._measured or min(self._measured.get(similar, [0.0])) > LONG_STEP_SECONDS
 
     def of(self, setup: Setup) -> float | None:
         """Seconds a step of a run; None if nothing similar was measured."""

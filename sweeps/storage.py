@@ -48,7 +48,7 @@ class Storage:
         try:
             self.filesystem, path = FileSystem.from_uri(where)
         except Exception as error:
-            raise ValueError(f"got {where!r}, expected a folder, or a URI that pyarrow understands: {error}") from error
+            raise ValueError(f"expected a folder, or a URI that pyarrow understands: {error}") from error
         self.path = path.rstrip("/")
         self.folder = Path(tempfile.mkdtemp(prefix="byzray-"))
 

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.plan import DONE, REASONS, Plan
+from sweeps.plan import DONE, REASONS, Paces, Plan
 from sweeps.storage import Storage
 from sweeps.sweep import Outcome, first_line
 from sweeps.trainable import Resources
 from sweeps.view import duration
 
 
-def print_plan(plan: Plan, storage: Storage, resources: Resources, console: Console) -> None:
+def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces, console: Console) -> None:
     """What a sweep consists of, what is done, what would run and why, and how long that would take."""
 
     def say(text: str) -> None:
@@ -36,7 +36,7 @@ def print_plan(plan: Plan, storage: Storage, resources: Resources, console: Cons
     for reason in REASONS:
         if states[reason]:
             say(f"  {states[reason]} to run: {WHY[reason]}")
-    say(_estimate(plan, resources))
+    say(_estimate(plan, resources, paces))
 
 
 WHY = {
@@ -55,19 +55,19 @@ def _counted(title: str, counts: Mapping[str, int]) -> Table:
     return table
 
 
-def _estimate(plan: Plan, resources: Resources) -> str:
+def _estimate(plan: Plan, resources: Resources, paces: Paces) -> str:
     if not plan.waiting:
         return "nothing is left to run"
     # The actors of a fleet are counted as those of a single run, as they may share a small machine's CPUs.
     alone = all(run.setup.actors is None for run in plan.waiting)
     at_once = max(1, int((os.cpu_count() or 1) / (resources.cpus or 1))) if alone else 1
-    seconds, unknown = plan.estimate(at_once)
+    seconds, unknown = plan.estimate(at_once, paces)
     if unknown == len(plan.waiting):
         return (
-            "no estimate: no run of this kind was measured yet in this folder; begin with a few, by --only and --seeds"
+            "no estimate: nothing like them was measured yet in this folder; --measure takes a few steps of each kind"
         )
-    more = f", and {unknown} runs of kinds that were not measured yet" if unknown else ""
-    return f"estimate from the runs that were measured: {duration(seconds)}, {at_once} at a time on this machine{more}"
+    more = f"; without {unknown} runs, as nothing like them was measured" if unknown else ""
+    return f"estimate from measured steps/s: {duration(seconds)}, {at_once} runs at a time on this machine{more}"
 
 
 def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Console) -> None:
@@ -81,8 +81,9 @@ def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Conso
     if outcome.finished:
         parts.append(f"{outcome.slots} slots computed {outcome.busy:.0%} of the time")
     console.print("; ".join(parts), markup=False)
-    for name, reason in outcome.failed.items():
-        console.print(f"failed: {name}: {first_line(reason)}", markup=False)
+    if outcome.interrupted:  # else the report tells, which follows
+        for name, reason in outcome.failed.items():
+            console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
         console.print(f"their logs: {storage.where}/runs/*/error.txt; the same command tries them again", markup=False)
     if outcome.seconds:

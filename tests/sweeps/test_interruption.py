@@ -66,8 +66,8 @@ class Sweep:
         while time.monotonic() < deadline:
             states = {name: status["state"] for name, status in self.states().items()}
             finished = {name for name, state in states.items() if state == "finished"}
-            begun = [name for name, state in states.items() if state == "running" and 100 < self._steps(name) < self.steps / 2]
-            if finished and begun:
+            running = [self._steps(name) for name, state in states.items() if state == "running"]
+            if finished and any(100 < steps < self.steps / 2 for steps in running):
                 return finished
             time.sleep(0.05)
         raise AssertionError(f"no sweep in the middle of its work within {WITHIN} s: {self.states()}")

@@ -15,7 +15,7 @@ from byzray import Setup
 from byzray.report import write_report
 from byzray.results import RunDirectory
 from sweeps.definition import load_sweep
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import Paces, Plan, make_plan
 from sweeps.search import DRAWS
 from sweeps.storage import Storage
 from sweeps.sweep import Options, Outcome, SweepInUse, in_sole_use, run_sweep
@@ -327,10 +327,10 @@ def test_plans_add_up(folder: Folder) -> None:
 def test_estimates_come_from_like_runs(folder: Folder, count: int) -> None:
     folder.write(TWO_RULES)
     plan = folder.plan()
-    assert plan.estimate(1) == (0.0, 10)
+    assert plan.estimate(1, Paces(plan.runs)) == (0.0, 10)
     measured = tuple(
         replace(run, state="finished", step=12, seconds=24.0) if number < count else run
         for number, run in enumerate(plan.runs)
     )
-    seconds, unknown = replace(plan, runs=measured).estimate(slots=2)
+    seconds, unknown = replace(plan, runs=measured).estimate(slots=2, known=Paces(measured))
     assert (seconds, unknown) == ((10 - count) * 12.0, 0)

@@ -1,0 +1,95 @@
+"""What a sweep costs beside its computation: actors that compute run after run against one actor a run.
+
+Runs the same sweep twice on one local Ray cluster, both times with one CPU a run, and prints for each the share of the
+time in which its slots computed steps and evaluations, and what a run cost beyond that. The time counts from when Tune
+starts the first trial, whose actor has yet to import PyTorch, to the end.
+
+    python benchmarks/sweep_overhead.py --runs 20 --seconds 5
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+import actors
+import byzray
+from byzray import Setup
+from byzray.simulation import data_root
+from sweeps.definition import Sweep
+from sweeps.grid import Point
+from sweeps.plan import make_plan
+from sweeps.storage import Storage
+from sweeps.sweep import Options, Outcome, run_sweep
+from sweeps.trainable import Resources
+
+# Of the demo, with as many steps as take the time asked for.
+SETUP = Setup.model_validate(
+    {
+        "dataset": "digits",
+        "model": {"name": "mlp", "hidden": [64]},
+        "learning_rate": 0.2,
+        "workers": 11,
+        "byzantine": 4,
+        "aggregator": "median",
+        "attack": "little",
+        "actors": None,
+    }
+)
+
+
+def calibrated(seconds: float) -> Setup:
+    """The setup with as many steps as took so long in this process, one after the other."""
+    byzray.simulate(SETUP.changed(steps=50))  # what is imported on first use
+    tried = byzray.simulate(SETUP.changed(steps=300))
+    return SETUP.changed(steps=max(1, round(300 * seconds / tried.seconds)))
+
+
+def measure(setup: Setup, runs: int, reuse: bool) -> Outcome:
+    """Compute so many runs, in a folder that is removed again."""
+    sweep = Sweep("overhead", (Point(setup),), tuple(range(1, runs + 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(folder)
+        options = Options(Resources(cpus=1), 0, data_root(), reuse_actors=reuse)
+        return run_sweep(make_plan(sweep, storage, data_root()), storage, options, Console(quiet=True))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="runs in each of the two sweeps")
+    parser.add_argument("--seconds", type=float, default=5.0, help="about how long one computes, alone")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args()
+    setup = calibrated(given.seconds)
+    actors.connect(dashboard=False, output=False)
+    console = Console()
+    console.print(f"{given.runs} runs of {setup.steps} steps, {os.cpu_count()} CPUs")
+    table = Table("actors", "slots", "seconds", "computing", "a run computes", "a run costs beside")
+    figures = {}
+    for name, reuse in (("reused", True), ("one a run", False)):
+        outcome = measure(setup, given.runs, reuse)
+        computing = outcome.busy * outcome.seconds * outcome.slots / given.runs
+        beside = outcome.seconds * outcome.slots / given.runs - computing
+        figures[name] = {"seconds": outcome.seconds, "busy": outcome.busy, "computing": computing, "beside": beside}
+        table.add_row(
+            name,
+            f"{outcome.slots}",
+            f"{outcome.seconds:.1f}",
+            f"{outcome.busy:.1%}",
+            f"{computing:.2f} s",
+            f"{beside:.2f} s",
+        )
+    ray.shutdown()
+    console.print(table)
+    if given.json is not None:
+        given.json.write_text(json.dumps({"steps": setup.steps, "runs": given.runs, **figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
