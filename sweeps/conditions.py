@@ -26,11 +26,7 @@ class Condition:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", AssignmentAttempted)
-                self._parsed = EvalWithCompoundTypes.parse(text)
-        except AssignmentAttempted:
-            raise ConditionError(f"condition {text!r}: is an assignment, expected == to compare") from None
+            self._parsed = EvalWithCompoundTypes.parse(text)
         except (InvalidExpression, SyntaxError, ValueError) as error:
             raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
 
@@ -42,7 +38,11 @@ class Condition:
         """
         evaluator = EvalWithCompoundTypes(names=dict(facts), functions={})
         try:
-            value = evaluator.eval(self.text, previously_parsed=self._parsed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", AssignmentAttempted)
+                value = evaluator.eval(self.text, previously_parsed=self._parsed)
+        except AssignmentAttempted:
+            raise ConditionError(f"condition {self.text!r}: is an assignment, expected == to compare") from None
         except InvalidExpression as error:
             raise ConditionError(
                 f"condition {self.text!r}: {error}; expected an expression on {', '.join(facts)}"

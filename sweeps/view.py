@@ -135,7 +135,8 @@ class View:
         table = Table.grid(padding=(0, 2))
         for name, what in self.last:
             table.add_row(escape(name), escape(what))
-        bar = ProgressBar(progress.total, progress.done + progress.failed, width=60)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(progress.total, progress.done + progress.failed, width=60))
         return Group(f"[bold]{escape(self.title)}[/]", bar, str(progress), table)
 
 
