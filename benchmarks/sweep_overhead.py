@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import ray
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +45,8 @@ SETUP = Setup.model_validate(
 
 
 def calibrated(seconds: float) -> Setup:
-    """The setup with as many steps as took so long in this process, one after the other."""
+    """The setup with as many steps as take so long in this process, on one thread as in the sweep."""
+    torch.set_num_threads(1)
     byzray.simulate(SETUP.changed(steps=50))  # what is imported on first use
     tried = byzray.simulate(SETUP.changed(steps=300))
     return SETUP.changed(steps=max(1, round(300 * seconds / tried.seconds)))

@@ -19,7 +19,7 @@ from byzray.setups import Setup
 # How often a run saves the state to continue from, in seconds.
 CHECKPOINT_SECONDS = 60.0
 
-# Progress is reported, and a request to stop is heard, about this often, in seconds.
+# Progress is reported, a request to stop is heard, and tables are written about this often, in seconds.
 STRETCH_SECONDS = 1.0
 
 State = dict[str, Tensor]
@@ -167,7 +167,7 @@ class _Recording:
         self.directory = directory
         self.loss = self.accuracy = self.best = float("nan")
         self.pace = 0.0  # seconds a step, of the last stretch
-        self.saved = time.monotonic()
+        self.saved = self.flushed = time.monotonic()
         self.seconds = 0.0
         if directory is None:
             self.metrics, self.evaluations = Table(simulation.columns()), Table(EVALUATION_COLUMNS)
@@ -190,8 +190,10 @@ class _Recording:
             raise
         except BaseException as error:
             # The state may be that of half a step, so the last checkpoint stays as it is.
+            self._flush()
             self._set_status("failed", f"{type(error).__name__}: {error}")
             raise
+        self._flush()
         return Result(
             setup=self.simulation.setup,
             metrics=self.metrics.frame(),
@@ -237,12 +239,21 @@ class _Recording:
         columns = dict(zip(self.metrics.columns, rows.T, strict=True))
         counts = {name: columns[name].astype(np.int64) for name in METRIC_COLUMNS[:2]}
         self.metrics.extend(pd.DataFrame({**columns, **counts}))
-        if self.directory is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        now = time.monotonic()
+        if now - self.flushed > STRETCH_SECONDS:
+            self._flush()
+        if self.directory is not None and now - self.saved > CHECKPOINT_SECONDS:
             self._save("running")
+
+    def _flush(self) -> None:
+        self.metrics.flush()
+        self.evaluations.flush()
+        self.flushed = time.monotonic()
 
     def _save(self, state: str) -> None:
         if self.directory is None:
             return
+        self._flush()  # a checkpoint needs all rows before it
         self.directory.save_checkpoint(self.simulation.state(), self.simulation.step_number)
         self._set_status(state)
         self.saved = time.monotonic()

@@ -284,7 +284,7 @@ class RunDirectory:
 
 
 class Table:
-    """Rows that grow in memory and, where there is a file, in that CSV file too. Numbers are written exactly.
+    """Rows that grow in memory and, where there is a file, at each flush in that CSV file too, exactly as they are.
 
     Args:
         columns: their names.
@@ -299,6 +299,7 @@ class Table:
         self.columns = list(columns)
         self.path = path
         self.frames: list[pd.DataFrame] = []
+        self.flushed = 0  # how many of the frames the file holds
         if path is not None and path.exists() and before:
             known = read_table(path)
             self.frames.append(known[known[self.columns[0]] < before])
@@ -309,14 +310,20 @@ class Table:
 
     def write(self) -> None:
         """Write the file anew."""
+        self.flushed = len(self.frames)
         if self.path is not None:
             write_atomically(self.path, lambda path: self.frame().to_csv(path, index=False, na_rep="nan"))
 
     def extend(self, frame: pd.DataFrame) -> None:
         """Add rows with the table's columns."""
         self.frames.append(frame)
-        if self.path is not None:
-            frame.to_csv(self.path, mode="a", header=False, index=False, na_rep="nan")
+
+    def flush(self) -> None:
+        """Add to the file what it lacks."""
+        new = self.frames[self.flushed :]
+        if self.path is not None and new:
+            pd.concat(new).to_csv(self.path, mode="a", header=False, index=False, na_rep="nan")
+        self.flushed = len(self.frames)
 
     def frame(self) -> pd.DataFrame:
         """All rows."""
