@@ -292,25 +292,22 @@ def sweep(
         if in_process or workers_per_actor is not None:
             chosen = chosen.laid_out(workers_per_actor)
         replaced = None if seeds is None else _parsed("--seeds", seeds, parse_seeds)
-        storage = _parsed("--output", output or f"results/{chosen.name}", Storage)
-        planned = make_plan(chosen, storage, data_root(data), only or (), replaced)
-    except SweepError as error:
+        with _parsed("--output", output or f"results/{chosen.name}", Storage) as storage:
+            planned = make_plan(chosen, storage, data_root(data), only or (), replaced)
+            resources = Resources(cpus, gpus)
+            if plan:
+                paces = Paces(planned.runs)
+                if measure:
+                    measure_kinds(planned, data_root(data), paces)
+                print_plan(planned, storage, resources, paces, out)
+                return
+            options = SweepOptions(resources, retries, data_root(data), download, address)
+            outcome = run_sweep(planned, storage, options, err)
+            print_outcome(planned, outcome, storage, out)
+            if not outcome.interrupted:
+                _report(storage)
+    except (SweepError, SweepInUse) as error:
         raise WrongInput(str(error)) from error
-    resources = Resources(cpus, gpus)
-    if plan:
-        paces = Paces(planned.runs)
-        if measure:
-            measure_kinds(planned, data_root(data), paces)
-        print_plan(planned, storage, resources, paces, out)
-        return
-    options = SweepOptions(resources, retries, data_root(data), download, address)
-    try:
-        outcome = run_sweep(planned, storage, options, err)
-    except SweepInUse as error:
-        raise WrongInput(str(error)) from error
-    print_outcome(planned, outcome, storage, out)
-    if not outcome.interrupted:
-        _report(storage)
     if outcome.failed or outcome.interrupted:
         raise typer.Exit(1)
 
@@ -322,7 +319,8 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="Folder 
     from sweeps.storage import Storage
 
     try:
-        _report(_parsed("DIR", directory, Storage))
+        with _parsed("DIR", directory, Storage) as storage:
+            _report(storage)
     except (NothingToReport, FileExistsError) as error:
         raise WrongInput(str(error)) from error
 
@@ -336,12 +334,14 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
 
 def _report(storage: "Storage") -> None:
     from byzray.report import write_report
+    from sweeps.plan import PLAN_FILES
 
-    storage.pull()
+    storage.pull(below="runs")
+    storage.pull(PLAN_FILES)
     written = write_report(storage.folder)
     storage.push("report")
     for line in written.summary:
-        out.print(line, markup=False)
+        out.print(line.replace(str(storage.folder), storage.shown), markup=False)
 
 
 class Kind(StrEnum):

@@ -16,6 +16,9 @@ from sweeps.conditions import facts
 from sweeps.definition import Sweep
 from sweeps.storage import STATUS_FILES, Storage
 
+# What a plan leaves in the storage.
+PLAN_FILES = ("sweep.json", "planned.jsonl")
+
 # States of a run that need no more work; a scheduler that stopped a run early did so for good.
 DONE = ("finished", "stopped")
 

@@ -53,9 +53,20 @@ class Storage:
         self.folder = Path(tempfile.mkdtemp(prefix="byzray-"))
 
     @property
+    def shown(self) -> str:
+        """As messages show it: without a URI's options, which may hold secrets."""
+        return self.where.partition("?")[0]
+
+    @property
     def runs(self) -> Path:
         """The local folder of the run directories."""
         return self.folder / "runs"
+
+    def __enter__(self) -> "Storage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Remove the local copy of a remote storage."""

@@ -24,14 +24,14 @@ def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces,
     if sweep.search is not None:
         count, seeds = sweep.search.sample.count, len(plan.seeds)
         say(f"{sweep.name}: {count} setups that Optuna finds x {seeds} seeds = {count * seeds} runs")
-        say(f"in {storage.where}; it is known only on the way which setups these are")
+        say(f"in {storage.shown}; it is known only on the way which setups these are")
         return
     say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {len(plan.runs)} runs")
     for condition in plan.only:
         say(f"  only {condition}")
     for way, counts in plan.counts().items():
         console.print(_counted(f"setups by {way}", counts))
-    say(f"\nruns in {storage.where}:")
+    say(f"\nruns in {storage.shown}:")
     say(f"  {sum(states[state] for state in DONE)} done")
     for reason in REASONS:
         if states[reason]:
@@ -85,8 +85,8 @@ def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Conso
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
-        console.print(f"their logs: {storage.where}/runs/*/error.txt; the same command tries them again", markup=False)
+        console.print(f"their logs: {storage.shown}/runs/*/error.txt; the same command tries them again", markup=False)
     if outcome.seconds:
-        console.print(f"TensorBoard: tensorboard --logdir {storage.where}/tune", markup=False)
+        console.print(f"TensorBoard: tensorboard --logdir {storage.shown}/tune", markup=False)
     if outcome.interrupted:
         console.print("interrupted; the same command continues it", markup=False)

@@ -24,7 +24,7 @@ import actors
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import facts
-from sweeps.plan import Plan
+from sweeps.plan import PLAN_FILES, Plan
 from sweeps.search import METRIC, make_search
 from sweeps.storage import Storage
 from sweeps.trainable import RUN, Job, Resources, RunTrainable
@@ -90,8 +90,9 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         actors.FleetError: the cluster has no room for a single run.
     """
     with in_sole_use(storage):
+        storage.pull(PLAN_FILES)
         plan.save(storage.folder)
-        for name in ("sweep.json", "planned.jsonl"):
+        for name in PLAN_FILES:
             storage.push(name)
         for run in plan.waiting:
             if run.state == "changed":
@@ -129,7 +130,7 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SweepInUse(f"{storage.where}: another process computes this sweep; expected to be the only one") from None
+        raise SweepInUse(f"{storage.shown}: another process computes this sweep; expected to be the only one") from None
     try:
         yield
     finally:
@@ -162,7 +163,7 @@ class _Execution:
         self.longest = max(setup.steps for setup in examples)
         total = len(plan.runs) if self.search is None else self.search.sample.count * len(plan.seeds)
         self.progress = Progress(plan, total, self.outcome.slots)
-        self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.where}")
+        self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.shown}")
         self.watch = _Watch(self)
         self.stopper = _Stopper()
 
