@@ -271,11 +271,12 @@ def sweep(
     address: Address = None,
 ) -> None:
     """Run many setups on Ray Tune, continue those under way, and write the report."""
+    from actors import FleetError
     from byzray.simulation import data_root
     from sweeps.definition import load_sweep, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.measure import measure as measure_kinds
-    from sweeps.plan import Paces, make_plan
+    from sweeps.plan import make_plan
     from sweeps.storage import Storage
     from sweeps.summary import print_outcome, print_plan
     from sweeps.sweep import Options as SweepOptions
@@ -296,17 +297,17 @@ def sweep(
             planned = make_plan(chosen, storage, data_root(data), only or (), replaced)
             resources = Resources(cpus, gpus)
             if plan:
-                paces = Paces(planned.runs)
+                paces = planned.paces()
                 if measure:
                     measure_kinds(planned, data_root(data), paces)
                 print_plan(planned, storage, resources, paces, out)
                 return
             options = SweepOptions(resources, retries, data_root(data), download, address)
             outcome = run_sweep(planned, storage, options, err)
-            print_outcome(planned, outcome, storage, out)
+            print_outcome(outcome, storage, out)
             if not outcome.interrupted:
                 _report(storage)
-    except (SweepError, SweepInUse) as error:
+    except (SweepError, SweepInUse, FleetError, ConnectionError) as error:
         raise WrongInput(str(error)) from error
     if outcome.failed or outcome.interrupted:
         raise typer.Exit(1)
@@ -334,14 +335,14 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
 
 def _report(storage: "Storage") -> None:
     from byzray.report import write_report
-    from sweeps.plan import PLAN_FILES
 
-    storage.pull(below="runs")
-    storage.pull(PLAN_FILES)
-    written = write_report(storage.folder)
+    # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
+    storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
+    written = write_report(storage.folder, shown=storage.shown)
     storage.push("report")
+    storage.remove("report")  # figures of an earlier one
     for line in written.summary:
-        out.print(line.replace(str(storage.folder), storage.shown), markup=False)
+        out.print(line, markup=False)
 
 
 class Kind(StrEnum):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -188,9 +189,12 @@ class _Recording:
         except Interrupted:
             self._save("interrupted")
             raise
+        except (GeneratorExit, SystemExit):  # the process ends; what is on disk is enough to go on
+            raise
         except BaseException as error:
             # The state may be that of half a step, so the last checkpoint stays as it is.
-            self._flush()
+            with suppress(OSError):  # a full disk must not hide the error
+                self._flush()
             self._set_status("failed", f"{type(error).__name__}: {error}")
             raise
         self._flush()

@@ -1,10 +1,11 @@
 """Conditions on setups, as sweep files and `--only` hold them: ``aggregator != 'bulyan' or n >= 4*f + 3``."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from simpleeval import AssignmentAttempted, EvalWithCompoundTypes, InvalidExpression
+from simpleeval import AssignmentAttempted, EvalWithCompoundTypes, InvalidExpression, MultipleExpressions
 
 from byzray.setups import Setup
 
@@ -25,10 +26,8 @@ class Condition:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        try:
+        with _in_plain_words(text):
             self._parsed = EvalWithCompoundTypes.parse(text)
-        except (InvalidExpression, SyntaxError, ValueError) as error:
-            raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
         """Whether it is true of a setup.
@@ -37,21 +36,30 @@ class Condition:
             ConditionError: it names something else, compares what cannot be compared, or is neither true nor false.
         """
         evaluator = EvalWithCompoundTypes(names=dict(facts), functions={})
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", AssignmentAttempted)
-                value = evaluator.eval(self.text, previously_parsed=self._parsed)
-        except AssignmentAttempted:
-            raise ConditionError(f"condition {self.text!r}: is an assignment, expected == to compare") from None
-        except InvalidExpression as error:
-            raise ConditionError(
-                f"condition {self.text!r}: {error}; expected an expression on {', '.join(facts)}"
-            ) from None
-        except (TypeError, ArithmeticError, LookupError) as error:
-            raise ConditionError(f"condition {self.text!r}: cannot be evaluated ({error})") from None
+        with _in_plain_words(self.text, f"; expected an expression on {', '.join(facts)}"):
+            value = evaluator.eval(self.text, previously_parsed=self._parsed)
         if not isinstance(value, bool):
             raise ConditionError(f"condition {self.text!r}: gives {value!r}, expected true or false")
         return value
+
+
+@contextmanager
+def _in_plain_words(text: str, expected: str = "") -> Iterator[None]:
+    """Turns what simpleeval raises, and what it merely warns of, into ConditionErrors."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    except AssignmentAttempted:
+        raise ConditionError(f"condition {text!r}: is an assignment, expected == to compare") from None
+    except MultipleExpressions:
+        raise ConditionError(f"condition {text!r}: is several, expected one, joined by and") from None
+    except (SyntaxError, ValueError) as error:
+        raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
+    except InvalidExpression as error:
+        raise ConditionError(f"condition {text!r}: {error}{expected}") from None
+    except (TypeError, ArithmeticError, LookupError, RecursionError) as error:
+        raise ConditionError(f"condition {text!r}: cannot be evaluated ({error})") from None
 
 
 def facts(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 from ray import tune
 from ray.tune.search.sample import Domain
 
 from byzray.mistakes import SetupError, in_plain_words, lines
-from byzray.setups import Section, Setup, overridden, read_content
+from byzray.setups import Actors, Section, Setup, overridden, read_content
 from sweeps import paper
 from sweeps.conditions import ConditionError
 from sweeps.grid import Grid, Overrides, Point, SweepError, setups
 
-# So many draws of a space are checked before a search starts, which draws as it goes.
+# So many draws of a search are looked at before it starts.
 CHECKED_DRAWS = 50
 
 
@@ -33,8 +33,8 @@ class Range(Section):
         choice: the values.
     """
 
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
+    uniform: tuple[FiniteFloat, FiniteFloat] | None = None
+    loguniform: tuple[FiniteFloat, FiniteFloat] | None = None
     integer: tuple[int, int] | None = None
     choice: list[Any] | None = Field(default=None, min_length=1)
 
@@ -110,7 +110,7 @@ class SweepFile(Section):
         conditions: only combinations for which all hold are setups.
         reference: whether each attacked setup brings its unattacked one. By default it does, but for a search and for
             early stopping, where it would outdo all others.
-        seeds: a list, or a text such as 1-5.
+        seeds: a list, or a text such as 1-5; by default the base's seed.
         sample: parameters drawn from ranges.
         early_stopping: see :class:`EarlyStopping`.
     """
@@ -120,14 +120,15 @@ class SweepFile(Section):
     together: list[dict[str, list[Any]]] = Field(default_factory=list)
     conditions: list[str] = Field(default_factory=list)
     reference: bool | None = None
-    seeds: list[NonNegativeInt] = Field(default=[1], min_length=1)
+    seeds: list[NonNegativeInt] | None = Field(default=None, min_length=1)
     sample: Sample | None = None
     early_stopping: EarlyStopping | None = None
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        return parse_seeds(value) if isinstance(value, str) else [value] if isinstance(value, int) else value
+        value = parse_seeds(value) if isinstance(value, str) else [value] if isinstance(value, int) else value
+        return list(dict.fromkeys(value)) if isinstance(value, list) and all(map(_is_count, value)) else value
 
     @field_validator("axes")
     @classmethod
@@ -151,9 +152,14 @@ class SweepFile(Section):
     def _fitting(self) -> Self:
         keys = [*self.axes, *(key for group in self.together for key in group)]
         keys += self.sample.over if self.sample is not None else []
-        twice = sorted({key for key in keys if keys.count(key) > 1} | ({"seed"} & set(keys)))
+        if "seed" in keys:
+            raise ValueError("expected seeds in 'seeds', got them as an axis")
+        twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise ValueError(f"expected each parameter in one place (seeds in 'seeds'), got {', '.join(twice)} again")
+            raise ValueError(f"expected each parameter in one place, got {', '.join(twice)} again")
+        within = sorted(f"{key} and {other}" for key in keys for other in keys if other.startswith(f"{key}."))
+        if within:
+            raise ValueError(f"expected parameters apart from each other, got {', '.join(within)}")
         if self.sample is not None and self.sample.search == "optuna" and (self.axes or self.together):
             raise ValueError("expected no axes beside 'search: optuna': what it is to vary stands in 'sample.over'")
         if self.sample is not None and self.sample.search == "optuna" and self.conditions:
@@ -173,6 +179,11 @@ class Search:
     base: dict[str, Any]
     sample: Sample
 
+    def digest(self) -> str:
+        """Ten hexadecimal digits that stand for the base and the ranges."""
+        content = [self.base, self.sample.model_dump()["over"]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
     def setup(self, draw: Overrides) -> Setup:
         """The setup of a draw; what else `draw` holds is left aside.
 
@@ -187,6 +198,25 @@ class Search:
         except ValidationError as error:
             named = ", ".join(f"{key}={draw[key]!r}" for key in self.sample.over)
             raise SweepError("search", [f"{named}: {line}" for line in lines(error)]) from None
+
+    def examples(self) -> list[Setup]:
+        """A few of the setups that it may find.
+
+        Raises:
+            SweepError: none is valid; it tells of the first.
+        """
+        found: list[Setup] = []
+        mistakes: list[str] = []
+        for draw in self.sample.draws(CHECKED_DRAWS):
+            try:
+                found.append(self.setup(draw))
+            except SweepError as error:
+                mistakes += error.mistakes
+            except ValueError as error:
+                mistakes.append(str(error))
+        if not found:
+            raise SweepError("search", mistakes[:1])
+        return found
 
 
 @dataclass(frozen=True)
@@ -213,6 +243,8 @@ class Sweep:
         Raises:
             SweepError: a condition cannot be evaluated, or none is left.
         """
+        if only and self.search is not None:
+            raise SweepError(self.name, ["--only: cannot choose, as Optuna finds the setups on the way"])
         try:
             chosen = setups(self.points, only)
         except ConditionError as error:
@@ -224,18 +256,21 @@ class Sweep:
     def digest(self) -> str:
         """Ten hexadecimal digits that stand for all its setups."""
         setups = [setup.digest() for setup in self.setups()]
-        found = None if self.search is None else [self.search.base, self.search.sample.model_dump()]
-        return hashlib.sha256(json.dumps([setups, found], sort_keys=True).encode()).hexdigest()[:10]
+        found = None if self.search is None else self.search.digest()
+        return hashlib.sha256(json.dumps([setups, found]).encode()).hexdigest()[:10]
 
     def laid_out(self, workers_per_actor: int | None) -> "Sweep":
         """This sweep with all setups laid out alike, so many workers an actor; none: each in one process."""
-        layout = None if workers_per_actor is None else {"workers_per_actor": workers_per_actor}
+
+        def layout(known: Actors | None) -> dict[str, Any] | None:
+            changed = {**(known or Actors()).model_dump(), "workers_per_actor": workers_per_actor}
+            return None if workers_per_actor is None else changed
 
         def laid(setup: Setup) -> Setup:
-            return setup.changed(actors=layout)
+            return setup.changed(actors=layout(setup.actors))
 
         points = tuple(Point(laid(one.setup), one.reference and laid(one.reference)) for one in self.points)
-        search = self.search and replace(self.search, base={**self.search.base, "actors": layout})
+        search = self.search and replace(self.search, base={**self.search.base, "actors": layout(None)})
         return replace(self, points=points, search=search)
 
 
@@ -279,21 +314,29 @@ def load_sweep(name: str) -> Sweep:
         raise SweepError(error.source, error.mistakes) from error
     # A sweep's runs are computed in one process each, unless it says otherwise.
     base = {"actors": None, **base}
-    searching = file.sample is not None and file.sample.search == "optuna"
-    if searching:
-        assert file.sample is not None
+    seeds = tuple(file.seeds or [base.get("seed", 1)])
+    if file.sample is not None and file.sample.search == "optuna":
         search = Search(base, file.sample)
-        _check_draws(name, search)
-        return Sweep(path.stem, (), tuple(file.seeds), search, file.early_stopping)
-    grid = Grid(
-        base=base,
-        axes=file.axes,
-        together=file.together,
-        draws=file.sample.draws(file.sample.count) if file.sample is not None else (),
-        conditions=file.conditions,
-        reference=file.reference if file.reference is not None else file.early_stopping is None,
-    )
-    return Sweep(path.stem, tuple(grid.points(name)), tuple(file.seeds), None, file.early_stopping)
+        try:
+            setups = search.examples()
+        except SweepError as error:
+            raise SweepError(name, error.mistakes) from None
+        sweep = Sweep(path.stem, (), seeds, search, file.early_stopping)
+    else:
+        grid = Grid(
+            base=base,
+            axes=file.axes,
+            together=file.together,
+            draws=file.sample.draws(file.sample.count) if file.sample is not None else (),
+            conditions=file.conditions,
+            reference=file.reference if file.reference is not None else file.early_stopping is None,
+        )
+        points = tuple(grid.points(name))
+        setups = [point.setup for point in points]
+        sweep = Sweep(path.stem, points, seeds, None, file.early_stopping)
+    if file.early_stopping is not None and not all(setup.evaluation_interval for setup in setups):
+        raise SweepError(name, ["early_stopping: expected setups with an evaluation_interval, got 0, never on the way"])
+    return sweep
 
 
 def _parse(source: str, content: dict[str, Any]) -> SweepFile:
@@ -313,19 +356,6 @@ def _parse(source: str, content: dict[str, Any]) -> SweepFile:
         mistakes = lines(ValidationError.from_exception_data("sweep", details)) if details else []
         mistakes += [str(one["ctx"]["error"]) for one in error.errors() if not one["loc"]]
         raise SweepError(source, mistakes) from None
-
-
-def _check_draws(source: str, search: Search) -> None:
-    mistakes: list[str] = []
-    for draw in search.sample.draws(CHECKED_DRAWS):
-        try:
-            search.setup(draw)
-        except SweepError as error:
-            mistakes += error.mistakes
-        except ValueError as error:
-            raise SweepError(source, [str(error)]) from None
-    if mistakes:
-        raise SweepError(source, mistakes)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -348,3 +378,7 @@ def _seeds(text: str) -> Iterator[int]:
 def _plain(value: Any) -> Any:
     """A drawn number as Python has it, which is what setups are strict about."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

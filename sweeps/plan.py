@@ -11,7 +11,7 @@ from typing import Any
 
 from byzray.environment import fingerprints
 from byzray.results import RunDirectory, write_atomically
-from byzray.setups import Setup
+from byzray.setups import Placement, Setup
 from sweeps.conditions import facts
 from sweeps.definition import Sweep
 from sweeps.storage import STATUS_FILES, Storage
@@ -67,6 +67,7 @@ class Plan:
         seeds: the seeds.
         setups: the setups chosen.
         runs: every setup with every seed.
+        others: what else was computed of what was planned earlier, for its pace.
     """
 
     sweep: Sweep
@@ -74,6 +75,7 @@ class Plan:
     seeds: tuple[int, ...]
     setups: tuple[Setup, ...]
     runs: tuple[Run, ...]
+    others: tuple[Run, ...] = ()
 
     @property
     def waiting(self) -> list[Run]:
@@ -83,6 +85,10 @@ class Plan:
     def states(self) -> Counter[str]:
         """How many runs are in which state."""
         return Counter(run.state for run in self.runs)
+
+    def paces(self) -> "Paces":
+        """How fast runs were that were computed already."""
+        return Paces([*self.runs, *self.others])
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many setups there are by data set, f, rule, attack and placement; f of an attacked setup is its own."""
@@ -107,8 +113,10 @@ class Plan:
     def whole(self) -> dict[str, int]:
         """How many setups, runs and pairs of placements the sweep has with all its setups and seeds."""
         setups, seeds = self.sweep.setups(), len(self.sweep.seeds)
-        compared = sum(setup.attack is not None and setup.momentum.placement == "worker" for setup in setups)
-        return {"setups": len(setups), "runs": len(setups) * seeds, "pairs": compared * seeds}
+        known = {setup.digest() for setup in setups}
+        compared = [setup for setup in setups if setup.attack is not None and setup.momentum.placement == "worker"]
+        pairs = sum(_at(setup, "update").digest() in known for setup in compared)
+        return {"setups": len(setups), "runs": len(setups) * seeds, "pairs": pairs * seeds}
 
     def save(self, folder: Path) -> None:
         """Write what is planned, for reports: sweep.json, and planned.jsonl.
@@ -116,9 +124,7 @@ class Plan:
         What was planned earlier of the same sweep, with other conditions or seeds, stays planned.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        known = {}
-        if _read_json(folder / "sweep.json").get("digest") == self.sweep.digest():
-            known = {one["run"]: one for one in _read_lines(folder / "planned.jsonl")}
+        known = {one["run"]: one for one in _earlier(folder, self.sweep)}
         known |= {run.name: {"run": run.name, "setup": run.setup.describe()} for run in self.runs}
         content = {
             "sweep": self.sweep.name,
@@ -132,6 +138,11 @@ class Plan:
         text = "".join(f"{json.dumps(one)}\n" for one in known.values())
         write_atomically(folder / "planned.jsonl", lambda path: _write(path, text))
         write_atomically(folder / "sweep.json", lambda path: _write(path, json.dumps(content, indent=2) + "\n"))
+
+
+def _at(setup: Setup, placement: Placement) -> Setup:
+    """A setup with its momentum placed elsewhere."""
+    return setup.model_copy(update={"momentum": setup.momentum.model_copy(update={"placement": placement})})
 
 
 class Paces:
@@ -187,7 +198,8 @@ def make_plan(
     """
     setups = sweep.setups(tuple(only))
     seeds = tuple(seeds or sweep.seeds)
-    storage.pull(STATUS_FILES, "runs")
+    storage.pull("runs", names=STATUS_FILES)
+    storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     runs = [
         _look_at(setup.model_copy(update={"seed": seed}), storage.runs, present, data)
@@ -196,7 +208,13 @@ def make_plan(
     ]
     if sweep.early_stopping is None:  # it had been when they were stopped
         runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
-    return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs))
+    names = {run.name for run in runs}
+    others = [
+        _look_at(Setup.model_validate(one["setup"]), storage.runs, present, data)
+        for one in _earlier(storage.folder, sweep)
+        if one["run"] in present - names
+    ]
+    return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
 
 
 def _look_at(setup: Setup, folder: Path, present: set[str], data: Path) -> Run:
@@ -212,6 +230,13 @@ def _look_at(setup: Setup, folder: Path, present: set[str], data: Path) -> Run:
     if state in DONE or state == "failed":
         return Run(setup, state, step, seconds)
     return Run(setup, "interrupted" if status else "missing", step, seconds)
+
+
+def _earlier(folder: Path, sweep: Sweep) -> list[dict[str, Any]]:
+    """What was planned earlier of the same sweep."""
+    if _read_json(folder / "sweep.json").get("digest") != sweep.digest():
+        return []
+    return _read_lines(folder / "planned.jsonl")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Setups that Optuna finds on the way, continued from what was found before."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,54 @@ from sweeps.definition import Search
 from sweeps.grid import SweepError
 from sweeps.plan import DONE
 from sweeps.storage import Storage
-
-# What a search maximises.
-METRIC = "best_accuracy"
+from sweeps.trainable import METRIC
 
 # The draws of a search, in its storage: one JSON object a line.
 DRAWS = "draws.jsonl"
 
+# So often in a row may Optuna suggest what is no valid setup.
+TRIES = 100
 
-def make_search(search: Search, seeds: tuple[int, ...], storage: Storage) -> tuple[Searcher, int]:
-    """The searcher, and how many trials are left for it: each draw is repeated with every seed.
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found so far.
+
+    Attributes:
+        finished: draws of which every seed's run is done, each with its mean best accuracy.
+        pending: the other draws.
+    """
+
+    finished: list[tuple[dict[str, Any], float]]
+    pending: list[dict[str, Any]]
+
+
+def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
+    """The draws that lie in the storage; those of another base or other ranges are left aside."""
+    storage.pull(DRAWS)
+    finished, pending = [], []
+    for draw in _read(storage.folder / DRAWS, search.digest()):
+        reward = _reward(search, draw, seeds, storage)
+        if reward is None:
+            pending.append(draw)
+        else:
+            finished.append((draw, reward))
+    return Found(finished, pending)
+
+
+def make_search(search: Search, seeds: tuple[int, ...], storage: Storage) -> Searcher:
+    """The searcher: it finishes what is pending, and goes on from what is finished.
 
     Raises:
         SweepError: Optuna is not installed.
     """
-    storage.pull((DRAWS,))
-    earlier = _read(storage.folder / DRAWS)
-    rewards = [_reward(search, draw, seeds, storage) for draw in earlier]
-    finished = [(draw, reward) for draw, reward in zip(earlier, rewards, strict=True) if reward is not None]
-    pending = [draw for draw, reward in zip(earlier, rewards, strict=True) if reward is None]
+    found = look_at(search, seeds, storage)
     # With the same seed again it would suggest the same again.
-    inner = _optuna(search, search.sample.seed + len(earlier))
-    for draw, reward in finished:
+    inner = _optuna(search, search.sample.seed + len(found.finished) + len(found.pending))
+    for draw, reward in found.finished:
         inner.add_evaluated_point(draw, reward)
-    searcher: Searcher = Continued(inner, pending, storage)
-    if len(seeds) > 1:
-        searcher = Repeater(searcher, repeat=len(seeds))
-    return searcher, (search.sample.count - len(finished)) * len(seeds)
+    searcher = Continued(search, inner, found.pending, storage)
+    return searcher if len(seeds) == 1 else Repeater(searcher, repeat=len(seeds))
 
 
 def _optuna(search: Search, seed: int) -> Searcher:
@@ -57,29 +80,47 @@ def _optuna(search: Search, seed: int) -> Searcher:
 class Continued(Searcher):
     """A search that first repeats the draws that were not finished, and writes down every draw."""
 
-    def __init__(self, inner: Searcher, pending: list[dict[str, Any]], storage: Storage) -> None:
+    def __init__(self, search: Search, inner: Searcher, pending: list[dict[str, Any]], storage: Storage) -> None:
         super().__init__(metric=METRIC, mode="max")
+        self.search = search
         self.inner = inner
         self.pending = pending
         self.storage = storage
         self.repeated: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, str] = {}  # under which name the inner search knows a trial
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.storage.stop_asked():
+            return None
         if self.pending:
             self.repeated[trial_id] = self.pending.pop(0)
             return dict(self.repeated[trial_id])
-        draw = self.inner.suggest(trial_id)
-        if isinstance(draw, Mapping):
-            with (self.storage.folder / DRAWS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(draw) + "\n")
-            self.storage.push(DRAWS)
-        return draw
+        for number in range(TRIES):
+            name = f"{trial_id} {number}"  # Optuna answers a name that it knows as before
+            draw = self.inner.suggest(name)
+            if not isinstance(draw, dict):
+                return draw
+            try:
+                self.search.setup(draw)
+            except SweepError:  # not every combination of values need be valid
+                self.inner.on_trial_complete(name, error=True)
+            else:
+                self.asked[trial_id] = name
+                self._write(draw)
+                return draw
+        return Searcher.FINISHED  # type: ignore[return-value]  # Tune's word for it
+
+    def _write(self, draw: Mapping[str, Any]) -> None:
+        with (self.storage.folder / DRAWS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"search": self.search.digest(), "draw": draw}) + "\n")
+        self.storage.push(DRAWS)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        failed = error or result is None or math.isnan(result.get(METRIC, math.nan))
         draw = self.repeated.pop(trial_id, None)
         if draw is None:
-            self.inner.on_trial_complete(trial_id, result, error)
-        elif result is not None and not error:
+            self.inner.on_trial_complete(self.asked.pop(trial_id), None if failed else result, failed)
+        elif result is not None and not failed:
             self.inner.add_evaluated_point(draw, result[METRIC])
 
     def save(self, checkpoint_path: str) -> None:
@@ -89,12 +130,13 @@ class Continued(Searcher):
         """Nothing: see :meth:`save`."""
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, digest: str) -> list[dict[str, Any]]:
     """The draws of earlier calls; a last line that was cut off is left out."""
     if not path.exists():
         return []
     content = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+    known = [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+    return [one["draw"] for one in known if one["search"] == digest]
 
 
 def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], storage: Storage) -> float | None:
@@ -103,7 +145,7 @@ def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], sto
     for seed in seeds:
         setup = search.setup(draw).model_copy(update={"seed": seed})
         directory = RunDirectory(storage.runs, setup)
-        storage.pull(("status.json", "evaluations.csv"), f"runs/{directory.path.name}")
+        storage.pull(*(f"runs/{directory.path.name}/{name}" for name in ("status.json", "evaluations.csv")))
         if directory.status.get("state") not in DONE:
             return None
         found.append(float(read_table(directory.path / "evaluations.csv")["accuracy"].max()))

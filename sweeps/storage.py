@@ -10,20 +10,27 @@ from typing import TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from byzray.results import write_atomically
+
 T = TypeVar("T")
 
 # What a plan needs to know of a run.
 STATUS_FILES = ("status.json", "environment.json")
 
-# Copied last, so that whoever sees a run's status also sees the files that it speaks of.
-LAST = "status.json"
+# Copied in this order after all else: a checkpoint needs the rows before it, a status speaks of both.
+LAST = ("checkpoint.safetensors", "status.json")
 
 # Transfers at a time: most of one is waiting.
 TRANSFERS = 16
 
+# Actors of a sweep look for this file between stretches: their driver was asked to stop.
+STOP = ".stop"
+
 
 class Storage:
     """A sweep's storage. A folder is used as it is; of a URI there is a local copy, fetched and sent file by file.
+
+    A URI has no locks: two sweeps in one would compute the same runs.
 
     Args:
         where: the folder or URI.
@@ -43,6 +50,8 @@ class Storage:
         self.filesystem: FileSystem | None = None
         if "://" not in where:
             self.folder = Path(where).expanduser().resolve()
+            if self.folder.exists() and not self.folder.is_dir():
+                raise ValueError("expected a folder, or a URI that pyarrow understands: this is a file")
             self.where = self.path = str(self.folder)
             return
         try:
@@ -54,8 +63,10 @@ class Storage:
 
     @property
     def shown(self) -> str:
-        """As messages show it: without a URI's options, which may hold secrets."""
-        return self.where.partition("?")[0]
+        """As messages show it: without a URI's user and options, which may hold secrets."""
+        scheme, separator, rest = self.where.partition("?")[0].rpartition("://")
+        place = rest.rpartition("@")[2] if separator else rest
+        return f"{scheme}{separator}{place}"
 
     @property
     def runs(self) -> Path:
@@ -73,29 +84,62 @@ class Storage:
         if self.filesystem is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def pull(self, names: Sequence[str] = (), below: str = "") -> None:
-        """Fetch files below a place into the local folder: all, or those of these names."""
+    def pull(self, *places: str, names: Sequence[str] = ()) -> None:
+        """Fetch files, and all that lies below folders, into the local folder; with `names`, those files alone."""
         if self.filesystem is None:
             return
-        found = self.filesystem.get_file_info(
-            FileSelector(f"{self.path}/{below}".rstrip("/"), allow_not_found=True, recursive=True)
-        )
-        wanted = [one.path for one in found if one.type == FileType.File and (not names or one.base_name in names)]
-        self._each(wanted, self._fetch)
+        wanted = [path for place in places for path in self._files(place)]
+        self._each([path for path in wanted if not names or path.rpartition("/")[2] in names], self._fetch)
 
-    def push(self, below: str) -> None:
-        """Send all files below a place of the local folder, or the one file there; what is gone here goes there."""
+    def push(self, *places: str) -> None:
+        """Send files, and all that lies in local folders. Nothing is removed there, see :meth:`remove`."""
         if self.filesystem is None:
             return
-        here = self.folder / below
-        files = [here] if here.is_file() else [file for file in here.rglob("*") if file.is_file()]
+        files: list[Path] = []
+        for place in places:
+            here = self.folder / place
+            files += [here] if here.is_file() else [file for file in here.rglob("*") if file.is_file()]
         files = [file for file in files if not file.name.startswith(".")]
-        self._each([file for file in files if file.name != LAST], self._send)
-        self._each([file for file in files if file.name == LAST], self._send)
-        if here.is_dir():
-            there = self.filesystem.get_file_info(FileSelector(f"{self.path}/{below}", recursive=True))
-            gone = [one.path for one in there if one.type == FileType.File and not self._local(one.path).exists()]
-            self._each(gone, self.filesystem.delete_file)
+        self._each([file for file in files if file.name not in LAST], self._send)
+        for name in LAST:
+            self._each([file for file in files if file.name == name], self._send)
+
+    def remove(self, *places: str) -> None:
+        """Remove files from a remote storage that were removed here."""
+        if self.filesystem is not None:
+            there = [path for place in places for path in self._files(place)]
+            self._each([path for path in there if not self._local(path).exists()], self.filesystem.delete_file)
+
+    def top(self) -> list[str]:
+        """What lies directly in a remote storage."""
+        if self.filesystem is None:
+            return []
+        return [one.base_name for one in self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))]
+
+    def ask_to_stop(self, ask: bool = True) -> None:
+        """Have the sweep's actors save their runs and end; with `ask` False, take that back."""
+        path = f"{self.path}/{STOP}"
+        if self.filesystem is None:
+            Path(path).touch() if ask else Path(path).unlink(missing_ok=True)
+        elif ask:
+            self.filesystem.create_dir(self.path, recursive=True)
+            self.filesystem.open_output_stream(path).close()
+        elif self._files(STOP):
+            self.filesystem.delete_file(path)
+
+    def stop_asked(self) -> bool:
+        """Whether the sweep's actors shall save their runs and end."""
+        return (self.folder / STOP).exists() if self.filesystem is None else bool(self._files(STOP))
+
+    def _files(self, place: str) -> list[str]:
+        """The remote files at or below a place."""
+        assert self.filesystem is not None
+        path = f"{self.path}/{place}".rstrip("/")
+        found = self.filesystem.get_file_info(path)
+        if found.type == FileType.File:
+            return [path]
+        below = self.filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+        return [one.path for one in below if one.type == FileType.File]
 
     def _local(self, path: str) -> Path:
         return self.folder / path.removeprefix(self.path).lstrip("/")
@@ -104,8 +148,13 @@ class Storage:
         assert self.filesystem is not None
         local = self._local(path)
         local.parent.mkdir(parents=True, exist_ok=True)
-        with self.filesystem.open_input_stream(path) as source, local.open("wb") as target:
-            shutil.copyfileobj(source, target)
+
+        def copy(temporary: Path) -> None:
+            assert self.filesystem is not None
+            with self.filesystem.open_input_stream(path) as source, temporary.open("wb") as target:
+                shutil.copyfileobj(source, target)
+
+        write_atomically(local, copy)
 
     def _send(self, file: Path) -> None:
         assert self.filesystem is not None
@@ -123,13 +172,10 @@ class Storage:
             (self.folder / old).rename(self.folder / new)
         if self.filesystem is None:
             return
-        found = self.filesystem.get_file_info(FileSelector(f"{self.path}/{old}", recursive=True))
-        for one in found:
-            if one.type == FileType.File:
-                target = f"{self.path}/{new}/{one.base_name}"
-                self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-                self.filesystem.copy_file(one.path, target)
-                self.filesystem.delete_file(one.path)
+        self.filesystem.create_dir(f"{self.path}/{new}", recursive=True)
+        for path in self._files(old):
+            self.filesystem.copy_file(path, f"{self.path}/{new}/{path.rpartition('/')[2]}")
+            self.filesystem.delete_file(path)
 
     @staticmethod
     def _each(items: Sequence[T], do: Callable[[T], None]) -> None:

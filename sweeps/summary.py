@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweeps.plan import DONE, REASONS, Paces, Plan
+from sweeps.search import look_at
 from sweeps.storage import Storage
 from sweeps.sweep import Outcome, first_line
 from sweeps.trainable import Resources
@@ -24,7 +25,10 @@ def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces,
     if sweep.search is not None:
         count, seeds = sweep.search.sample.count, len(plan.seeds)
         say(f"{sweep.name}: {count} setups that Optuna finds x {seeds} seeds = {count * seeds} runs")
-        say(f"in {storage.shown}; it is known only on the way which setups these are")
+        found = look_at(sweep.search, plan.seeds, storage)
+        done, begun = len(found.finished), len(found.pending)
+        left = max(0, count - done - begun)
+        say(f"in {storage.shown}: {done} setups are done, {begun} were begun, {left} are to be found on the way")
         return
     say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {len(plan.runs)} runs")
     for condition in plan.only:
@@ -70,10 +74,9 @@ def _estimate(plan: Plan, resources: Resources, paces: Paces) -> str:
     return f"estimate from measured steps/s: {duration(seconds)}, {at_once} runs at a time on this machine{more}"
 
 
-def print_outcome(plan: Plan, outcome: Outcome, storage: Storage, console: Console) -> None:
+def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
     """The last lines of a sweep."""
-    earlier = len(plan.runs) - len(plan.waiting)
-    parts = [f"{outcome.finished} runs finished in {duration(outcome.seconds)}", f"{earlier} were done before"]
+    parts = [f"{outcome.finished} runs finished in {duration(outcome.seconds)}", f"{outcome.earlier} were done before"]
     if outcome.stopped:
         parts.append(f"{len(outcome.stopped)} stopped early")
     if outcome.failed:

@@ -25,9 +25,9 @@ from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import facts
 from sweeps.plan import PLAN_FILES, Plan
-from sweeps.search import METRIC, make_search
+from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
-from sweeps.trainable import RUN, Job, Resources, RunTrainable
+from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 from sweeps.view import Progress, View
 
 # Trials hand their results over about this often, many at once; scheduling decisions are as coarse then.
@@ -43,7 +43,8 @@ class Outcome:
     """What a sweep did.
 
     Attributes:
-        finished: how many runs it finished, without those that had been finished before.
+        earlier: how many runs were done before.
+        finished: how many runs it finished beside.
         stopped: the runs that the scheduler stopped early.
         failed: the runs that failed, each with its reason.
         interrupted: whether it was asked to stop.
@@ -52,6 +53,7 @@ class Outcome:
         slots: how many runs it computed at the same time.
     """
 
+    earlier: int = 0
     finished: int = 0
     stopped: dict[str, Setup] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -90,24 +92,29 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         actors.FleetError: the cluster has no room for a single run.
     """
     with in_sole_use(storage):
-        storage.pull(PLAN_FILES)
+        storage.ask_to_stop(False)  # what an earlier call may have left
         plan.save(storage.folder)
-        for name in PLAN_FILES:
-            storage.push(name)
-        for run in plan.waiting:
-            if run.state == "changed":
-                storage.put_aside(run.name)
+        storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
-            return Outcome()
+            return Outcome(earlier=len(plan.runs))
         if options.download:
             _download(plan, options.data)
         actors.connect(options.address, output=False)
-        return _Execution(plan, storage, options, console).run()
+        execution = _Execution(plan, storage, options, console)  # which raises if there is no room
+        for run in plan.waiting:
+            if run.state == "changed":
+                storage.put_aside(run.name)
+        try:
+            return execution.run()
+        finally:
+            storage.ask_to_stop(False)
 
 
 def _download(plan: Plan, root: Path) -> None:
     """Get the data sets that are missing here once, before several trials do so at the same time."""
-    for dataset in {run.setup.dataset for run in plan.waiting}:
+    search = plan.sweep.search
+    setups = [run.setup for run in plan.waiting] if search is None else search.examples()
+    for dataset in {setup.dataset for setup in setups}:
         with suppress(Exception):  # its runs fail, and tell why
             dataset.load(root, download=True)
 
@@ -145,6 +152,7 @@ class _Execution:
         self.storage = storage
         self.options = options
         self.outcome = Outcome()
+        self.settled: set[str] = set()
         self.search = plan.sweep.search
         self.job = Job(
             descriptions={run.name: run.setup.describe() for run in plan.waiting},
@@ -155,9 +163,7 @@ class _Execution:
             download=options.download,
             import_paths=tuple(sys.path),
         )
-        examples = [run.setup for run in plan.waiting]
-        if self.search is not None:
-            examples = [self.search.setup(draw) for draw in self.search.sample.draws(1)]
+        examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)
         self.outcome.slots = min(slots(need) for need in self.needs.values())
         self.longest = max(setup.steps for setup in examples)
@@ -165,15 +171,17 @@ class _Execution:
         self.progress = Progress(plan, total, self.outcome.slots)
         self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.shown}")
         self.watch = _Watch(self)
-        self.stopper = _Stopper()
+        self.stopper = _Stopper(self.watch)
 
     def run(self) -> Outcome:
         outcome = self.outcome
-        with self._signals(), self.view:
-            self._tuner().fit()
-        outcome.interrupted = self.stopper.stopping
-        for setup in outcome.stopped.values():
-            self._mark_stopped(setup)
+        searcher, samples = self._searcher()
+        outcome.earlier = self.progress.done
+        if samples:
+            with self._signals(), self.view:
+                self._tuner(searcher, samples).fit()
+        self.settle()
+        outcome.interrupted = self.stopper.stopping is not None
         if self.watch.began is not None:
             outcome.seconds = time.monotonic() - self.watch.began
             outcome.busy = self.progress.computing / outcome.seconds / outcome.slots
@@ -184,9 +192,10 @@ class _Execution:
         """SIGINT and SIGTERM end the sweep with all runs saved; the second one does not wait for that."""
 
         def stop(number: int, _frame: object) -> None:
-            if self.stopper.stopping:
+            if self.stopper.stopping is not None:
                 raise KeyboardInterrupt
-            self.stopper.stopping = True
+            self.stopper.stopping = set(self.watch.running)
+            self.storage.ask_to_stop()
             self.view.say(f"{signal.Signals(number).name}: saving the runs under way")
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -196,10 +205,9 @@ class _Execution:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _tuner(self) -> tune.Tuner:
+    def _tuner(self, searcher: Searcher | None, samples: int) -> tune.Tuner:
         options = self.options
         _quieten_tune(buffering=self.plan.sweep.early_stopping is None)
-        searcher, samples = self._searcher()
         trainable = tune.with_parameters(RunTrainable, job=self.job)
         return tune.Tuner(
             tune.with_resources(trainable, self._resources()),
@@ -240,9 +248,13 @@ class _Execution:
         return {RUN: tune.grid_search(values)}
 
     def _searcher(self) -> tuple[Searcher | None, int]:
+        """The searcher, if one is needed, and how many trials are left for it."""
         if self.search is None:
             return None, 1
-        return make_search(self.search, self.plan.seeds, self.storage)
+        found = look_at(self.search, self.plan.seeds, self.storage)
+        left = max(0, self.search.sample.count - len(found.finished)) * len(self.plan.seeds)
+        self.progress.done = len(found.finished) * len(self.plan.seeds)
+        return make_search(self.search, self.plan.seeds, self.storage), left
 
     def _scheduler(self) -> TrialScheduler | None:
         stopping = self.plan.sweep.early_stopping
@@ -257,9 +269,18 @@ class _Execution:
             reduction_factor=stopping.reduction_factor,
         )
 
+    def started(self, trial: Trial) -> None:
+        """A trial begins; its actor may yet find that its setup is not valid there."""
+        with suppress(Exception):
+            setup = self.job.setup(trial.config)
+            self.progress.start(RunDirectory.name(setup), setup)
+
     def ended(self, trial: Trial) -> None:
         """A trial completed, or the scheduler stopped it."""
-        setup, last = self.job.setup(trial.config), trial.last_result
+        last = trial.last_result
+        if last.get("interrupted"):
+            return
+        setup = self.job.setup(trial.config)
         name, accuracy = RunDirectory.name(setup), last.get(METRIC, math.nan)
         self.progress.end(name, failed=False)
         if last.get("finished"):
@@ -284,25 +305,30 @@ class _Execution:
 
     def _reason(self, setup: Setup, log: str) -> str:
         """Why a run failed, as its own actor recorded it; if that was lost, recorded here."""
-        name = RunDirectory.name(setup)
-        self.storage.pull(("status.json", "setup.yaml"), f"runs/{name}")
+        place = f"runs/{RunDirectory.name(setup)}"
+        self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
         with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
             if directory.status.get("state") == "failed":
                 return str(directory.status.get("reason"))
             reason = f"its actor was lost: {(log.strip().splitlines() or ['nothing is known of it'])[-1]}"
             directory.fail(reason, log)
-            self.storage.push(f"runs/{name}")
+            self.storage.push(*(f"{place}/{name}" for name in FAILURE_FILES))
             return reason
         return "another process is at work in its directory"
 
-    def _mark_stopped(self, setup: Setup) -> None:
-        """Tell a run that the scheduler ended from one that was interrupted, as its own actor could not."""
-        name = RunDirectory.name(setup)
-        self.storage.pull(("status.json", "setup.yaml"), f"runs/{name}")
-        with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
-            status = directory.status
-            directory.set_status("stopped", status.get("step", 0), "by ASHA", status.get("seconds"))
-            self.storage.push(f"runs/{name}/status.json")
+    def settle(self) -> None:
+        """Tell runs that the scheduler ended from such as were interrupted, which their own actors cannot."""
+        for name, setup in self.outcome.stopped.items():
+            if name in self.settled:
+                continue
+            place = f"runs/{name}"
+            self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
+            with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # else its actor is at work
+                status = directory.status
+                if status.get("state") == "interrupted":
+                    directory.set_status("stopped", status.get("step", 0), "by ASHA", status.get("seconds"))
+                    self.storage.push(f"{place}/status.json")
+                    self.settled.add(name)
 
 
 class _Watch(tune.Callback):
@@ -319,15 +345,18 @@ class _Watch(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.began = self.began or time.monotonic()
         self._runs(trial, True)
+        self.execution.started(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self.execution.progress.advance(result)
+        if not result.get("interrupted"):
+            self.execution.progress.advance(result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
         self.execution.ended(trial)
+        self.execution.settle()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
@@ -342,19 +371,27 @@ class _Watch(tune.Callback):
 
 
 class _Stopper(tune.Stopper):
-    """Ends all trials when the user asks for it."""
+    """Ends the experiment once the runs that were under way when the user asked for it are saved.
 
-    stopping = False
+    Tune itself would not wait longer than some seconds for its actors.
+    """
+
+    def __init__(self, watch: _Watch) -> None:
+        self.watch = watch
+        self.stopping: set[str] | None = None  # the trials that ran then
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Stopper, (None,)  # Tune saves it, to restore an experiment, which sweeps do otherwise
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.stopping
+        return self.stopping is not None and not self.stopping & self.watch.running
 
 
 def _quieten_tune(buffering: bool) -> None:
-    """Set what Tune lets one set by environment variables alone, where the user has not."""
+    """Set what Tune lets one set by environment variables alone."""
     # Our own summary takes the place of what this logger says of failed and interrupted trials.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     settings = {
@@ -367,8 +404,7 @@ def _quieten_tune(buffering: bool) -> None:
         # Classes of the user's own may read files relative to where the sweep was started.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
     }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(settings)
 
 
 def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.PlacementGroupFactory]:

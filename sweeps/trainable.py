@@ -1,8 +1,10 @@
 """One run of a sweep as a trial of Ray Tune."""
 
 import math
+import shutil
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,15 @@ from byzray.setups import Setup
 from byzray.simulation import LocalSimulation, check_model, load_data
 from sweeps.definition import Search
 from sweeps.storage import Storage
+
+# What a search maximises, and Tune is told.
+METRIC = "best_accuracy"
+
+# How often a remote storage is asked whether to stop, in seconds.
+ASK_SECONDS = 5.0
+
+# What a failure alone changes in a run's directory.
+FAILURE_FILES = ("setup.yaml", "error.txt", "status.json")
 
 # The one parameter of trials whose setups are known beforehand.
 RUN = "run"
@@ -118,6 +129,9 @@ class RunTrainable(tune.Trainable):
         self.storage = Storage(job.where)
         self.fleet: Fleet | None = None
         self.known: tuple[Dataset, Data] | None = None
+        self.shared: ray.ObjectRef | None = None  # the same data, in Ray's object store
+        self.run: Setup | None = None
+        self.asked = 0.0
         threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
         torch.set_num_threads(max(1, threads))
         self._begin(config)
@@ -128,14 +142,18 @@ class RunTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        if self.run is not None and self.storage.filesystem is not None:
+            shutil.rmtree(self.storage.runs / RunDirectory.name(self.run), ignore_errors=True)
         self.updates = self._compute(config)
         self.last: Update | None = None
-        self.run: Setup | None = None
+        self.run = None
+        self.pulled = False
         self.saved: float | None = None
 
     def _compute(self, config: dict[str, Any]) -> Updates:
         setup = self.run = self.job.setup(config)
-        self.storage.pull(below=f"runs/{RunDirectory.name(setup)}")
+        self.storage.pull(f"runs/{RunDirectory.name(setup)}")
+        self.pulled = True
         return (
             yield from recorded(
                 setup,
@@ -149,7 +167,7 @@ class RunTrainable(tune.Trainable):
 
     def _simulation(self, setup: Setup) -> Simulation:
         if self.known is None or self.known[0] != setup.dataset:
-            self.known = None  # so that two never lie in memory together
+            self.known = self.shared = None  # so that two never lie in memory together
             self.known = (setup.dataset, load_data(setup, self.job.data, self.job.download))
         data = self.known[1]
         check_model(setup, data)
@@ -159,9 +177,14 @@ class RunTrainable(tune.Trainable):
             cohorts = split(setup.honest, actor_count(setup))
             group = ray.util.get_current_placement_group()
             self.fleet = Fleet(setup.label(), cohorts, setup.actors, setup.device, group)
-        return FleetSimulation(setup, data, self.fleet)
+        if self.shared is None:
+            self.shared = ray.put(data)
+        return FleetSimulation(setup, self.shared, self.fleet)
 
     def step(self) -> dict[str, Any]:
+        if self._stop_asked():
+            self._leave()
+            return {"run": None, "step": 0, METRIC: math.nan, "interrupted": True, "done": True}
         try:
             self.last = next(self.updates)
             if self.last.step == self.last.setup.steps:
@@ -174,8 +197,18 @@ class RunTrainable(tune.Trainable):
         self._send_checkpoint()
         return self._report(self.last.step, self.last.loss, self.last.accuracy, self.last.best)
 
+    def _stop_asked(self) -> bool:
+        """Between stretches, but not more often than is worth a question to a remote storage."""
+        now = time.monotonic()
+        if self.storage.filesystem is not None and now - self.asked < ASK_SECONDS:
+            return False
+        self.asked = now
+        return self.storage.stop_asked()
+
     def _finished(self, result: Result) -> dict[str, Any]:
         self._send()
+        place = f"runs/{RunDirectory.name(result.setup)}"
+        self.storage.remove(f"{place}/checkpoint.safetensors", f"{place}/error.txt")
         loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
         last = float(result.evaluations["accuracy"].iloc[-1])
         reported = self._report(result.setup.steps, loss, last, result.best_accuracy)
@@ -185,7 +218,7 @@ class RunTrainable(tune.Trainable):
     def _report(self, step: int, loss: float, accuracy: float, best: float) -> dict[str, Any]:
         assert self.run is not None
         name = RunDirectory.name(self.run)
-        return {"run": name, "step": step, "loss": loss, "accuracy": accuracy, "best_accuracy": best}
+        return {"run": name, "step": step, "loss": loss, "accuracy": accuracy, METRIC: best}
 
     def _record(self, error: Exception) -> None:
         """Leave the reason in the run's directory, unless another process is at work there."""
@@ -194,11 +227,12 @@ class RunTrainable(tune.Trainable):
         with suppress(RunExists), RunDirectory(self.storage.runs, self.run) as directory:
             log = "".join(traceback.format_exception(error))
             directory.fail(f"{type(error).__name__}: {error}", log)
-        self._send()
+        self._send(() if self.pulled else FAILURE_FILES)
 
-    def _send(self) -> None:
+    def _send(self, names: Sequence[str] = ()) -> None:
         if self.run is not None:
-            self.storage.push(f"runs/{RunDirectory.name(self.run)}")
+            place = f"runs/{RunDirectory.name(self.run)}"
+            self.storage.push(*([f"{place}/{name}" for name in names] or [place]))
 
     def _send_checkpoint(self) -> None:
         """Send what a remote storage lacks, each time a checkpoint was saved."""

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from byzray.setups import Setup
-from sweeps.plan import Paces, Plan
+from sweeps.plan import Plan
 
 # How many of the last runs are shown.
 LAST_RUNS = 8
@@ -41,11 +41,16 @@ class Progress:
         self.failed = 0
         self.running = 0
         self.began = time.monotonic()
-        self.paces = Paces(plan.runs)
+        self.paces = plan.paces()
         self.waiting: dict[str, tuple[Setup, int]] = {run.name: (run.setup, run.step) for run in plan.waiting}
+        self.earlier = {run.name: run.seconds for run in plan.waiting}  # computed before this sweep began
         self.computing = 0.0  # seconds, of the runs that finished
         self.taken = 0  # steps
         self.history: deque[tuple[float, int]] = deque([(self.began, 0)])
+
+    def start(self, name: str, setup: Setup) -> None:
+        """A run begins; those that a search found are not known before."""
+        self.waiting.setdefault(name, (setup, 0))
 
     def advance(self, result: Mapping[str, Any]) -> None:
         """A run reports."""
@@ -61,7 +66,7 @@ class Progress:
         while len(self.history) > 2 and now - self.history[0][0] > PACE_SECONDS:
             self.history.popleft()
         if result.get("finished"):
-            self.computing += result["seconds"]
+            self.computing += result["seconds"] - self.earlier.get(name, 0.0)
             self.paces.add(setup, result["seconds"] / max(1, step))
 
     def end(self, name: str, failed: bool) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from byzray.report.tables import SLACK
 
-Verdict = Literal["confirmed", "refuted", "not yet decidable"]
+Verdict = Literal["confirmed", "refuted", "not yet decidable", "not decidable"]
 
 EFFECTIVE = 0.2
 """An attack is effective if it costs at least this much of the best accuracy (a share of 1)."""
@@ -22,8 +22,8 @@ class Judgement:
 
     Attributes:
         claim: what is claimed to hold where the attack costs at least 20 points of the best accuracy.
-        scope: which pairs, in words.
-        verdict: what may be said.
+        scope: which pairs, in words; empty if there is none.
+        verdict: what may be said; `not decidable`: nor will it be, as no pair is open and none tells anything.
         effective: in how many decided pairs the attack costs at least 20 points.
         successes: in how many of those the claim's condition holds.
         unknown: how many pairs are undecided.
@@ -40,18 +40,25 @@ class Judgement:
     explanation: str
     worst: str
 
+    @property
+    def where(self) -> str:
+        """The words that follow the verdict."""
+        return f" for {self.scope}" if self.scope else ": there is no pair of placements here"
+
 
 def always(effective: int, successes: int, unknown: int) -> Verdict:
     """Whether every effective pair is a success, given that some pairs are unknown."""
+    if not effective and not unknown:
+        return "not decidable"
     if successes < effective:
         return "refuted"
-    return "confirmed" if effective and not unknown else "not yet decidable"
+    return "not yet decidable" if unknown else "confirmed"
 
 
 def mostly(effective: int, successes: int, unknown: int) -> Verdict:
     """Whether successes make up more than 60 % of the effective pairs, whatever the unknown ones turn out to be."""
     if not effective and not unknown:
-        return "not yet decidable"
+        return "not decidable"
     # In whole numbers, so that exactly 60 % is not more than 60 %. At worst every unknown pair is effective and no
     # success, at best it is both.
     if 5 * successes > 3 * (effective + unknown):
@@ -67,8 +74,8 @@ def judge(pairs: pd.DataFrame, whole: int | None = None) -> list[Judgement]:
         whole: how many pairs the complete sweep has, if these are a part of one.
     """
     decided = pairs[pairs["decided"]]
-    unknown = len(pairs) - len(decided)
-    scopes = [(f"these {len(pairs)} pairs" if len(pairs) != 1 else "this 1 pair", unknown)]
+    here = {0: "", 1: "this 1 pair"}.get(len(pairs), f"these {len(pairs)} pairs")
+    scopes = [(here, len(pairs) - len(decided))]
     if whole is not None and whole > len(pairs):
         scopes.append((f"the whole sweep of {whole} pairs", whole - len(decided)))
     return [judgement for scope, open_ in scopes for judgement in _both(decided, scope, open_)]
@@ -95,6 +102,8 @@ def _judgement(
             f"The attack cost at least 20 points in {count} decided pair{'s' * (count != 1)}; "
             f"in {successes} of them ({100 * successes / count:.1f} %) {did}"
         )
+    elif not scope:
+        words = "A pair is the same attacked setup and seed with momentum in the update and at the workers"
     else:
         words = "In no decided pair did the attack cost at least 20 points, so there is nothing to judge by"
     words += f"; {unknown} pair{'s are' if unknown != 1 else ' is'} undecided." if unknown else "."

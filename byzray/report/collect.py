@@ -102,27 +102,36 @@ class Collection:
         runs: those found, in the order of their names, then those planned and not found.
         sweep: the content of sweep.json, empty if there is none.
         notes: what could not be read or was left out, one line each.
+        planned: how many runs are planned; 0: there is no plan.
+        foreign: the names of runs that were found and are not planned; none if there is no plan.
     """
 
     runs: list[Run]
     sweep: dict[str, Any]
     notes: list[str]
+    planned: int = 0
+    foreign: frozenset[str] = frozenset()
 
 
-def collect(directory: Path) -> Collection:
+def collect(directory: Path, shown: str | None = None) -> Collection:
     """Read every run below `directory`, and the plan that may lie beside them.
+
+    Args:
+        directory: where they lie.
+        shown: what messages call it, if not by its path.
 
     Raises:
         NothingToReport: there is neither a run nor a plan.
     """
+    shown = str(directory) if shown is None else shown
     if not directory.is_dir():
-        raise NothingToReport(f"{directory}: there is no such folder, expected one with run directories")
+        raise NothingToReport(f"{shown}: there is no such folder, expected one with run directories")
     notes: list[str] = []
     plan = _plan(directory / "planned.jsonl", notes)
     sweep = _sweep(directory / "sweep.json", notes)
     found = _run_directories(directory)
     if not found and not plan:
-        raise NothingToReport(_nothing(directory))
+        raise NothingToReport(_nothing(directory, shown))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         read = list(pool.map(lambda path: _read_run(path, plan.get(path.name)), found))
     runs = []
@@ -133,16 +142,20 @@ def collect(directory: Path) -> Collection:
             runs.append(run)
     present = {path.name for path in found}
     missing = [Run(name, setup, "missing", reason="not begun") for name, setup in plan.items() if name not in present]
-    return Collection(_each_once(runs + missing, notes), sweep, notes)
+    once = _each_once(runs + missing, notes)
+    # Not by their names: what was planned for actors may have been computed without.
+    planned = {_simulated(setup) for setup in plan.values()}
+    foreign = {run.name for run in once if _simulated(run.setup) not in planned} if plan else ()
+    return Collection(once, sweep, notes, len(plan), frozenset(foreign))
 
 
-def _nothing(directory: Path) -> str:
+def _nothing(directory: Path, shown: str) -> str:
     if (directory / "setup.yaml").exists():
-        return f"{directory}: is itself a run directory, expected the folder that holds run directories"
+        return f"{shown}: is itself a run directory, expected the folder that holds run directories"
     inside = sorted(path.name for path in directory.iterdir())
     listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     return (
-        f"{directory}: found no run in it ({'it holds ' + listed if inside else 'it is empty'}), "
+        f"{shown}: found no run in it ({'it holds ' + listed if inside else 'it is empty'}), "
         "expected folders with a setup.yaml, in it or in its folder runs, or a planned.jsonl"
     )
 
@@ -156,11 +169,16 @@ def _run_directories(directory: Path) -> list[Path]:
     )
 
 
+def _simulated(setup: dict[str, Any]) -> tuple[str, int]:
+    """What two runs share if they simulate the same."""
+    return identity(setup), setup["seed"]
+
+
 def _each_once(runs: Iterable[Run], notes: list[str]) -> list[Run]:
     """A run may lie there twice, of two layouts on actors for example: the one that got further counts."""
     kept: dict[tuple[str, int], Run] = {}
     for run in runs:
-        key = (identity(run.setup), run.setup["seed"])
+        key = _simulated(run.setup)
         other = kept.get(key)
         if other is None:
             kept[key] = run

@@ -22,6 +22,12 @@ POINTS, POINTS_OF_MANY, MANY_PANELS = 300, 150, 8
 # The loss is shown between these multiples of the first one. Above, a model is lost, and its line runs along the edge.
 HIGHEST_LOSS, LOWEST_LOSS = 20.0, 1e-4
 
+# The overview is wrapped into rows of this many axes; with more axes than this in all, rates are drawn together.
+OVERVIEW_COLUMNS, OVERVIEW_AXES = 4, 48
+
+# What is alike in an axes of the overview, in the order of its axes: where, and how the runs were trained.
+SIZE, TRAINING = ["dataset", "n", "f"], ["rate", "nesterov"]
+
 # Up to this many best accuracies a box shows each of them.
 FEW = 60
 
@@ -241,30 +247,58 @@ def _ratio_lines(axes: Axes, comparison: Comparison, rule: str) -> None:
 
 
 def overview_figure(runs: pd.DataFrame) -> Figure | None:
-    """Best accuracies of all attacked setups and seeds: a box for each attack and placement, by data set, n and f."""
+    """Best accuracies of all attacked setups and seeds: a box for each attack and placement, by data set, n and f; and
+    by learning rate and Nesterov, where these differ."""
     attacked = runs[(runs["attack"] != "none") & runs["state"].isin(COUNTED) & runs["best_accuracy"].notna()]
     if not len(attacked):
         return None
-    datasets = sorted(attacked["dataset"].unique())
-    sizes = {name: _sizes(attacked[attacked["dataset"] == name]) for name in datasets}
-    columns = max(map(len, sizes.values()))
+    apart = _trained_apart(attacked)
+    rows = _overview_rows(attacked, apart)
+    columns = max(map(len, rows))
     boxes = attacked["attack"].nunique() * attacked["placement"].nunique()
-    figure = Figure(figsize=(1.0 + columns * (1.2 + 0.62 * boxes), 0.7 + 2.8 * len(datasets)), layout="constrained")
-    axes = figure.subplots(len(datasets), columns, sharey=True, squeeze=False)
-    for row, dataset in zip(axes, datasets, strict=True):
-        for one in row[len(sizes[dataset]) :]:
+    width = 1.0 + columns * ((0.6 if apart else 1.2) + 0.62 * boxes)
+    figure = Figure(figsize=(width, 0.7 + 2.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, sharey=True, squeeze=False)
+    for row, shown in zip(axes, rows, strict=True):
+        for one in row[len(shown) :]:
             one.set_visible(False)
-        for one, (n, f) in zip(row, sizes[dataset], strict=False):
-            here = attacked[(attacked["dataset"] == dataset) & (attacked["n"] == n) & (attacked["f"] == f)]
+        for one, here in zip(row, shown, strict=False):
             _boxes(one, here)
-            _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
-            one.set_title(f"{dataset}, n = {n}, f = {f}", fontsize=10)
+            if len(here[TRAINING].drop_duplicates()) == 1:  # the median over several rates would be that of none
+                _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
+            one.set_title(_overview_title(here, apart), fontsize=10)
         row[0].set(ylabel="best test accuracy", ylim=(0, 1.08))  # with room for the line's label
     return figure
 
 
-def _sizes(attacked: pd.DataFrame) -> list[tuple[int, int]]:
-    return sorted(set(zip(attacked["n"].tolist(), attacked["f"].tolist(), strict=True)))
+def _trained_apart(attacked: pd.DataFrame) -> bool:
+    """Whether learning rates, and with and without Nesterov, get axes of their own: there are several, not too many."""
+    several = attacked.groupby("dataset")[TRAINING].nunique().gt(1).to_numpy().any()
+    return bool(several) and attacked.groupby([*SIZE, *TRAINING]).ngroups <= OVERVIEW_AXES
+
+
+def _overview_rows(attacked: pd.DataFrame, apart: bool) -> list[list[pd.DataFrame]]:
+    """The runs of each axes, row by row: a row for each data set; if training is told apart, for each size."""
+    row, within = (SIZE, TRAINING) if apart else (SIZE[:1], SIZE[1:])
+    rows = []
+    for _, of_row in attacked.groupby(row):
+        shown = [here for _, here in of_row.groupby(within)]
+        if apart:
+            shown.sort(key=lambda here: _first_rate(here["rate"].iloc[0]))
+        most = OVERVIEW_COLUMNS if apart else len(shown)
+        rows += [shown[start : start + most] for start in range(0, len(shown), most)]
+    return rows
+
+
+def _first_rate(rate: str) -> float:
+    """0.02 of "0.02" and of "0.02 → 0.004"; the latter's axes come after, as sorting keeps the order of equals."""
+    return float(rate.partition(" ")[0])
+
+
+def _overview_title(here: pd.DataFrame, apart: bool) -> str:
+    one = here.iloc[0]
+    title = f"{one['dataset']}, n = {one['n']}, f = {one['f']}"
+    return title + (f"\nrate {one['rate']}" + ", Nesterov" * bool(one["nesterov"])) * apart
 
 
 def _boxes(axes: Axes, runs: pd.DataFrame) -> None:

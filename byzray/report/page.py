@@ -30,7 +30,8 @@ class Content:
     """All that the page tells.
 
     Attributes:
-        directory: where the runs lie.
+        name: of the directory.
+        shown: where the runs lie, as the page says it.
         collection: what was found there.
         grid: its setups.
         runs: a table of :func:`byzray.report.tables.runs_table`, with the pairs' columns.
@@ -40,7 +41,8 @@ class Content:
         overview: the name of the overview figure, empty if there is nothing to draw.
     """
 
-    directory: Path
+    name: str
+    shown: str
     collection: Collection
     grid: Grid
     runs: pd.DataFrame
@@ -69,10 +71,9 @@ def page(content: Content, figures: Path) -> str:
     environment.filters["signed"] = lambda value: _points(value, "+.1f")
     sweep = content.collection.sweep
     return environment.get_template("page.html.j2").render(
-        name=str(sweep.get("sweep") or content.directory.resolve().name),
-        directory=content.directory,
+        name=str(sweep.get("sweep") or content.name),
+        shown=content.shown,
         when=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        sweep=sweep,
         part=_part(sweep),
         environments=_environments(content.collection.runs),
         states=states(content.runs),
@@ -89,6 +90,7 @@ def page(content: Content, figures: Path) -> str:
         open_panels=len(content.grid.panels) <= OPEN_PANELS,
         placements=PLACEMENTS,
         troubles=_troubles(content),
+        foreign=sorted(content.collection.foreign),
         notes=content.collection.notes,
         listed=LISTED,
     )
@@ -169,14 +171,12 @@ def _cells(inside: pd.DataFrame, rule: str, attack: str) -> dict[str, Any]:
     here = inside[(inside["rule"] == rule) & (inside["attack"] == attack)]
     complete = here[here["state"].isin(COUNTED)]
     gains = complete.loc[complete["placement"] == "worker", "gain"].dropna()
-    costs = complete.loc[complete["placement"] == "worker", "cost"].dropna()
     return {
         "best": {
             placement: _mean_and_deviation(complete.loc[complete["placement"] == placement, "best_accuracy"].dropna())
             for placement in PLACEMENTS
         },
         "diverged": set(here.loc[here["diverged_at"].notna(), "placement"]),
-        "cost": float(costs.mean()) if len(costs) else None,
         "gain": float(gains.mean()) if len(gains) else None,
     }
 

@@ -1,5 +1,6 @@
 """Writes the report of a directory of runs: page, figures and tables."""
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -45,26 +46,31 @@ class Report:
     judgements: list[Judgement]
 
 
-def write_report(directory: str | Path) -> Report:
+def write_report(directory: str | Path, shown: str | None = None) -> Report:
     """Report on all runs below `directory`, complete or not, in its folder ``report``; replaces an earlier report.
 
     Where there is much to draw, processes are started for it, so a script that calls this needs the usual
     ``if __name__ == "__main__":``.
+
+    Args:
+        directory: where the runs lie.
+        shown: what page, summary and messages call it: the URI of which it is a copy, say. Default: its path.
 
     Raises:
         NothingToReport: the directory holds no runs and no plan.
         FileExistsError: its folder ``report`` holds something else than a report.
     """
     directory = Path(directory)
-    collection = collect(directory)
+    name, shown = (directory.resolve().name, str(directory)) if shown is None else _of_uri(shown)
+    collection = collect(directory, shown)
     target = directory / "report"
     if target.exists() and not (target / "index.html").exists():
-        raise FileExistsError(f"{target}: holds something else than an earlier report; move it away")
+        raise FileExistsError(f"{shown}/report: holds something else than an earlier report; move it away")
     # Made beside the old one, and put in its place when it is complete.
     fresh = directory / f".report.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        report = _write(collection, directory, fresh, target)
+        report = _write(collection, name, shown, fresh, target)
         replaced = directory / f".report.{os.getpid()}.old"
         if target.exists():
             target.rename(replaced)
@@ -75,38 +81,60 @@ def write_report(directory: str | Path) -> Report:
     return report
 
 
-def _write(collection: Collection, directory: Path, fresh: Path, target: Path) -> Report:
+def _write(collection: Collection, name: str, shown: str, fresh: Path, target: Path) -> Report:
     grid = arrange(run.setup for run in collection.runs)
     runs = runs_table(collection.runs, grid)
     pairs = pairs_table(runs)
     runs = with_pairs(runs, pairs)
     curves = curves_table(collection.runs, grid)
     counts = statistics(pairs, runs)
-    whole = collection.sweep.get("whole")
-    judgements = judge(pairs, whole.get("pairs") if isinstance(whole, dict) else None)
+    own = _own(pairs, collection.foreign)
+    judgements = judge(own, _whole(collection))
     figures = fresh / "figures"
     figures.mkdir(parents=True)
-    for name, table in {"runs": runs, "pairs": pairs, "statistics": counts}.items():
-        table.to_csv(fresh / f"{name}.csv", index=False)
-        table.to_parquet(fresh / f"{name}.parquet", index=False)
-    # Millions of rows in a large sweep, for which pandas takes minutes.
-    short = curves.astype({"mean": "float32", "std": "float32"})
-    pyarrow.csv.write_csv(
-        pyarrow.Table.from_pandas(short, preserve_index=False),
-        fresh / "curves.csv",
-        pyarrow.csv.WriteOptions(quoting_style="needed"),
-    )
-    curves.to_parquet(fresh / "curves.parquet", index=False)
+    _write_tables(fresh, {"runs": runs, "pairs": pairs, "statistics": counts}, curves)
     drawn = _draw(grid, runs, curves, figures)
     overview = overview_figure(runs)
     if overview is not None:
         save(overview, figures, "overview")
     content = Content(
-        directory, collection, grid, runs, counts, judgements, drawn, "overview" if overview is not None else ""
+        name, shown, collection, grid, runs, counts, judgements, drawn, "overview" if overview is not None else ""
     )
     (fresh / "index.html").write_text(page(content, figures), encoding="utf-8")
-    index = target / "index.html"
-    return Report(index, summary(content, pairs, index), states(runs), judgements)
+    return Report(target / "index.html", summary(content, own), states(runs), judgements)
+
+
+def _write_tables(folder: Path, tables: dict[str, pd.DataFrame], curves: pd.DataFrame) -> None:
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    # Millions of rows in a large sweep, for which pandas takes minutes.
+    short = curves.astype({"mean": "float32", "std": "float32"})
+    pyarrow.csv.write_csv(
+        pyarrow.Table.from_pandas(short, preserve_index=False),
+        folder / "curves.csv",
+        pyarrow.csv.WriteOptions(quoting_style="needed"),
+    )
+    curves.to_parquet(folder / "curves.parquet", index=False)
+
+
+def _of_uri(shown: str) -> tuple[str, str]:
+    """The name at the end of an address, and the address without slashes after it."""
+    shown = shown.rstrip("/")
+    return shown.rpartition("/")[2], shown
+
+
+def _own(pairs: pd.DataFrame, foreign: frozenset[str]) -> pd.DataFrame:
+    """The pairs that are of the sweep: both placements are. What they are measured against may be any run of theirs."""
+    return pairs[~pairs[["worker_run", "standard_run"]].isin(foreign).any(axis=1)]
+
+
+def _whole(collection: Collection) -> int | None:
+    """How many pairs the complete sweep has, if what is planned is only a part of it."""
+    whole = collection.sweep.get("whole")
+    if not isinstance(whole, dict) or collection.planned >= whole.get("runs", math.inf):
+        return None
+    return whole.get("pairs")
 
 
 def _draw(grid: Grid, runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -130,14 +158,17 @@ def _each(
         return list(pool.map(act, drawings, [folder] * len(drawings)))
 
 
-def summary(content: Content, pairs: pd.DataFrame, index: Path) -> list[str]:
-    """The report in short, for a terminal."""
+def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
+    """The report in short, for a terminal; `pairs`: those of the sweep."""
     runs = content.runs
     counted = states(runs)
     told = ", ".join(f"{count} {state}" for state, count in counted.items())
     diverged = runs[runs["diverged_at"].notna()]
+    foreign = len(content.collection.foreign)
+    among = f", among them {foreign} run{'s that are' if foreign > 1 else ' that is'} not of this sweep" * bool(foreign)
     lines = [
-        f"{content.directory}: {len(runs)} runs of {len(content.grid.setups)} setups: {told}; {len(diverged)} diverged",
+        f"{content.shown}: {len(runs)} runs of {len(content.grid.setups)} setups{among}: "
+        f"{told}; {len(diverged)} diverged",
         f"pairs of placements (per seed): {int(pairs['decided'].sum())} of {len(pairs)} decided",
     ]
     lines += _claims(content.judgements)
@@ -151,7 +182,7 @@ def summary(content: Content, pairs: pd.DataFrame, index: Path) -> list[str]:
     incomplete = int((~runs["state"].isin(COUNTED)).sum())
     if incomplete:
         lines.append(f"{incomplete} runs are not complete; the page and runs.csv list them")
-    return [*lines, f"page: {index}"]
+    return [*lines, f"page: {content.shown}/report/index.html"]
 
 
 def _claims(judgements: list[Judgement]) -> list[str]:
@@ -161,7 +192,7 @@ def _claims(judgements: list[Judgement]) -> list[str]:
         for one in judgements:
             if one.claim == claim:
                 count = f"{one.successes} of {one.effective}" + (f", {one.unknown} undecided" if one.unknown else "")
-                lines.append(f"    {one.verdict} for {one.scope} ({count})")
+                lines.append(f"    {one.verdict}{one.where}" + (f" ({count})" if one.scope else ""))
         worst = next(one.worst for one in judgements if one.claim == claim)
         lines += [f"    worst: {worst}"] if worst else []
     return lines

@@ -1,6 +1,7 @@
 """The report of a directory of runs: what is read, counted, judged, drawn and said."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from byzray.report import NothingToReport, write_report
 from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
 from byzray.report.collect import Run, collect
 from byzray.report.drawing import shortened, style_of
-from byzray.report.figures import Comparison, curves_figure, ratios_figure
+from byzray.report.figures import Comparison, curves_figure, overview_figure, ratios_figure
 from byzray.report.panels import arrange, bound, identity, rate
 from byzray.report.statistics import statistics
 from byzray.report.tables import bound_met, curves_table, pairs_table, runs_table, with_pairs
@@ -249,7 +250,7 @@ def _no_runs() -> pd.DataFrame:
         (5, 4, 0, "refuted"),
         (5, 4, 1000, "refuted"),
         (0, 0, 3, "not yet decidable"),
-        (0, 0, 0, "not yet decidable"),
+        (0, 0, 0, "not decidable"),
     ],
 )
 def test_always(effective: int, successes: int, unknown: int, verdict: str) -> None:
@@ -266,7 +267,7 @@ def test_always(effective: int, successes: int, unknown: int, verdict: str) -> N
         (10, 5, 2, "refuted"),  # 7 of 12 at best
         (10, 5, 3, "not yet decidable"),  # 8 of 13 at best
         (0, 0, 4, "not yet decidable"),
-        (0, 0, 0, "not yet decidable"),
+        (0, 0, 0, "not decidable"),
         (1, 0, 0, "refuted"),
     ],
 )
@@ -289,6 +290,15 @@ def test_the_whole_sweep_is_judged_apart_if_it_has_more_pairs() -> None:
     here, there = judge(pairs, whole=3)[:2], judge(pairs, whole=3)[2:]
     assert [one.verdict for one in here] == ["confirmed", "confirmed"]
     assert [(one.verdict, one.unknown) for one in there] == [("not yet decidable", 1), ("confirmed", 1)]
+
+
+def test_without_any_pair_the_claims_are_not_decidable_ever() -> None:
+    none = pairs_of((0.3, 0.3)).iloc[:0]
+    assert {one.verdict + one.where for one in judge(none)} == {"not decidable: there is no pair of placements here"}
+    assert [one.where for one in judge(none, whole=3)[2:]] == [" for the whole sweep of 3 pairs"] * 2
+    assert [one.verdict for one in judge(none, whole=3)[2:]] == ["not yet decidable"] * 2
+    # Nor are they when every pair is decided and no attack was effective.
+    assert {one.verdict + one.where for one in judge(pairs_of((0.1, 0.1)))} == {"not decidable for this 1 pair"}
 
 
 # Reading
@@ -483,6 +493,57 @@ def test_folders_of_tune_and_of_earlier_reports_hold_no_runs(sweep: Path) -> Non
     assert collect(sweep).notes == []
 
 
+def test_worker_only_sweep_is_not_decidable(sweep: Path) -> None:
+    lines = [json.loads(line) for line in (sweep / "planned.jsonl").read_text().splitlines()]
+    lines = [one for one in lines if one["setup"]["momentum"]["placement"] == "worker"]
+    (sweep / "planned.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    for path in (sweep / "runs").glob("*-at-update-*"):
+        shutil.rmtree(path)
+    # What the sweep counts as pairs are attacked runs at the workers: with every run planned, it is not asked.
+    whole = {"runs": len(lines), "pairs": 6}
+    (sweep / "sweep.json").write_text(json.dumps({"sweep": "mine", "runs": len(lines), "whole": whole}))
+    report = write_report(sweep)
+    assert {one.verdict for one in report.judgements} == {"not decidable"}
+    assert report.summary.count("    not decidable: there is no pair of placements here") == 2
+    assert "</span>: there is no pair of placements here</p>" in report.page.read_text()
+
+
+def test_runs_that_are_not_planned_are_told_and_left_out_of_the_claims(sweep: Path) -> None:
+    text = (sweep / "planned.jsonl").read_text()
+    edited = [line for line in text.splitlines(keepends=True) if '"trimmed-mean"' not in line]
+    (sweep / "planned.jsonl").write_text("".join(edited))
+    (sweep / "sweep.json").write_text(json.dumps({"sweep": "mine", "whole": {"runs": 20, "pairs": 4}}))
+    report = write_report(sweep)
+    decided = {one.scope: one.unknown for one in report.judgements}
+    assert decided == {"these 2 pairs": 0, "the whole sweep of 4 pairs": 2}
+    assert "12 runs of 7 setups, among them 4 runs that are not of this sweep: 11 finished" in report.summary[0]
+    assert report.summary[1] == "pairs of placements (per seed): 2 of 2 decided"
+    page = report.page.read_text()
+    assert "4 of these runs are not of this sweep" in page
+    foreign = [path.name for path in (sweep / "runs").glob("*trimmed-mean*")]
+    assert len(foreign) == 4
+    listed = page[page.index("4 not of this sweep") :]
+    assert all(f"<li><code>{name}</code></li>" in listed for name in foreign)
+    # Tables have them all the same.
+    assert set(foreign) <= set(pd.read_csv(sweep / "report/runs.csv")["run"])
+    assert len(pd.read_csv(sweep / "report/pairs.csv")) == 4
+    # Without a plan nothing is foreign.
+    (sweep / "planned.jsonl").unlink()
+    (sweep / "sweep.json").unlink()
+    report = write_report(sweep)
+    assert {one.scope for one in report.judgements} == {"these 4 pairs"}
+    assert "not of this sweep" not in report.page.read_text() + report.summary[0]
+
+
+def test_run_computed_elsewhere_than_planned_is_not_foreign(sweep: Path) -> None:
+    lines = [json.loads(line) for line in (sweep / "planned.jsonl").read_text().splitlines()]
+    for one in lines:
+        one.update(run=f"{one['run']}-on-cuda", setup={**one["setup"], "device": "cuda"})
+    (sweep / "planned.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    assert collect(sweep).foreign == frozenset()
+    assert collect(sweep).planned == len(lines)
+
+
 def test_damaged_plan_and_sweep_are_told(sweep: Path) -> None:
     with (sweep / "planned.jsonl").open("a") as file:
         file.write('{"run": "x"\n{"run": "y", "setup": {"steps": 3}}\n')
@@ -538,6 +599,68 @@ def test_page_needs_nothing_but_itself(sweep: Path) -> None:
     assert "url(" not in re.sub(r'src="[^"]*"', "", page)
     targets = set(re.findall(r'id="([^"]*)"', page))
     assert {one[1:] for one in loaded if one.startswith("#")} <= targets
+
+
+@pytest.fixture
+def unattacked_sweep(sweep: Path) -> Path:
+    """Of the sweep, only what has no attack."""
+    lines = [json.loads(line) for line in (sweep / "planned.jsonl").read_text().splitlines()]
+    (sweep / "planned.jsonl").write_text(
+        "".join(f"{json.dumps(one)}\n" for one in lines if one["setup"]["attack"] is None)
+    )
+    for path in (sweep / "runs").iterdir():
+        if "unattacked" not in path.name:
+            shutil.rmtree(path)
+    return sweep
+
+
+def test_page_of_a_sweep_without_any_attack(unattacked_sweep: Path) -> None:
+    report = write_report(unattacked_sweep)
+    page = report.page.read_text()
+    assert report.states == {"finished": 2}
+    assert '<th class="attack" colspan="1">no attack</th>' in page
+    assert "<th>gain</th>" not in page
+    assert "not decidable: there is no pair" in "".join(report.summary)
+
+
+def test_page_of_attacked_and_unattacked_panels_with_failed_and_missing_runs(sweep: Path, small_setup: Setup) -> None:
+    alone = small_setup.changed(attack=None, byzantine=0, tolerated=0, l2=0.01)
+    simulate(alone, output=sweep / "runs")
+    failed = small_setup.changed(attack=None, byzantine=0, tolerated=0, l2=0.01, aggregator="median")
+    path = simulate(failed, output=sweep / "runs").directory
+    assert path is not None
+    (path / "status.json").write_text('{"state": "failed", "step": 3, "reason": "Oops"}')
+    (sweep / "planned.jsonl").write_text(
+        (sweep / "planned.jsonl").read_text()
+        + "".join(
+            f"{json.dumps({'run': RunDirectory.name(one), 'setup': one.describe()})}\n"
+            for one in (alone, failed, failed.changed(seed=7))
+        )
+    )
+    report = write_report(sweep)
+    page = report.page.read_text()
+    assert report.states == {"finished": 12, "failed": 1, "missing": 2}
+    assert '<th class="attack" colspan="1">no attack</th>' in page
+    assert '<th class="attack" colspan="3">little</th>' in page
+    assert f"<code>{path.name}</code> at step 12 of 12: Oops" in page
+    assert RunDirectory.name(failed.changed(seed=7)) in page
+
+
+def test_directory_is_told_by_the_name_it_is_given(sweep: Path, tmp_path: Path) -> None:
+    report = write_report(sweep, "s3://bucket/mine/")
+    told = "".join([*report.summary, report.page.read_text()])
+    assert str(tmp_path) not in told
+    assert report.summary[0].startswith("s3://bucket/mine: 12 runs")
+    assert report.summary[-1] == "page: s3://bucket/mine/report/index.html"
+    assert report.page == sweep / "report/index.html"
+    assert "<h1>mine</h1>" in told
+    assert "Report of <code>s3://bucket/mine</code>" in told
+    assert write_report(sweep).summary[-1] == f"page: {sweep}/report/index.html"
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        with pytest.raises(NothingToReport, match=r"^s3://bucket/x: ") as error:
+            write_report(tmp_path / folder, "s3://bucket/x")
+        assert str(tmp_path) not in str(error.value)
 
 
 def test_page_says_that_the_setups_are_not_the_papers(sweep: Path) -> None:
@@ -605,6 +728,57 @@ def test_ratio_figure_has_a_bound_only_where_one_is_known() -> None:
     drawn = ratios_figure(Comparison("x", "x", curves, {}, {"median": 0.5, "phocas": math.nan}, ["median", "phocas"]))
     dashed = [[line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in drawn.axes]
     assert dashed == [[0.25], []]
+
+
+def best_accuracies(plain: Plain, rates: tuple[float, ...], nesterov: tuple[bool, ...]) -> pd.DataFrame:
+    """A table of runs of two sizes; each rate, with and without Nesterov, has an unattacked accuracy of its own."""
+    runs = []
+    for rate_, with_nesterov, f in itertools.product(rates, nesterov, (1, 2)):
+        momentum = {**plain["momentum"], "nesterov": with_nesterov}
+        attacked = changed(plain, momentum=momentum, byzantine=f, tolerated=f)
+        attacked["learning_rate"] = {"initial": rate_, "schedule": None}
+        best = 0.5 + rate_ / 1000 + 0.2 * with_nesterov + 0.01 * f
+        for number, one in enumerate((attacked, changed(attacked, placement="update"), unattacked(attacked))):
+            runs.append(run(f"{rate_}-{with_nesterov}-{f}-{number}", one, 0.1 if number < 2 else best))
+    return tables(*runs)[0]
+
+
+def overview_lines(runs: pd.DataFrame) -> list[tuple[str, list[float]]]:
+    """Of every axes that is seen, in order: its title and the heights of its lines of unattacked medians."""
+    figure = overview_figure(runs)
+    assert figure is not None
+    figure.savefig(io.BytesIO())
+    return [
+        (axes.get_title(), [round(line.get_ydata()[0], 4) for line in axes.lines if line.get_linestyle() == ":"])
+        for axes in figure.axes
+        if axes.get_visible()
+    ]
+
+
+def test_overview_of_one_rate_has_an_axes_for_each_size(plain: Plain) -> None:
+    assert overview_lines(best_accuracies(plain, (0.1,), (False,))) == [
+        ("npz, n = 7, f = 1", [0.5101]),
+        ("npz, n = 7, f = 2", [0.5201]),
+    ]
+
+
+def test_overview_measures_every_rate_against_its_own_references(plain: Plain) -> None:
+    lines = overview_lines(best_accuracies(plain, (10.0, 2.0, 1e-5), (False, True)))
+    assert lines[:6] == [
+        ("npz, n = 7, f = 1\nrate 1e-05", [0.51]),
+        ("npz, n = 7, f = 1\nrate 1e-05, Nesterov", [0.71]),
+        ("npz, n = 7, f = 1\nrate 2", [0.512]),
+        ("npz, n = 7, f = 1\nrate 2, Nesterov", [0.712]),
+        ("npz, n = 7, f = 1\nrate 10", [0.52]),
+        ("npz, n = 7, f = 1\nrate 10, Nesterov", [0.72]),
+    ]
+    assert len(lines) == 12
+    assert lines[6] == ("npz, n = 7, f = 2\nrate 1e-05", [0.52])
+
+
+def test_overview_of_too_many_rates_merges_them_without_a_median_of_several_references(plain: Plain) -> None:
+    lines = overview_lines(best_accuracies(plain, tuple(map(float, range(1, 26))), (False,)))
+    assert lines == [("npz, n = 7, f = 1", []), ("npz, n = 7, f = 2", [])]
 
 
 def test_lines_of_a_figure_can_be_told_apart() -> None:

@@ -90,6 +90,14 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("seed: 3", "seed: unknown key, did you mean 'seeds'?"),
         ("seeds: 5-1", "seeds: got '5-1', expected seeds such as 1-5 or 1,3,7-9"),
         ("seeds: []", "seeds: got [], expected"),
+        ("axes: {momentum.placement: [update], momentum: [{beta: 0.9}]}", "got momentum and momentum.placement"),
+        ("sample: {count: 2, over: {l2: {uniform: [0, .inf]}}}", "sample.over.l2.uniform.1: got inf"),
+        (
+            BASE + "axes: {evaluation_interval: [0, 1]}\nearly_stopping: {}",
+            "expected setups with an evaluation_interval",
+        ),
+        ("conditions: ['n > 1; n > 100']", "is several, expected one"),
+        ("conditions: ['n = 11']", "is an assignment, expected == to compare"),
         ("seeds: [1, x]", "seeds.1: got 'x', expected an integer"),
         ("axes: [1]", "axes: got [1], expected"),
         ("axes: {aggregator: median}", "axes.aggregator: got 'median', expected a list"),
@@ -151,6 +159,25 @@ def test_a_mistake_that_many_setups_share_is_told_once(tmp_path: Path) -> None:
 def test_there_is_no_such_sweep() -> None:
     with pytest.raises(SweepError, match="there is no such sweep: expected demo, paper, appendix, or a YAML file"):
         load_sweep("papers")
+
+
+def test_a_seed_counts_once_and_the_bases_is_the_default(tmp_path: Path) -> None:
+    assert load_sweep(write(tmp_path, "seeds: [2, 1, 2]\n")).seeds == (2, 1)
+    assert load_sweep(write(tmp_path, "base: {seed: 7}\n")).seeds == (7,)
+    assert load_sweep(write(tmp_path, "{}")).seeds == (1,)
+
+
+def test_a_layout_of_the_base_stays_but_for_the_workers(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "base: {actors: {cpus_per_actor: 0.5}}\n")).laid_out(4)
+    (setup,) = sweep.setups()
+    assert setup.actors is not None
+    assert (setup.actors.workers_per_actor, setup.actors.cpus_per_actor) == (4, 0.5)
+
+
+def test_optuna_has_no_only(tmp_path: Path) -> None:
+    text = "sample: {count: 2, search: optuna, over: {l2: {uniform: [0, 1]}}}"
+    with pytest.raises(SweepError, match="--only: cannot choose"):
+        load_sweep(write(tmp_path, text)).setups(("f == 3",))
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1-3", [1, 2, 3]), ("1, 4-5,1", [1, 4, 5]), ("0-0", [0])])

@@ -35,7 +35,7 @@ WITHIN = 120.0  # seconds, far more than any wait takes
 
 
 class Sweep:
-    """A sweep in a folder, run by processes of its own on the session's cluster."""
+    """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time on a thread each."""
 
     def __init__(self, folder: Path, data: Path, steps: int = 1500) -> None:
         folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ class Sweep:
         self.file.write_text(SWEEP % (data, steps))
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "2"]
+        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.9"]
         command += ["--address", ray.get_runtime_context().gcs_address]
         return subprocess.Popen(
             command,
@@ -112,7 +112,7 @@ def test_killed_and_started_again(sweep: Sweep) -> None:
 
 
 def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
-    sweep = Sweep(tmp_path, small_data, steps=4000)
+    sweep = Sweep(tmp_path, small_data, steps=3000)
     driver = sweep.start()
     sweep.wait_for_the_middle()
     driver.send_signal(signal.SIGINT)
@@ -133,6 +133,31 @@ def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster
         environment = json.loads((sweep.folder / "results" / "runs" / name / "environment.json").read_text())
         assert ("earlier" in environment) == (step > 0)
     sweep.check()
+
+
+def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+    (tmp_path / "slow_rules.py").write_text(
+        "import time\n"
+        "from byzray.aggregators import Median\n\n\n"
+        "class Slow(Median):\n"
+        "    def aggregate(self, gradients_ND, f):\n"
+        "        time.sleep(8)\n"
+        "        return super().aggregate(gradients_ND, f)\n"
+    )
+    sweep = Sweep(tmp_path, small_data, steps=20)
+    text = sweep.file.read_text().replace("multi-krum", '"slow_rules:Slow"')
+    sweep.file.write_text(text.replace("[update, worker]", "[worker]").replace("[0.9, 0.5]", "[0.9]"))
+    driver = sweep.start()
+    deadline = time.monotonic() + WITHIN
+    while not any(status["state"] == "running" for status in sweep.states().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3)  # into the first step
+    driver.send_signal(signal.SIGINT)
+    log, _ = driver.communicate(timeout=WITHIN)
+    assert driver.returncode == 1, log
+    (status,) = sweep.states().values()
+    assert (status["state"], status["step"]) == ("interrupted", 1)
 
 
 def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:

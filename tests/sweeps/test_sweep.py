@@ -12,14 +12,16 @@ from rich.console import Console
 import actors
 import byzray
 from byzray import Setup
+from byzray.recording import Interrupted
 from byzray.report import write_report
 from byzray.results import RunDirectory
 from sweeps.definition import load_sweep
 from sweeps.plan import Paces, Plan, make_plan
-from sweeps.search import DRAWS
+from sweeps.search import DRAWS, look_at, make_search
 from sweeps.storage import Storage
 from sweeps.sweep import Options, Outcome, SweepInUse, in_sole_use, run_sweep
 from sweeps.trainable import Resources
+from sweeps.view import Progress
 
 # A rule that raises at its second step, one that ends its process, and a small mean.
 RULES = """
@@ -47,6 +49,21 @@ class Small(Raises):
         return Aggregate(0.5 * gradients_ND.mean(dim=0))
 """
 
+# Ends its process as long as a file exists.
+MORTAL = """
+import os
+from byzray.aggregators import Aggregate, Aggregator
+
+class Mortal(Aggregator):
+    def check(self, n, f):
+        return None
+
+    def aggregate(self, gradients_ND, f):
+        if os.path.exists(%r):
+            os.kill(os.getpid(), 9)
+        return Aggregate(gradients_ND.mean(dim=0))
+"""
+
 SMALL = """
 base:
   dataset: {name: npz, path: %s}
@@ -60,8 +77,8 @@ base:
   evaluation_interval: 3
 """
 
-# All trials of this file fit into the session's cluster twice.
-RESOURCES = Resources(cpus=2)
+# Two runs fit into the session's cluster at a time, each on one thread.
+RESOURCES = Resources(cpus=1.9)
 
 
 class Folder:
@@ -243,7 +260,7 @@ def test_early_stopping_stops_the_worse(folder: Folder) -> None:
     folder.write(text + "early_stopping: {grace_steps: 3, reduction_factor: 2}\n")
     plan = folder.plan()
     assert len(plan.runs) == 6  # no reference, which would outdo all
-    outcome = folder.run(plan, Resources(cpus=4))
+    outcome = folder.run(plan, Resources(cpus=3.9))
     assert outcome.stopped
     assert outcome.finished + len(outcome.stopped) == 6
     for setup in outcome.stopped.values():
@@ -255,7 +272,7 @@ def test_early_stopping_stops_the_worse(folder: Folder) -> None:
     folder.write(text + "reference: false\n")
     onwards = folder.plan()
     assert onwards.states() == {"finished": outcome.finished, "interrupted": len(outcome.stopped)}
-    assert folder.run(onwards, Resources(cpus=2)).finished == len(outcome.stopped)
+    assert folder.run(onwards, RESOURCES).finished == len(outcome.stopped)
 
 
 def test_optuna_searches_and_goes_on(folder: Folder) -> None:
@@ -267,6 +284,10 @@ def test_optuna_searches_and_goes_on(folder: Folder) -> None:
     assert len(draws) == 2
     computed = folder.files()
     assert len(computed) == 4 * 3
+
+    folder.write(text % 1)  # less than there is already
+    less = folder.run()
+    assert (less.finished, less.earlier) == (0, 4)
 
     folder.write(text % 3)
     assert folder.run().finished == 2
@@ -292,9 +313,49 @@ def test_a_uri_is_a_storage(folder: Folder) -> None:
     assert (remote / "planned.jsonl").read_text() == (Path(local) / "planned.jsonl").read_text()
 
 
-def test_a_wrong_uri_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a folder, or a URI that pyarrow understands"):
-        Storage("nowhere://bucket/prefix")
+def test_a_lost_actor_loses_nothing_of_a_remote_run(folder: Folder) -> None:
+    (folder.folder / "remote_rules.py").write_text(MORTAL % str(folder.folder / "die"))
+    folder.write('axes: {aggregator: ["remote_rules:Mortal"]}\nreference: false\n')
+    (run,) = folder.plan().runs
+    remote = folder.folder / "remote"
+    with pytest.raises(Interrupted):
+        byzray.simulate(run.setup, output=remote / "runs", progress=lambda update: update.step == 6)
+    (folder.folder / "die").touch()
+    folder.output = remote.as_uri()
+    before = {path.name for path in (remote / "runs" / run.name).iterdir()} - {".lock"}
+    assert "checkpoint.safetensors" in before
+    assert folder.run().failed.keys() == {run.name}
+    assert {path.name for path in (remote / "runs" / run.name).iterdir()} - {".lock"} == before | {"error.txt"}
+
+    (folder.folder / "die").unlink()
+    assert folder.run().finished == 1
+    left = {path.name for path in (remote / "runs" / run.name).iterdir()}
+    assert not left & {"checkpoint.safetensors", "error.txt"}
+    expected = byzray.simulate(run.setup, output=folder.folder / "alone").directory
+    assert expected is not None
+    for name in ("metrics.csv", "parameters.npy"):
+        assert (remote / "runs" / run.name / name).read_bytes() == (expected / name).read_bytes()
+
+
+SEARCH = "sample: {count: %d, search: optuna, over: {byzantine: {integer: [1, 5]}}}\n"
+
+
+def test_draws_that_are_no_valid_setups_are_passed_over(folder: Folder) -> None:
+    pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    folder.write(SEARCH % 4)  # n = 7 and multi-krum: 1 and 2 are valid
+    search = load_sweep(str(folder.folder / "mine.yaml")).search
+    assert search is not None
+    storage = Storage(folder.output)
+    storage.folder.mkdir()
+    searcher = make_search(search, (1,), storage)
+    drawn = [searcher.suggest(f"trial {number}") for number in range(4)]
+    assert all(draw is not None and draw["byzantine"] in (1, 2) for draw in drawn)
+    assert look_at(search, (1,), storage).pending == drawn
+    # Those of other ranges are none of this search.
+    folder.write(SEARCH.replace("5", "4") % 4)
+    other = load_sweep(str(folder.folder / "mine.yaml")).search
+    assert other is not None
+    assert look_at(other, (1,), storage).pending == []
 
 
 def test_one_sweep_a_folder(folder: Folder) -> None:
@@ -321,6 +382,31 @@ def test_plans_add_up(folder: Folder) -> None:
     assert len((Path(folder.output) / "planned.jsonl").read_text().splitlines()) == 10
     known = json.loads((Path(folder.output) / "sweep.json").read_text())
     assert known["whole"] == {"setups": 5, "runs": 10, "pairs": 4}
+
+
+def test_a_pair_needs_both_placements(folder: Folder) -> None:
+    folder.write("axes: {aggregator: [median, multi-krum], momentum.placement: [worker, server]}\n")
+    assert folder.plan().whole()["pairs"] == 0
+
+
+def test_runs_of_other_seeds_tell_the_pace(folder: Folder) -> None:
+    folder.write(TWO_RULES.replace("1-2", "1"))
+    plan = folder.plan()
+    plan.save(Path(folder.output))
+    byzray.simulate(plan.runs[1].setup, output=Path(folder.output) / "runs")
+    sweep = load_sweep(str(folder.folder / "mine.yaml"))
+    other = make_plan(sweep, Storage(folder.output), folder.folder, seeds=[2])
+    assert [run.state for run in other.others] == ["finished"]
+    assert other.estimate(1, other.paces())[1] == 0
+
+
+def test_what_was_computed_before_is_not_counted_as_work_of_this_sweep(folder: Folder) -> None:
+    folder.write(TWO_RULES)
+    plan = folder.plan()
+    run = replace(plan.runs[0], state="interrupted", step=6, seconds=100.0)
+    progress = Progress(replace(plan, runs=(run, *plan.runs[1:])), 10, slots=2)
+    progress.advance({"run": run.name, "step": 12, "seconds": 103.0, "finished": True})
+    assert (progress.computing, progress.taken) == (3.0, 6)
 
 
 @pytest.mark.parametrize("count", [1, 3])
