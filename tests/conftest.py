@@ -24,12 +24,12 @@ def ray_cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def fleet(ray_cluster: str) -> Iterator["object"]:
-    """Three worker actors and a server, for runs with at least three honest workers."""
+    """Three worker actors and a server, for runs with at least three honest workers; sweeps need the other CPUs."""
     from actors import Fleet
     from actors.fleet import split
     from byzray.setups import Actors
 
-    with Fleet("shared", split(3, 3), Actors(cpus_per_actor=0.5)) as started:
+    with Fleet("shared", split(3, 3), Actors(cpus_per_actor=0.1)) as started:
         yield started
 
 

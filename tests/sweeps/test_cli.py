@@ -51,7 +51,7 @@ def test_a_sweep_from_plan_to_report(byzray: Byzray, tmp_path: Path) -> None:
     assert "estimate from measured steps/s: 0:00:0" in out
     assert not (tmp_path / "results").exists()
 
-    code, out, err = byzray("sweep", "tiny.yaml", "--cpus", "1.9")
+    code, out, err = byzray("sweep", "tiny.yaml", "--cpus", "1.75")
     assert code == 0
     assert "3 runs finished in" in out
     assert "0 were done before" in out
@@ -85,7 +85,7 @@ def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, tmp_pa
         "    def aggregate(self, gradients_ND, f):\n        raise ZeroDivisionError('no rule today')\n"
     )
     Path("tiny.yaml").write_text(TINY.replace("bulyan]", "'broken_rules:Broken']"))
-    code, out, _ = byzray("sweep", "tiny.yaml", "--cpus", "1.9", "--retries", "0", "--only", "placement == 'worker'")
+    code, out, _ = byzray("sweep", "tiny.yaml", "--cpus", "1.75", "--retries", "0", "--only", "placement == 'worker'")
     assert code == 1
     assert "1 failed" in out
     (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]

@@ -35,7 +35,7 @@ WITHIN = 120.0  # seconds, far more than any wait takes
 
 
 class Sweep:
-    """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time on a thread each."""
+    """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time, each on a thread."""
 
     def __init__(self, folder: Path, data: Path, steps: int = 1500) -> None:
         folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ class Sweep:
         self.file.write_text(SWEEP % (data, steps))
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.9"]
+        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.75"]
         command += ["--address", ray.get_runtime_context().gcs_address]
         return subprocess.Popen(
             command,

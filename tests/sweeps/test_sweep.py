@@ -78,7 +78,7 @@ base:
 """
 
 # Two runs fit into the session's cluster at a time, each on one thread.
-RESOURCES = Resources(cpus=1.9)
+RESOURCES = Resources(cpus=1.75)
 
 
 class Folder:
@@ -260,7 +260,7 @@ def test_early_stopping_stops_the_worse(folder: Folder) -> None:
     folder.write(text + "early_stopping: {grace_steps: 3, reduction_factor: 2}\n")
     plan = folder.plan()
     assert len(plan.runs) == 6  # no reference, which would outdo all
-    outcome = folder.run(plan, Resources(cpus=3.9))
+    outcome = folder.run(plan, Resources(cpus=3.5))
     assert outcome.stopped
     assert outcome.finished + len(outcome.stopped) == 6
     for setup in outcome.stopped.values():
