@@ -228,7 +228,7 @@ def test_shares_are_those_of_the_layout_where_it_says_so(ray_cluster: str) -> No
 
 def test_a_fleet_records_the_layout_that_it_gives_a_run(fleet: Fleet, small_setup: Setup) -> None:
     result = actors.simulate(small_setup, fleet=fleet)
-    assert result.setup.actors == Actors(workers_per_actor=2, cpus_per_actor=0.5)
+    assert result.setup.actors == Actors(workers_per_actor=2, cpus_per_actor=0.1)
     assert result.parameters.flags.writeable
     with pytest.raises(FleetError, match="cannot evenly hold 4 honest workers; expected a fleet of 2"):
         actors.simulate(small_setup.changed(workers=6, tolerated=1), fleet=fleet)

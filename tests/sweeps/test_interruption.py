@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,9 @@ WITHIN = 120.0  # seconds, far more than any wait takes
 
 
 class Sweep:
-    """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time, each on a thread."""
+    """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time."""
 
-    def __init__(self, folder: Path, data: Path, steps: int = 1500) -> None:
+    def __init__(self, folder: Path, data: Path, steps: int = 1000) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.file = folder / "mine.yaml"
@@ -79,9 +80,11 @@ class Sweep:
         runs = self.folder / "results" / "runs"
         return {path: path.stat().st_mtime_ns for name in names for path in (runs / name).iterdir()}
 
-    def check(self) -> None:
-        """Every run is what `simulate` computes without interruption."""
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """The runs, or those of these names, are what `simulate` computes without interruption."""
         for directory in (self.folder / "results" / "runs").iterdir():
+            if names is not None and directory.name not in names:
+                continue
             expected = byzray.simulate(load_setup(directory / "setup.yaml"), output=self.folder / "alone").directory
             assert expected is not None
             for name in ("metrics.csv", "evaluations.csv", "parameters.npy"):
@@ -112,7 +115,7 @@ def test_killed_and_started_again(sweep: Sweep) -> None:
 
 
 def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
-    sweep = Sweep(tmp_path, small_data, steps=3000)
+    sweep = Sweep(tmp_path, small_data, steps=2000)
     driver = sweep.start()
     sweep.wait_for_the_middle()
     driver.send_signal(signal.SIGINT)
@@ -132,7 +135,7 @@ def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster
     for name, step in saved.items():
         environment = json.loads((sweep.folder / "results" / "runs" / name / "environment.json").read_text())
         assert ("earlier" in environment) == (step > 0)
-    sweep.check()
+    sweep.check(saved)
 
 
 def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
@@ -163,6 +166,8 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
 def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
     sweeps = [Sweep(tmp_path / name, small_data) for name in ("one", "two")]
     sweeps[1].file.write_text(sweeps[1].file.read_text().replace("learning_rate: 0.1", "learning_rate: 0.2"))
+    for sweep in sweeps:
+        sweep.file.write_text(sweep.file.read_text().replace("steps: 1000", "steps: 300"))
     for sweep, driver in [(sweep, sweep.start()) for sweep in sweeps]:
         log, _ = driver.communicate(timeout=WITHIN)
         assert driver.returncode == 0, log
