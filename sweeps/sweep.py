@@ -30,6 +30,9 @@ from sweeps.storage import Storage
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 from sweeps.view import Progress, View
 
+# A run reports about this often; with early stopping at each evaluation.
+REPORT_SECONDS = 0.25
+
 # Trials hand their results over about this often, many at once; scheduling decisions are as coarse then.
 BUFFER_SECONDS = "1"
 
@@ -162,6 +165,7 @@ class _Execution:
             data=options.data.resolve(),
             download=options.download,
             import_paths=tuple(sys.path),
+            report_seconds=REPORT_SECONDS if plan.sweep.early_stopping is None else 0.0,
         )
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)

@@ -96,6 +96,7 @@ class Job:
         data: the folder that holds data sets.
         download: whether missing data sets may be downloaded into it.
         import_paths: where the user's own classes are imported from.
+        report_seconds: how much is computed between two reports to Tune, which costs several milliseconds each.
     """
 
     descriptions: Mapping[str, dict[str, Any]]
@@ -105,6 +106,7 @@ class Job:
     data: Path
     download: bool
     import_paths: tuple[str, ...]
+    report_seconds: float
 
     def setup(self, config: Mapping[str, Any]) -> Setup:
         """The setup of a trial, with its seed.
@@ -185,10 +187,12 @@ class RunTrainable(tune.Trainable):
         if self._stop_asked():
             self._leave()
             return {"run": None, "step": 0, METRIC: math.nan, "interrupted": True, "done": True}
+        began = time.monotonic()
         try:
-            self.last = next(self.updates)
-            if self.last.step == self.last.setup.steps:
-                next(self.updates)  # writes the result, and ends
+            while True:
+                self.last = next(self.updates)
+                if self.last.step < self.last.setup.steps and time.monotonic() - began >= self.job.report_seconds:
+                    break
         except StopIteration as end:
             return self._finished(end.value)
         except Exception as error:
