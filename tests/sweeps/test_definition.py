@@ -42,6 +42,15 @@ def test_axes_multiply_and_groups_go_in_step(tmp_path: Path) -> None:
     assert all(setup.actors is None for setup in setups)
 
 
+def test_the_examples() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    grid = load_sweep(str(examples / "sweep.yaml"))
+    assert (len(grid.setups()), grid.seeds) == (2 + 9 + 12, (1, 2, 3))
+    search = load_sweep(str(examples / "search.yaml"))
+    assert search.search is not None
+    assert search.search.examples()
+
+
 def test_references_can_be_left_out(tmp_path: Path) -> None:
     setups = load_sweep(write(tmp_path, f"{GOOD}reference: false\n")).setups()
     assert len(setups) == 24
