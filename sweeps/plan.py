@@ -25,9 +25,6 @@ DONE = ("finished", "stopped")
 # From here on gradients take nearly all of the time of a step.
 LONG_STEP_SECONDS = 1.0
 
-# Why a run would be computed, in the order in which a plan lists them.
-REASONS = ("missing", "interrupted", "failed", "changed")
-
 
 @dataclass(frozen=True)
 class Run:

@@ -50,13 +50,12 @@ def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
     return Found(finished, pending)
 
 
-def make_search(search: Search, seeds: tuple[int, ...], storage: Storage) -> Searcher:
+def make_search(search: Search, found: Found, seeds: tuple[int, ...], storage: Storage) -> Searcher:
     """The searcher: it finishes what is pending, and goes on from what is finished.
 
     Raises:
         SweepError: Optuna is not installed.
     """
-    found = look_at(search, seeds, storage)
     # With the same seed again it would suggest the same again.
     inner = _optuna(search, search.sample.seed + len(found.finished) + len(found.pending))
     for draw, reward in found.finished:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.plan import DONE, REASONS, Paces, Plan
+from sweeps.plan import DONE, Paces, Plan
 from sweeps.search import look_at
 from sweeps.storage import Storage
 from sweeps.sweep import Outcome, first_line
@@ -37,12 +37,13 @@ def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces,
         console.print(_counted(f"setups by {way}", counts))
     say(f"\nruns in {storage.shown}:")
     say(f"  {sum(states[state] for state in DONE)} done")
-    for reason in REASONS:
-        if states[reason]:
-            say(f"  {states[reason]} to run: {WHY[reason]}")
+    for state, why in WHY.items():
+        if states[state]:
+            say(f"  {states[state]} to run: {why}")
     say(_estimate(plan, resources, paces))
 
 
+# Why a run would be computed, by its state.
 WHY = {
     "missing": "missing, never begun",
     "interrupted": "interrupted, to be continued from the last checkpoint",

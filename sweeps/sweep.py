@@ -258,7 +258,7 @@ class _Execution:
         found = look_at(self.search, self.plan.seeds, self.storage)
         left = max(0, self.search.sample.count - len(found.finished)) * len(self.plan.seeds)
         self.progress.done = len(found.finished) * len(self.plan.seeds)
-        return make_search(self.search, self.plan.seeds, self.storage), left
+        return make_search(self.search, found, self.plan.seeds, self.storage), left
 
     def _scheduler(self) -> TrialScheduler | None:
         stopping = self.plan.sweep.early_stopping

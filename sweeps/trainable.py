@@ -96,7 +96,7 @@ class Job:
         data: the folder that holds data sets.
         download: whether missing data sets may be downloaded into it.
         import_paths: where the user's own classes are imported from.
-        report_seconds: how much is computed between two reports to Tune, which costs several milliseconds each.
+        report_seconds: how much is computed between two reports to Tune, each of which keeps the run waiting.
     """
 
     descriptions: Mapping[str, dict[str, Any]]

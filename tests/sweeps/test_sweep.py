@@ -347,7 +347,7 @@ def test_draws_that_are_no_valid_setups_are_passed_over(folder: Folder) -> None:
     assert search is not None
     storage = Storage(folder.output)
     storage.folder.mkdir()
-    searcher = make_search(search, (1,), storage)
+    searcher = make_search(search, look_at(search, (1,), storage), (1,), storage)
     drawn = [searcher.suggest(f"trial {number}") for number in range(4)]
     assert all(draw is not None and draw["byzantine"] in (1, 2) for draw in drawn)
     assert look_at(search, (1,), storage).pending == drawn
