@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byzray.aggregators.base import SelectingAggregator, unmet
 from byzray.aggregators.distances import norms, smallest
-from byzray.aggregators.order import lower_median, sort_columns
+from byzray.aggregators.order import lower_median
 
 
 class Aksel(SelectingAggregator):
@@ -29,7 +29,7 @@ class Aksel(SelectingAggregator):
 
     def select(self, gradients_ND: Tensor, f: int) -> Tensor:
         n = len(gradients_ND)
-        median_D = lower_median(sort_columns(gradients_ND))
+        median_D = lower_median(gradients_ND)
         return smallest(norms(gradients_ND - median_D), (n + 1) // 2 if self.mode == "mid" else n - f)
 
     def check(self, n: int, f: int) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from byzray.aggregators.base import Aggregate, Aggregator, unmet
 from byzray.aggregators.distances import distances, smallest
 from byzray.aggregators.krum import krum_bound, krum_scores
-from byzray.aggregators.order import lower_median, mean_of_nearest, sort_columns
+from byzray.aggregators.order import mean_of_nearest, sort_columns
 
 
 class Bulyan(Aggregator):
@@ -48,7 +48,7 @@ class Bulyan(Aggregator):
         used_N1 = (weights_TN != 0).any(dim=0)[:, None]
         averages_TD = weights_TN @ torch.where(used_N1, gradients_ND, 0)
         sorted_DT = sort_columns(averages_TD)
-        return Aggregate(mean_of_nearest(sorted_DT, lower_median(sorted_DT), keep=rounds - 2 * f))
+        return Aggregate(mean_of_nearest(sorted_DT, sorted_DT[:, (rounds - 1) // 2], keep=rounds - 2 * f))
 
     def _m(self, n: int, f: int) -> int:
         return n - f - 2 if self.m is None else self.m

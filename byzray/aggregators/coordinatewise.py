@@ -8,7 +8,7 @@ import math
 from torch import Tensor
 
 from byzray.aggregators.base import Aggregate, Aggregator, unmet
-from byzray.aggregators.order import lower_median, mean_of_nearest, sort_columns
+from byzray.aggregators.order import lower_median, mean_of_nearest, order_statistics, sort_columns
 
 
 class Median(Aggregator):
@@ -23,7 +23,7 @@ class Median(Aggregator):
     name = "median"
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(lower_median(sort_columns(gradients_ND)))
+        return Aggregate(lower_median(gradients_ND))
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
@@ -53,7 +53,7 @@ class TrimmedMean(_Trimming):
     name = "trimmed-mean"
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(_trimmed_mean(sort_columns(gradients_ND), f))
+        return Aggregate(order_statistics(gradients_ND, f, len(gradients_ND) - 2 * f).mean(dim=1))
 
 
 class Phocas(_Trimming):
@@ -68,8 +68,9 @@ class Phocas(_Trimming):
     name = "phocas"
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        n = len(gradients_ND)
         sorted_DN = sort_columns(gradients_ND)
-        return Aggregate(mean_of_nearest(sorted_DN, _trimmed_mean(sorted_DN, f), keep=len(gradients_ND) - f))
+        return Aggregate(mean_of_nearest(sorted_DN, sorted_DN[:, f : n - f].mean(dim=1), keep=n - f))
 
 
 class Meamed(_Trimming):
@@ -83,9 +84,6 @@ class Meamed(_Trimming):
     name = "meamed"
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        n = len(gradients_ND)
         sorted_DN = sort_columns(gradients_ND)
-        return Aggregate(mean_of_nearest(sorted_DN, lower_median(sorted_DN), keep=len(gradients_ND) - f))
-
-
-def _trimmed_mean(sorted_DN: Tensor, f: int) -> Tensor:
-    return sorted_DN[:, f : sorted_DN.shape[1] - f].mean(dim=1)
+        return Aggregate(mean_of_nearest(sorted_DN, sorted_DN[:, (n - 1) // 2], keep=n - f))

@@ -4,6 +4,8 @@ Shapes in names: N submissions, D parameters, B of them in a block, K kept ranks
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,19 +14,64 @@ BLOCK = 65_536
 """Coordinates treated at once where a temporary larger than the input would be needed."""
 
 
+NETWORK_ROWS = 128
+"""Up to so many submissions a sorting network is faster than sorting column by column."""
+
+NETWORK_ELEMENTS = 2**18
+"""In smaller matrices numpy's sort takes about a millisecond, not worth loading a compiler for."""
+
+
 def sort_columns(gradients_ND: Tensor) -> Tensor:
     """The values of every coordinate in ascending order, (D, N) and contiguous; NaN becomes +inf."""
-    sorted_DN = gradients_ND.detach().t().clone(memory_format=torch.contiguous_format)
+    return order_statistics(gradients_ND, 0, len(gradients_ND))
+
+
+def lower_median(gradients_ND: Tensor) -> Tensor:
+    """The (D,) middle values of every coordinate, the lower of the two if N is even; NaN ranks as +inf."""
+    return order_statistics(gradients_ND, (len(gradients_ND) - 1) // 2, 1)[:, 0]
+
+
+def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
+    """The values of the ranks first, ..., first+count-1 of every coordinate, in ascending order: (D, count).
+
+    Ranks count from 0; NaN ranks, and is returned, as +inf. How they are found depends on the shape, the type and the
+    device of the input, and makes no difference to them.
+    """
+    gradients_ND = gradients_ND.detach()
+    on_cpu = gradients_ND.device.type == "cpu" and gradients_ND.dtype in (torch.float32, torch.float64)
+    if on_cpu and len(gradients_ND) <= NETWORK_ROWS and gradients_ND.numel() >= NETWORK_ELEMENTS:
+        return _by_network(gradients_ND.contiguous(), first, count)
+    sorted_DN = gradients_ND.t().clone(memory_format=torch.contiguous_format)
     sorted_DN.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
-    if sorted_DN.is_cuda or sorted_DN.dtype is torch.bfloat16:  # numpy knows neither
-        return sorted_DN.sort(dim=1).values
-    sorted_DN.numpy().sort(axis=1)  # in place, and several times faster than torch's sort of short rows
-    return sorted_DN
+    if on_cpu:
+        sorted_DN.numpy().sort(axis=1)  # in place, and several times faster than torch's sort of short rows
+    else:
+        sorted_DN = sorted_DN.sort(dim=1).values
+    return sorted_DN[:, first : first + count].contiguous()
 
 
-def lower_median(sorted_DN: Tensor) -> Tensor:
-    """The middle value of every coordinate, the lower of the two if N is even."""
-    return sorted_DN[:, (sorted_DN.shape[1] - 1) // 2].contiguous()
+def _by_network(gradients_ND: Tensor, first: int, count: int) -> Tensor:
+    from byzray.aggregators.network import TILE, sort_columns  # here, as it loads a compiler
+
+    dimension = gradients_ND.shape[1]
+    ranks_DK = gradients_ND.new_empty(dimension, count)
+    matrix, ranks = gradients_ND.numpy(), ranks_DK.numpy()
+    threads = torch.get_num_threads()
+    part = math.ceil(dimension / (threads * TILE)) * TILE
+
+    def sort_part(begin: int) -> None:
+        sort_columns(matrix, ranks, first, begin, min(begin + part, dimension))
+
+    if threads == 1:
+        sort_part(0)
+    else:
+        list(_pool(threads).map(sort_part, range(0, dimension, part)))
+    return ranks_DK
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "byzray-sort")
 
 
 def mean_of_nearest(sorted_DN: Tensor, center_D: Tensor, keep: int) -> Tensor:
