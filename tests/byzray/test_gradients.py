@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from byzray import Setup
 from byzray.cohort import Cohort
 from byzray.datasets import Data
-from byzray.gradients import Gradients, Network, clip
+from byzray.gradients import Gradients, Network, clip, dense_chain
 from byzray.sampling import Batch
 
 CPU = torch.device("cpu")
@@ -27,10 +28,15 @@ def batch_of(data: Data) -> Batch:
     return Batch(torch.from_numpy(data.x_train[: K * B]), torch.from_numpy(data.y_train[: K * B]))
 
 
-def compute(setup: Setup, data: Data, points: torch.Tensor, *, vectorised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def compute(
+    setup: Setup, data: Data, points: torch.Tensor, *, way: str = "layers"
+) -> tuple[torch.Tensor, torch.Tensor]:
     network = Network(setup, data.shape, data.classes, CPU)
     gradients = Gradients(network, setup)
-    gradients.vectorised = vectorised
+    assert gradients.chain is not None
+    if way != "layers":
+        gradients.chain = None
+        gradients.vectorised = way == "vmap"
     out_KD = torch.full((K, network.dimension), torch.nan)
     losses_K = gradients(points, batch_of(data), out_KD, [0] * K, [{} for _ in range(K)])
     return losses_K, out_KD
@@ -60,16 +66,53 @@ def test_gradients_agree_with_autograd(
     theta_D = network.initial_parameters()
     points = theta_D + 0.1 * torch.randn(K, len(theta_D)) if own_points else theta_D
     batch = batch_of(data)
-    for vectorised in (True, False):
-        losses_K, out_KD = compute(setup, data, points, vectorised=vectorised)
+    results = [compute(setup, data, points, way=way) for way in ("layers", "vmap", "one by one")]
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    for losses_K, out_KD in results[1:]:
         for i in range(K):
             here_D = (points[i] if own_points else points).clone().requires_grad_()
             part = slice(i * B, (i + 1) * B)
-            loss = network.criterion(network(here_D, batch.x[part]), batch.y[part])
+            loss = network.criterion(network(here_D, batch.x[part]), batch.y[part]).mean()
             loss = loss + setup.l1 * here_D.abs().sum() + setup.l2 * here_D.norm()
             (expected_D,) = torch.autograd.grad(loss, here_D)
             torch.testing.assert_close(losses_K[i], loss.detach())
             torch.testing.assert_close(out_KD[i], expected_D, rtol=1e-4, atol=1e-6)
+
+
+class Doubling(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_dense_chains_are_of_pytorchs_own_layers_only() -> None:
+    first, second, third = nn.Linear(4, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 2)
+    flatten, relu, tanh, softmax = nn.Flatten(), nn.ReLU(), nn.Tanh(), nn.LogSoftmax(1)
+    network = nn.Sequential(flatten, first, relu, nn.Sequential(second, tanh), third, softmax)
+    assert dense_chain(network) == [flatten, first, relu, second, tanh, third, softmax]
+    for other in (nn.Conv1d(1, 1, 1), nn.BatchNorm1d(3), nn.PReLU(), nn.ReLU(inplace=True), Doubling()):
+        assert dense_chain(nn.Sequential(first, other)) is None
+
+
+def test_layers_without_bias_and_of_more_dimensions() -> None:
+    setup = Setup.model_validate({"dataset": {"name": "npz", "path": "unused"}, "model": "mlp", "loss": "nll"})
+    data = image_data((2, 4), 3)
+    results = []
+    for way in ("layers", "one by one"):
+        network = Network(setup, data.shape, data.classes, CPU)
+        torch.manual_seed(1)
+        layers = [nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(10, 3), nn.LogSoftmax(dim=1)]
+        network.module = nn.Sequential(*layers).requires_grad_(False)
+        network.shapes = {name: parameter.shape for name, parameter in network.module.named_parameters()}
+        network.segments = [slice(0, 20), slice(20, 50), slice(50, 53)]
+        gradients = Gradients(network, setup)
+        assert gradients.chain is not None
+        if way == "one by one":
+            gradients.chain, gradients.vectorised = None, False
+        theta_D = torch.cat([parameter.flatten() for parameter in network.module.parameters()])
+        out_KD = torch.full((K, 53), torch.nan)
+        losses_K = gradients(theta_D, batch_of(data), out_KD, [0] * K, [{} for _ in range(K)])
+        results.append((losses_K, out_KD))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_losses_are_those_of_their_names() -> None:
@@ -87,15 +130,15 @@ def test_losses_are_those_of_their_names() -> None:
             {"dataset": {"name": "npz", "path": "unused"}, "loss": loss, "model": models[loss]}
         )
         criterion = Network(setup, (5,), 3, CPU).criterion
-        torch.testing.assert_close(criterion(output, y), value)
+        torch.testing.assert_close(criterion(output, y).mean(), value)
 
 
 def test_at_theta_zero_the_norm_contributes_no_gradient() -> None:
     setup = Setup.model_validate({"dataset": {"name": "npz", "path": "unused"}, "l2": 1.0})
     data = image_data((6,), 3)
     zero_D = torch.zeros(Network(setup, data.shape, data.classes, CPU).dimension)
-    _, out_KD = compute(setup, data, zero_D, vectorised=True)
-    _, plain_KD = compute(setup.changed(l2=0.0), data, zero_D, vectorised=True)
+    _, out_KD = compute(setup, data, zero_D)
+    _, plain_KD = compute(setup.changed(l2=0.0), data, zero_D)
     assert torch.equal(out_KD, plain_KD)
 
 
