@@ -54,10 +54,11 @@ class Network:
         """A fresh copy of the module's buffers (BatchNorm's statistics) as they were initialised."""
         return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
 
-    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
-        """The named parameters as views of `theta` (D,)."""
+    def parameters(self, points: Tensor) -> dict[str, Tensor]:
+        """The named parameters as views of `points`: of their own shapes for (D,), with one dimension before for
+        (K, D)."""
         parts = zip(self.shapes.items(), self.segments, strict=True)
-        return {name: theta[segment].view(shape) for (name, shape), segment in parts}
+        return {name: points[..., segment].unflatten(-1, shape) for (name, shape), segment in parts}
 
     def __call__(self, theta: Tensor, x: Tensor, buffers: dict[str, Tensor] | None = None) -> Tensor:
         """The network's output at `theta` (D,) for inputs (count, *shape)."""
@@ -109,11 +110,10 @@ class Gradients:
 
     - One worker: autograd.
     - A model that declares itself `vectorised` and is a chain of Linear layers and activations (:func:`dense_chain`),
-      all workers at one point: one forward and one backward pass over the examples of all workers, which leave each
-      layer's inputs and the gradients at its outputs; only their product, the gradient of the weights, is taken worker
-      by worker, in one batched product. The same operations as by vmap, and the same bits, without its overhead.
-    - Another model that declares itself `vectorised` (those without convolutions), or workers that look ahead each to a
-      point of its own: all workers at once, by vmap.
+      one forward and one backward pass over the examples of all workers, which leave each layer's inputs and the
+      gradients at its outputs; only their product, the gradient of the weights, is taken worker by worker, in one
+      batched product. The same operations as by vmap, and the same bits, without its overhead.
+    - Another model that declares itself `vectorised` (those without convolutions): all workers at once, by vmap.
     - Any other: one worker after the other. On CPUs vmap over a convolution is slower than that. In training mode
       workers have buffers and dropout masks of their own.
     """
@@ -125,9 +125,6 @@ class Gradients:
         self.training = setup.model.training
         self.vectorised = setup.model.vectorised and not self.training
         self.chain = dense_chain(network.module) if self.vectorised else None
-        per_worker = grad_and_value(self._loss)
-        self._at_one_point = vmap(per_worker, in_dims=(None, 0, 0))
-        self._at_own_points = vmap(per_worker, in_dims=(0, 0, 0))
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.network.criterion(functional_call(self.network.module, (parameters, {}), (x,)), y).mean()
@@ -150,7 +147,7 @@ class Gradients:
         k = len(out_KD)
         x_KB = batch.x.unflatten(0, (k, -1))
         y_KB = batch.y.unflatten(0, (k, -1))
-        if self.chain is not None and k > 1 and points.dim() == 1:
+        if self.chain is not None and k > 1:
             losses_K = self._layer_by_layer(points, batch, self.chain, out_KD)
         elif self.vectorised and k > 1:
             losses_K = self._all_at_once(points, x_KB, y_KB, out_KD)
@@ -162,18 +159,16 @@ class Gradients:
             losses_K = torch.stack(losses)
         return self._regularise(points, losses_K, out_KD)
 
-    def _layer_by_layer(self, point_D: Tensor, batch: Batch, chain: list[nn.Module], out_KD: Tensor) -> Tensor:
+    def _layer_by_layer(self, points: Tensor, batch: Batch, chain: list[nn.Module], out_KD: Tensor) -> Tensor:
         self.network.module.eval()
         k = len(out_KD)
-        parameters = iter(self.network.parameters(point_D).values())
+        parameters = iter(self.network.parameters(points).values())
         passed: list[tuple[Tensor, Tensor]] = []
         here = batch.x
         for layer in chain:
             if isinstance(layer, nn.Linear):
                 inputs = here.detach()
-                here = here @ next(parameters).mT
-                if layer.bias is not None:
-                    here = here + next(parameters)
+                here = linear(here, next(parameters), None if layer.bias is None else next(parameters))
                 # Parameters need no gradients here: what is differentiated begins at the first layer's output.
                 here = here if here.requires_grad else here.requires_grad_()
                 passed.append((inputs, here))
@@ -182,8 +177,8 @@ class Gradients:
         losses_K = self.network.criterion(here, batch.y).unflatten(0, (k, -1)).mean(dim=1)
         deltas = torch.autograd.grad(losses_K.sum(), [output for _, output in passed])
         segments = iter(self.network.segments)
-        linear = [layer for layer in chain if isinstance(layer, nn.Linear)]
-        for layer, (inputs, _), delta in zip(linear, passed, deltas, strict=True):
+        layers = [layer for layer in chain if isinstance(layer, nn.Linear)]
+        for layer, (inputs, _), delta in zip(layers, passed, deltas, strict=True):
             inputs_KBI, delta_KBO = inputs.reshape(k, -1, inputs.shape[-1]), delta.reshape(k, -1, delta.shape[-1])
             out_KD[:, next(segments)] = torch.bmm(delta_KBO.mT, inputs_KBI).flatten(1)
             if layer.bias is not None:
@@ -192,15 +187,8 @@ class Gradients:
 
     def _all_at_once(self, points: Tensor, x_KB: Tensor, y_KB: Tensor, out_KD: Tensor) -> Tensor:
         self.network.module.eval()
-        if points.dim() == 1:
-            gradients, losses_K = self._at_one_point(self.network.parameters(points), x_KB, y_KB)
-        else:
-            shapes = self.network.shapes.items()
-            own = {
-                name: points[:, segment].unflatten(1, shape)
-                for (name, shape), segment in zip(shapes, self.network.segments, strict=True)
-            }
-            gradients, losses_K = self._at_own_points(own, x_KB, y_KB)
+        per_worker = vmap(grad_and_value(self._loss), in_dims=(None if points.dim() == 1 else 0, 0, 0))
+        gradients, losses_K = per_worker(self.network.parameters(points), x_KB, y_KB)
         for name, segment in zip(self.network.shapes, self.network.segments, strict=True):
             out_KD[:, segment] = gradients[name].flatten(1)
         return losses_K
@@ -231,6 +219,23 @@ class Gradients:
             # At theta = 0 the norm has no gradient; 0 is the subgradient that autograd takes, too.
             out_KD.addcdiv_(points.expand_as(out_KD), torch.where(norm > 0, norm, 1), value=self.l2)
         return losses_K
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A Linear layer on the examples of K workers, worker after worker.
+
+    Args:
+        x: its inputs, (K*B, ..., I).
+        weight: that of all workers, (O, I), or one of each, (K, O, I).
+        bias: (O,) or (K, O).
+    """
+    if weight.dim() == 2:
+        output = x @ weight.mT
+        return output if bias is None else output + bias
+    output_KBO = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight.mT)
+    if bias is not None:
+        output_KBO = output_KBO + bias.unsqueeze(1)
+    return output_KBO.reshape(*x.shape[:-1], -1)
 
 
 def clip(gradients_KD: Tensor, largest: float) -> None:
