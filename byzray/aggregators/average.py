@@ -1,9 +1,12 @@
 """The mean of all submissions: no robustness, and the yardstick of every rule."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from byzray.aggregators.base import SelectingAggregator
+from byzray.aggregators.line import Line
 
 
 class Average(SelectingAggregator):
@@ -16,3 +19,6 @@ class Average(SelectingAggregator):
 
     def select(self, gradients_ND: Tensor, f: int) -> Tensor:
         return torch.arange(len(gradients_ND), device=gradients_ND.device)
+
+    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: line.harm_of_mean(torch.arange(line.n, device=x.device), x)

@@ -5,11 +5,19 @@ Shapes in names: N submissions, D parameters, K selected rows.
 
 import math
 from abc import abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from byzray.aggregators.distances import distances
+from byzray.aggregators.line import Line
 from byzray.options import Options
+
+
+BLOCK = 8192
+"""Coordinates averaged at once on a CPU, so that the rows selected are copied within its cache."""
 
 
 class Aggregate(NamedTuple):
@@ -38,6 +46,15 @@ class Aggregator(Options):
         """The aggregate alone, (D,)."""
         return self.aggregate(gradients_ND, f).vector_D
 
+    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
+        """What a searched attack maximises: a function from x to the harm of the aggregate there, its squared distance
+        to the honest mean.
+
+        Both are float64 tensors without dimensions, on the device of the submissions. On a GPU the harm should be
+        computed without waiting for any value. A rule overrides this where it can tell sooner than by aggregating.
+        """
+        return lambda x: line.harm(self(line.submissions(x), f))
+
     def check(self, n: int, f: int) -> str | None:
         """Why the rule cannot aggregate n submissions tolerating f ("needs ..., got ..."); None if it can."""
         return unmet(f >= 0, f"f >= 0, got f = {f}") or unmet(n >= 1, f"n >= 1, got n = {n}")
@@ -51,6 +68,14 @@ class Aggregator(Options):
         """The rule in force at a step; only a random mixture differs from one step to another."""
         return self
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A shorter way to the harm does not pass on to a derived rule that aggregates in another way.
+        ways = {"harm_along", "__call__", "aggregate", "select"}
+        nearest = next(base for base in cls.__mro__ if not ways.isdisjoint(vars(base)))
+        if "harm_along" not in vars(nearest):
+            cls.harm_along = Aggregator.harm_along  # type: ignore[method-assign]
+
 
 class SelectingAggregator(Aggregator):
     """A rule that returns the mean of some of the submissions: it implements :meth:`select`."""
@@ -61,7 +86,22 @@ class SelectingAggregator(Aggregator):
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
         rows_K = self.select(gradients_ND, f)
-        return Aggregate(gradients_ND[rows_K].mean(dim=0), rows_K)
+        blocks = gradients_ND.split(gradients_ND.shape[1] if gradients_ND.is_cuda else BLOCK, dim=1)
+        return Aggregate(torch.cat([block_NB.index_select(0, rows_K).mean(dim=0) for block_NB in blocks]), rows_K)
+
+
+class DistanceSelectingAggregator(SelectingAggregator):
+    """A selecting rule to which the distances between the submissions are enough."""
+
+    @abstractmethod
+    def select_by_distances(self, distances_NN: Tensor, f: int) -> Tensor:
+        """The (K,) int64 indices of the rows to average."""
+
+    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return self.select_by_distances(distances(gradients_ND), f)
+
+    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: line.harm_of_mean(self.select_by_distances(line.distances(x), f), x)
 
 
 def unmet(holds: bool, requirement: str) -> str | None:

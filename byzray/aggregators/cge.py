@@ -3,10 +3,13 @@
 Shapes in names: N submissions, D parameters.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from byzray.aggregators.base import SelectingAggregator, unmet
 from byzray.aggregators.distances import norms, smallest
+from byzray.aggregators.line import Line
 
 
 class Cge(SelectingAggregator):
@@ -21,7 +24,14 @@ class Cge(SelectingAggregator):
     name = "cge"
 
     def select(self, gradients_ND: Tensor, f: int) -> Tensor:
-        return smallest(norms(gradients_ND), len(gradients_ND) - f)
+        return self._least(norms(gradients_ND), f)
+
+    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: line.harm_of_mean(self._least(line.norms(x), f), x)
+
+    @staticmethod
+    def _least(norms_N: Tensor, f: int) -> Tensor:
+        return smallest(norms_N, len(norms_N) - f)
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= f + 1, f"n >= f+1, got n = {n}, f = {f}")

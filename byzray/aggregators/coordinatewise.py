@@ -1,17 +1,39 @@
 """Rules that treat every coordinate by itself.
 
-Shapes in names: N submissions, D parameters.
+Shapes in names: N submissions, D parameters, K ranks.
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
 from byzray.aggregators.base import Aggregate, Aggregator, unmet
-from byzray.aggregators.order import lower_median, mean_of_nearest, order_statistics, sort_columns
+from byzray.aggregators.line import Line
+from byzray.aggregators.order import mean_of_nearest, order_statistics
 
 
-class Median(Aggregator):
+class _Ranking(Aggregator):
+    """A rule that needs of every coordinate only the values of consecutive ranks, by default of all."""
+
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
+        """The first of the ranks needed, from 0 on, and how many."""
+        return 0, n
+
+    @abstractmethod
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        """The aggregate (D,), given the values of those ranks in ascending order."""
+
+    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        return Aggregate(self.combine(order_statistics(gradients_ND, *self.ranks(len(gradients_ND), f)), f))
+
+    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
+        ranks = line.order_statistics(*self.ranks(line.n, f))
+        return lambda x: line.harm(self.combine(ranks(x), f))
+
+
+class Median(_Ranking):
     """Coordinate-wise median; of an even number of values, the lower of the two in the middle.
 
     Needs n >= 2f+1. Bound: 1 / sqrt(n-f).
@@ -22,8 +44,11 @@ class Median(Aggregator):
 
     name = "median"
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(lower_median(gradients_ND))
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
+        return (n - 1) // 2, 1
+
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        return ranks_DK[:, 0]
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
@@ -32,7 +57,7 @@ class Median(Aggregator):
         return math.nan if self.check(n, f) else 1 / math.sqrt(n - f)
 
 
-class _Trimming(Aggregator):
+class _Trimming(_Ranking):
     def check(self, n: int, f: int) -> str | None:
         return (
             super().check(n, f)
@@ -52,8 +77,11 @@ class TrimmedMean(_Trimming):
 
     name = "trimmed-mean"
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(order_statistics(gradients_ND, f, len(gradients_ND) - 2 * f).mean(dim=1))
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
+        return f, n - 2 * f
+
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        return ranks_DK.mean(dim=1)
 
 
 class Phocas(_Trimming):
@@ -67,10 +95,9 @@ class Phocas(_Trimming):
 
     name = "phocas"
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        n = len(gradients_ND)
-        sorted_DN = sort_columns(gradients_ND)
-        return Aggregate(mean_of_nearest(sorted_DN, sorted_DN[:, f : n - f].mean(dim=1), keep=n - f))
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        n = ranks_DK.shape[1]
+        return mean_of_nearest(ranks_DK, ranks_DK[:, f : n - f].mean(dim=1), keep=n - f)
 
 
 class Meamed(_Trimming):
@@ -83,7 +110,6 @@ class Meamed(_Trimming):
 
     name = "meamed"
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        n = len(gradients_ND)
-        sorted_DN = sort_columns(gradients_ND)
-        return Aggregate(mean_of_nearest(sorted_DN, sorted_DN[:, (n - 1) // 2], keep=n - f))
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        n = ranks_DK.shape[1]
+        return mean_of_nearest(ranks_DK, ranks_DK[:, (n - 1) // 2], keep=n - f)

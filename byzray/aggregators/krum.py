@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from byzray.aggregators.base import SelectingAggregator, unmet
-from byzray.aggregators.distances import distances, smallest
+from byzray.aggregators.base import DistanceSelectingAggregator, unmet
+from byzray.aggregators.distances import smallest
 
 
-class _Scoring(SelectingAggregator):
+class _Scoring(DistanceSelectingAggregator):
     squared: bool = False
     neighbours: Literal["n-f-1", "n-f-2"] = "n-f-1"
 
@@ -22,9 +22,8 @@ class _Scoring(SelectingAggregator):
     def selected(self, n: int, f: int) -> int:
         """How many of the lowest scores are averaged."""
 
-    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
-        n = len(gradients_ND)
-        distances_NN = distances(gradients_ND)
+    def select_by_distances(self, distances_NN: Tensor, f: int) -> Tensor:
+        n = len(distances_NN)
         if self.squared:
             distances_NN = distances_NN.square()
         scores_N = krum_scores(distances_NN, n - f - (1 if self.neighbours == "n-f-1" else 2))

@@ -9,15 +9,14 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from byzray.aggregators.base import SelectingAggregator, unmet
-from byzray.aggregators.distances import distances
+from byzray.aggregators.base import DistanceSelectingAggregator, unmet
 
 
-class MinimumDiameter(SelectingAggregator):
+class MinimumDiameter(DistanceSelectingAggregator):
     """Mean of the n-f submissions of least diameter (largest distance between two of them), known as MDA and "brute".
 
     Of several such subsets, the first in lexicographic order of its indices. The search is exact. Its time grows
-    exponentially with f alone, and little in practice.
+    exponentially with f alone, and little in practice. It runs on the host, which waits for the distances.
 
     Needs n >= 2f+1. Bound: (n-f) / (sqrt(8) f).
 
@@ -27,9 +26,9 @@ class MinimumDiameter(SelectingAggregator):
 
     name = "minimum-diameter"
 
-    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
-        rows = tightest_subset(distances(gradients_ND).tolist(), len(gradients_ND) - f)
-        return torch.tensor(rows, device=gradients_ND.device)
+    def select_by_distances(self, distances_NN: Tensor, f: int) -> Tensor:
+        rows = tightest_subset(distances_NN.tolist(), len(distances_NN) - f)
+        return torch.tensor(rows, device=distances_NN.device)
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")

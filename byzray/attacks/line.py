@@ -11,8 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from byzray.aggregators import Aggregator
+from byzray.aggregators.line import Line
 from byzray.attacks.base import Attack
 from byzray.attacks.search import maximise
+
+BLOCK = 8192
+"""Coordinates treated at once on a CPU where double precision is needed."""
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["searched"]
 
@@ -30,15 +34,11 @@ class LineAttack(Attack):
     def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
         mean_D = honest_HD.mean(dim=0)
         start_D, direction_D, factor = self.line(honest_HD, mean_D)
+        line = Line(honest_HD, mean_D, start_D, direction_D, byzantine)
         if factor == "searched":
-            submissions_ND = torch.cat((honest_HD, mean_D.expand(byzantine, -1)))
-
-            def harm(x: float) -> float:
-                submissions_ND[len(honest_HD) :] = start_D + x * direction_D
-                return (rule(submissions_ND, f) - mean_D).square().sum().item()
-
-            factor = maximise(harm, self.evaluations)
-        return (start_D + factor * direction_D).expand(byzantine, -1)
+            found = maximise(rule.harm_along(line, f), self.evaluations, honest_HD.device)
+            return line.vector(found).expand(byzantine, -1)
+        return line.vector(factor).expand(byzantine, -1)
 
 
 class Little(LineAttack):
@@ -59,12 +59,21 @@ class Little(LineAttack):
     negative: bool = True
 
     def line(self, honest_HD: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Factor]:
-        # torch.std down the columns is several times slower; like it, this adds the squares in double precision.
-        variance_D = (honest_HD - mean_D).double().square().sum(dim=0) / (len(honest_HD) - 1)
-        return mean_D, _signed(variance_D.sqrt().to(mean_D.dtype), self.negative), self.factor
+        deviation_D = _variance(honest_HD, mean_D).sqrt().to(mean_D.dtype)
+        return mean_D, _signed(deviation_D, self.negative), self.factor
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         return None if honest >= 2 else f"needs honest >= 2, got honest = {honest}"
+
+
+def _variance(honest_HD: Tensor, mean_D: Tensor) -> Tensor:
+    """The (D,) variances of the coordinates, in double precision."""
+    # Like torch.var, which is ten times slower down the columns, this adds the squares in double precision; in blocks,
+    # as the doubles of all submissions would not stay in a cache.
+    block = mean_D.numel() if mean_D.is_cuda else BLOCK
+    blocks = zip(honest_HD.split(block, dim=1), mean_D.split(block), strict=True)
+    scatter_D = torch.cat([(honest_HB - mean_B).double().square_().sum(dim=0) for honest_HB, mean_B in blocks])
+    return scatter_D / (len(honest_HD) - 1)
 
 
 class Empire(LineAttack):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from byzray.aggregators import AGGREGATORS, Average, Cge, Median, MultiKrum, TrimmedMean
+from byzray.aggregators import AGGREGATORS, Aggregator, Cge, Median, TrimmedMean
 from byzray.attacks import ATTACKS, AntiCge, AnyAttack, Attack, Empire, EmpireStrict, Hidden, Little, maximise
+from byzray.attacks.search import _lowered
 
 VECTORS = [Path(__file__).parents[1] / "vectors"]
 if "BYZRAY_VECTORS" in os.environ:
@@ -185,6 +186,11 @@ def transcript(value: Callable[[float], float], evaluations: int) -> tuple[float
     return best, seen
 
 
+def maximised(value: Callable[[float], float], evaluations: int) -> float:
+    """The search, on plain numbers."""
+    return maximise(lambda x: torch.tensor(value(x.item()), dtype=x.dtype), evaluations).item()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     peak=st.floats(-1, 60),
@@ -199,25 +205,50 @@ def test_the_search_is_the_one_defined(peak: float, jump: float, height: float, 
         seen.append(x)
         return -((x - peak) ** 2) + (height if x > jump else 0)
 
-    found = maximise(value, evaluations)
+    found = maximised(value, evaluations)
     evaluated = list(seen)
-    assert (found, evaluated) == transcript(value, evaluations)
+    expected, expected_evaluated = transcript(value, evaluations)
+    assert [found, *evaluated] == pytest.approx([expected, *expected_evaluated], rel=1e-12, abs=1e-12)
     assert len(evaluated) == evaluations
     assert min(evaluated) == 0
     assert value(found) == max(map(value, evaluated))
 
 
+@settings(max_examples=300, deadline=None)
+@given(outcomes=st.lists(st.one_of(st.integers(0, 9).map(float), st.sampled_from([math.nan, math.inf])), min_size=1))
+def test_the_search_is_the_one_defined_whatever_the_values(outcomes: list[float]) -> None:
+    """The values depend on nothing but the order of the evaluations, so that every course of a search is met."""
+
+    coming = iter(outcomes)
+    seen: list[float] = []
+    found = maximised(lambda x: seen.append(x) or next(coming), len(outcomes))  # type: ignore[func-returns-value]
+    coming = iter(outcomes)
+    expected, expected_seen = transcript(lambda x: next(coming), len(outcomes))
+    assert [found, *seen] == pytest.approx([expected, *expected_seen], rel=1e-12, abs=1e-12)
+
+
+def test_a_step_far_beyond_the_last_x_is_halved_until_it_is_not() -> None:
+    def lowered(x: float, step: float) -> float:
+        return _lowered(torch.tensor(x, dtype=torch.float64), torch.tensor(step, dtype=torch.float64)).item()
+
+    assert lowered(0, 1) == lowered(0, 1e300) == 0
+    assert lowered(3, 1) == 2
+    assert lowered(1, 1) == lowered(1, 2) == lowered(0.75, 3) == lowered(1e-300, 1e-300 * 2.0**900) == 0
+    assert lowered(1, 3) == 0.25
+    assert lowered(1, 3 * 2.0**200) == 0.25
+
+
 def test_the_search_by_hand() -> None:
     """Up to 3 by doubling, too far at 7, then back and forth with steps 3.2, 2.56, 2.048."""
     seen: list[float] = []
-    found = maximise(lambda x: seen.append(x) or -abs(x - 3.5), 7)  # type: ignore[func-returns-value]
+    found = maximised(lambda x: seen.append(x) or -abs(x - 3.5), 7)  # type: ignore[func-returns-value]
     assert seen == pytest.approx([0, 1, 3, 7, 3.8, 1.24, 3.288])
     assert found == pytest.approx(3.288)
 
 
 def test_the_search_bears_nan() -> None:
-    assert maximise(lambda x: math.nan, 10) == 0
-    assert maximise(lambda x: math.nan if x > 2 else x, 10) == pytest.approx(1.9632)  # of 1.4, 0.12, 1.144, ...
+    assert maximised(lambda x: math.nan, 10) == 0
+    assert maximised(lambda x: math.nan if x > 2 else x, 10) == pytest.approx(1.9632)  # of 1.4, 0.12, 1.144, ...
 
 
 SEARCHED = [
@@ -231,9 +262,12 @@ SEARCHED = [
 ]
 
 
+RULES = [name for name in AGGREGATORS.classes if name != "random-mixture"]
+
+
 @pytest.mark.parametrize("attack", SEARCHED, ids=str)
-@pytest.mark.parametrize("rule", [Median(), TrimmedMean(), MultiKrum(), Average()], ids=lambda rule: rule.label())
-def test_searched_attacks(attack: Attack, rule: Average) -> None:
+@pytest.mark.parametrize("rule", [AGGREGATORS.parse(name) for name in RULES], ids=RULES)
+def test_searched_attacks(attack: Attack, rule: Aggregator) -> None:
     honest_HD = normal(9, 12, 4) + 0.5
     a, s = honest_HD.mean(dim=0), honest_HD.std(dim=0)
 

@@ -1,0 +1,270 @@
+"""Searched attacks: every rule's shorter way to the harm against aggregating, and against waiting for a GPU."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, Average, Krum, Median, MinimumDiameter, MultiKrum
+from byzray.aggregators import line as line_module
+from byzray.aggregators.base import SelectingAggregator
+from byzray.aggregators.distances import distances, norms
+from byzray.aggregators.line import Line
+from byzray.aggregators.order import order_statistics
+from byzray.attacks import Empire, EmpireStrict, Hidden, LineAttack, Little
+
+VARIANTS: list[Any] = [
+    "average",
+    "median",
+    "trimmed-mean",
+    "phocas",
+    "meamed",
+    "multi-krum",
+    {"name": "multi-krum", "m": 2},
+    {"name": "multi-krum", "squared": True, "neighbours": "n-f-2"},
+    "krum",
+    "bulyan",
+    {"name": "bulyan", "m": 2},
+    {"name": "bulyan", "rescore": True},
+    "minimum-diameter",
+    "aksel",
+    {"name": "aksel", "mode": "n-f"},
+    "cge",
+]
+RULES = [AGGREGATORS.parse(variant) for variant in VARIANTS]
+ALL = pytest.mark.parametrize("rule", RULES, ids=[str(variant) for variant in VARIANTS])
+ATTACKS = [
+    Little(factor="searched"),
+    Little(factor="searched", negative=False),
+    Empire(factor="searched"),
+    EmpireStrict(epsilon="searched"),
+    Hidden(),
+    Hidden(target="all", negative=True),
+]
+XS = [0.0, 1e-30, 1e-3, 0.3, 1.0, 1.5, 2.25, 7.0, 300.0, 1e6, 1e12]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-7}
+
+
+def normal(h: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(h, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def number(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def line_of(attack: LineAttack, honest_HD: Tensor, byzantine: int) -> Line:
+    mean_D = honest_HD.mean(dim=0)
+    start_D, direction_D, _ = attack.line(honest_HD, mean_D)
+    return Line(honest_HD, mean_D, start_D, direction_D, byzantine)
+
+
+class Aggregating(Aggregator):
+    """A rule that is known only by what it aggregates."""
+
+    rule: Any
+
+    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        return self.rule.aggregate(gradients_ND, f)
+
+
+def precise(line: Line) -> Line:
+    """The same in double precision."""
+    vectors = ("honest_HD", "mean_D", "start_D", "direction_D")
+    return replace(line, **{name: getattr(line, name).double() for name in vectors})
+
+
+def assert_harm_of_the_aggregate(rule: Aggregator, line: Line, f: int, x: float) -> None:
+    # Rounding decides no selection of rows in double precision, but the ties of coordinate-wise rules in any.
+    reference = precise(line) if isinstance(rule, SelectingAggregator) else line
+    found = rule.harm_along(line, f)(number(x))
+    expected = Aggregating(rule=rule).harm_along(reference, f)(number(x))
+    assert found.dtype is torch.float64
+    assert found.shape == ()
+    # Aggregates are rounded to the precision of the submissions, however near the mean they are.
+    rtol = TOLERANCE[line.mean_D.dtype]
+    atol = rtol * line.honest_HD.norm(dim=1).max().item()
+    torch.testing.assert_close(found.sqrt(), expected.sqrt(), rtol=rtol, atol=atol, msg=lambda m: f"x = {x}: {m}")
+
+
+@ALL
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_harm_is_that_of_the_aggregate(rule: Aggregator, data: st.DataObject) -> None:
+    h, byzantine = data.draw(st.integers(1, 14), "honest"), data.draw(st.integers(1, 8), "byzantine")
+    n = h + byzantine
+    fs = [f for f in range(n) if rule.check(n, f) is None]
+    assume(fs)
+    f = data.draw(st.sampled_from(fs), "f")
+    dtypes = [torch.float64] if rule.name == "bulyan" else [torch.float32, torch.float64]  # it selects rows, too
+    dtype = data.draw(st.sampled_from(dtypes), "dtype")
+    mean = data.draw(st.sampled_from([0, 1, 10]), "mean")
+    attack = data.draw(st.sampled_from(ATTACKS), "attack")
+    assume(attack.check(h, byzantine, f) is None)
+    seed = data.draw(st.integers(0, 2**32), "seed")
+    line = line_of(attack, normal(h, 30, seed, dtype) + mean * normal(1, 30, seed + 1, dtype), byzantine)
+    for x in XS:
+        assert_harm_of_the_aggregate(rule, line, f, x)
+
+
+@ALL
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_the_factor_found_is_that_of_aggregating(rule: Aggregator, attack: LineAttack) -> None:
+    for seed in range(3):
+        honest_HD = normal(17, 40, seed) + normal(1, 40, seed + 100)
+        found_FD = attack(honest_HD, 4, rule, 4)
+        expected_FD = attack(honest_HD, 4, Aggregating(rule=rule), 4)
+        torch.testing.assert_close(found_FD, expected_FD, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+@pytest.mark.parametrize("mean", [0, 1, 1e4])
+def test_distances_norms_and_ranks_are_those_of_the_submissions(attack: LineAttack, mean: float) -> None:
+    """Near consensus as well, where single precision would leave no digit of the Gram identity."""
+    line = line_of(attack, (normal(9, 300, 3) + mean * normal(1, 300, 4)).float(), 3)
+    ranks = line.order_statistics(2, 5)
+    for x in map(number, XS):
+        exact_ND = precise(line).submissions(x)
+        torch.testing.assert_close(line.distances(x), distances(exact_ND), rtol=1e-6, atol=0)
+        torch.testing.assert_close(line.norms(x), norms(exact_ND), rtol=1e-6, atol=0)
+        assert torch.equal(ranks(x), order_statistics(line.submissions(x), 2, 5))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_ranks_with_ties_and_whatever_is_sent(data: st.DataObject) -> None:
+    values = st.sampled_from([0.0, 1.0, 2.0, -1.5, math.inf, -math.inf, math.nan])
+    honest = data.draw(st.lists(values, min_size=1, max_size=6), "honest")
+    sent = data.draw(values, "sent")
+    byzantine = data.draw(st.integers(1, 9), "byzantine")
+    first = data.draw(st.integers(0, len(honest) + byzantine - 1), "first")
+    count = data.draw(st.integers(1, len(honest) + byzantine - first), "count")
+    zero_D = torch.zeros(1, dtype=torch.float64)
+    line = Line(torch.tensor(honest, dtype=torch.float64)[:, None], zero_D, zero_D + sent, zero_D, byzantine)
+    x = number(1)
+    assert torch.equal(line.order_statistics(first, count)(x), order_statistics(line.submissions(x), first, count))
+
+
+def test_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = line_of(Little(), normal(6, 100, 5), 2)
+    found = whole.distances(number(2)), whole.harm_of_mean(torch.tensor([1, 3, 6]), number(2))
+    monkeypatch.setattr(line_module, "BLOCK", 7)
+    parts = line_of(Little(), normal(6, 100, 5), 2)
+    torch.testing.assert_close(
+        (parts.distances(number(2)), parts.harm_of_mean(torch.tensor([1, 3, 6]), number(2))), found
+    )
+
+
+# What the search must survive
+
+
+@ALL
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_mean_that_is_not_finite_ends_the_search_at_zero(rule: Aggregator, poison: float) -> None:
+    """As aggregating does: no harm is then better than another."""
+    honest_HD = normal(17, 20, 6, torch.float32)
+    honest_HD[2, 3] = honest_HD[5, 3] = poison
+    for attack in ATTACKS:
+        found_FD = attack(honest_HD, 4, rule, 4)
+        expected_FD = attack(honest_HD, 4, Aggregating(rule=rule), 4)
+        torch.testing.assert_close(found_FD, expected_FD, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_rule_without_resistance_is_not_driven_out_of_range(dtype: torch.dtype) -> None:
+    honest_HD = normal(5, 20, 7, dtype)
+    attack = Little(factor="searched", evaluations=1300)
+    found_FD = attack(honest_HD, 2, Average(), 2)
+    assert found_FD.isfinite().all()
+    assert found_FD.abs().max() > 1e15
+    torch.testing.assert_close(found_FD, attack(honest_HD, 2, Aggregating(rule=Average()), 2))
+
+
+# Rules of the user's own
+
+
+class Counting(Aggregator):
+    calls: list[int]
+
+    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        self.calls.append(len(gradients_ND))
+        return Aggregate(gradients_ND[-1] * 1)
+
+
+def test_a_rule_of_the_users_own_is_asked_to_aggregate() -> None:
+    rule = Counting(calls=[])
+    Little(factor="searched", evaluations=9)(normal(5, 4, 8), 2, rule, 1)
+    assert rule.calls == [7] * 9
+
+
+class Last(SelectingAggregator):
+    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return torch.tensor([len(gradients_ND) - 1])
+
+
+class SelectsOtherwise(Krum):
+    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return torch.tensor([len(gradients_ND) - 1])
+
+
+class AggregatesOtherwise(Median):
+    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
+        return Aggregate(gradients_ND[-1] * 1)
+
+
+class Otherwise:
+    def __call__(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return gradients_ND[-1] * 1
+
+
+class MixedIn(Otherwise, MultiKrum):
+    pass
+
+
+@pytest.mark.parametrize("rule", [Last(), SelectsOtherwise(), AggregatesOtherwise(), MixedIn()], ids=str)
+def test_a_derived_rule_that_aggregates_in_another_way_keeps_no_shorter_way(rule: Aggregator) -> None:
+    line = line_of(Little(), normal(9, 30, 9), 2)
+    x = number(3)
+    assert rule.harm_along(line, 2)(x) == line.harm(line.vector(x))
+
+
+def test_a_derived_rule_that_aggregates_as_its_base_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Renamed(Krum):
+        """Krum, by another name."""
+
+    monkeypatch.delattr(Line, "submissions")
+    line = line_of(Little(), normal(9, 30, 9), 2)
+    assert Renamed().harm_along(line, 2)(number(3)) == Krum().harm_along(line, 2)(number(3))
+
+
+# On a GPU
+
+
+class WithoutTheHost(TorchDispatchMode):
+    """Refuses tensors of the host's: to copy them to a GPU is to wait for it. Fake tensors refuse to be read."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        assert all(tensor.is_cuda for tensor in tensors), f"{func} of a tensor of the host's"
+        return func(*args, **(kwargs or {}))
+
+
+@ALL
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_nothing_waits_for_a_gpu(rule: Aggregator, attack: LineAttack) -> None:
+    with FakeTensorMode(), WithoutTheHost():
+        honest_HD = torch.empty(17, 40, device="cuda")
+        brief = attack.model_copy(update={"evaluations": 3})
+        if isinstance(rule, MinimumDiameter):
+            with pytest.raises(DataDependentOutputException):
+                brief(honest_HD, 4, rule, 4)
+        else:
+            assert brief(honest_HD, 4, rule, 4).is_cuda
