@@ -10,6 +10,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from byzray.deviations import squared_deviations
+
 METRIC_COLUMNS = (
     "Step number",
     "Training point count",
@@ -38,10 +40,6 @@ METRIC_COLUMNS = (
 )
 
 
-BLOCK = 16_384
-"""Coordinates treated at once on a CPU, so that what is computed from them finds them in its cache."""
-
-
 class Moments(NamedTuple):
     """What is kept of a set of vectors.
 
@@ -60,12 +58,8 @@ class Moments(NamedTuple):
         """The moments of the rows of a (K, D) matrix."""
         if vectors_KD.stride(0) == 0:  # one row, expanded: what most attacks submit
             return cls(len(vectors_KD), vectors_KD[0], vectors_KD.new_zeros(()))
-        means, scatters = [], []
-        for block_KB in vectors_KD.split(vectors_KD.shape[1] if vectors_KD.is_cuda else BLOCK, dim=1):
-            mean_B = block_KB.mean(dim=0)
-            means.append(mean_B)
-            scatters.append((block_KB - mean_B).square_().sum())
-        return cls(len(vectors_KD), torch.cat(means), torch.stack(scatters).sum())
+        mean_D = vectors_KD.mean(dim=0)
+        return cls(len(vectors_KD), mean_D, squared_deviations(vectors_KD, mean_D).sum().to(mean_D.dtype))
 
     @classmethod
     def merge(cls, parts: Sequence[Self]) -> Self:

@@ -15,7 +15,6 @@ from byzray.aggregators.distances import distances
 from byzray.aggregators.line import Line
 from byzray.options import Options
 
-
 BLOCK = 8192
 """Coordinates averaged at once on a CPU, so that the rows selected are copied within its cache."""
 

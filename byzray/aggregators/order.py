@@ -4,11 +4,11 @@ Shapes in names: N submissions, D parameters, B of them in a block, K kept ranks
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from byzray.parallel import compiled, over_ranges
 
 BLOCK = 65_536
 """Coordinates treated at once where a temporary larger than the input would be needed."""
@@ -16,9 +16,6 @@ BLOCK = 65_536
 
 NETWORK_ROWS = 128
 """Up to so many submissions a sorting network is faster than sorting column by column."""
-
-NETWORK_ELEMENTS = 2**18
-"""In smaller matrices numpy's sort takes about a millisecond, not worth loading a compiler for."""
 
 
 def sort_columns(gradients_ND: Tensor) -> Tensor:
@@ -38,12 +35,11 @@ def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     device of the input, and makes no difference to them.
     """
     gradients_ND = gradients_ND.detach()
-    on_cpu = gradients_ND.device.type == "cpu" and gradients_ND.dtype in (torch.float32, torch.float64)
-    if on_cpu and len(gradients_ND) <= NETWORK_ROWS and gradients_ND.numel() >= NETWORK_ELEMENTS:
+    if len(gradients_ND) <= NETWORK_ROWS and compiled(gradients_ND):
         return _by_network(gradients_ND.contiguous(), first, count)
     sorted_DN = gradients_ND.t().clone(memory_format=torch.contiguous_format)
     sorted_DN.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
-    if on_cpu:
+    if sorted_DN.device.type == "cpu" and sorted_DN.dtype in (torch.float32, torch.float64):  # which numpy knows
         sorted_DN.numpy().sort(axis=1)  # in place, and several times faster than torch's sort of short rows
     else:
         sorted_DN = sorted_DN.sort(dim=1).values
@@ -56,22 +52,8 @@ def _by_network(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     dimension = gradients_ND.shape[1]
     ranks_DK = gradients_ND.new_empty(dimension, count)
     matrix, ranks = gradients_ND.numpy(), ranks_DK.numpy()
-    threads = torch.get_num_threads()
-    part = math.ceil(dimension / (threads * TILE)) * TILE
-
-    def sort_part(begin: int) -> None:
-        sort_columns(matrix, ranks, first, begin, min(begin + part, dimension))
-
-    if threads == 1:
-        sort_part(0)
-    else:
-        list(_pool(threads).map(sort_part, range(0, dimension, part)))
+    over_ranges(dimension, TILE, lambda begin, end: sort_columns(matrix, ranks, first, begin, end))
     return ranks_DK
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "byzray-sort")
 
 
 def mean_of_nearest(sorted_DN: Tensor, center_D: Tensor, keep: int) -> Tensor:

@@ -14,9 +14,7 @@ from byzray.aggregators import Aggregator
 from byzray.aggregators.line import Line
 from byzray.attacks.base import Attack
 from byzray.attacks.search import maximise
-
-BLOCK = 8192
-"""Coordinates treated at once on a CPU where double precision is needed."""
+from byzray.deviations import squared_deviations
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["searched"]
 
@@ -59,21 +57,12 @@ class Little(LineAttack):
     negative: bool = True
 
     def line(self, honest_HD: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Factor]:
-        deviation_D = _variance(honest_HD, mean_D).sqrt().to(mean_D.dtype)
+        variance_D = squared_deviations(honest_HD, mean_D) / (len(honest_HD) - 1)
+        deviation_D = variance_D.sqrt().to(mean_D.dtype)
         return mean_D, _signed(deviation_D, self.negative), self.factor
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         return None if honest >= 2 else f"needs honest >= 2, got honest = {honest}"
-
-
-def _variance(honest_HD: Tensor, mean_D: Tensor) -> Tensor:
-    """The (D,) variances of the coordinates, in double precision."""
-    # Like torch.var, which is ten times slower down the columns, this adds the squares in double precision; in blocks,
-    # as the doubles of all submissions would not stay in a cache.
-    block = mean_D.numel() if mean_D.is_cuda else BLOCK
-    blocks = zip(honest_HD.split(block, dim=1), mean_D.split(block), strict=True)
-    scatter_D = torch.cat([(honest_HB - mean_B).double().square_().sum(dim=0) for honest_HB, mean_B in blocks])
-    return scatter_D / (len(honest_HD) - 1)
 
 
 class Empire(LineAttack):

@@ -1,0 +1,85 @@
+"""Compiled passes over the rows of a matrix, for CPUs: what PyTorch needs several passes and temporaries for.
+
+Shapes in names: K or N vectors, D coordinates.
+
+Importing this module loads numba. What it compiles is kept on disk, so that only the first use ever takes seconds.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+TILE = 256
+"""Coordinates of all vectors that are treated together, while they lie in the cache."""
+
+
+@njit(nogil=True, cache=True)
+def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int, stride: int) -> None:
+    """Add to the lower triangle of `out_NN`, in rows first, first + stride, ..., the squared distances between the
+    rows of a matrix: differences are squared and added in its precision, the sums of tiles in double precision."""
+    n, dimension = matrix_ND.shape
+    for begin in range(0, dimension, TILE):
+        end = min(begin + TILE, dimension)
+        for i in range(first, n, stride):
+            row = matrix_ND[i, begin:end]
+            j = 0
+            while j + 4 <= i:
+                sums = _four(
+                    row,
+                    matrix_ND[j, begin:end],
+                    matrix_ND[j + 1, begin:end],
+                    matrix_ND[j + 2, begin:end],
+                    matrix_ND[j + 3, begin:end],
+                )
+                for k in range(4):
+                    out_NN[i, j + k] += sums[k]
+                j += 4
+            while j < i:
+                out_NN[i, j] += _one(row, matrix_ND[j, begin:end])
+                j += 1
+
+
+# Sums may be taken in any order, that of the processor's vectors: but what is not finite stays so.
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _one(u, v):  # type: ignore[no-untyped-def]
+    total = u.dtype.type(0)
+    for k in range(np.uint64(len(u))):
+        difference = u[k] - v[k]
+        total += difference * difference
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """Four squared distances at once, for which `u` is loaded once."""
+    total0 = total1 = total2 = total3 = u.dtype.type(0)
+    for k in range(np.uint64(len(u))):
+        d0, d1, d2, d3 = u[k] - v0[k], u[k] - v1[k], u[k] - v2[k], u[k] - v3[k]
+        total0 += d0 * d0
+        total1 += d1 * d1
+        total2 += d2 * d2
+        total3 += d3 * d3
+    return total0, total1, total2, total3
+
+
+@njit(nogil=True, cache=True)
+def squared_deviations(
+    matrix_KD: Floats, center_D: Floats, squares_D: NDArray[np.float64], begin: int, end: int
+) -> None:
+    """Of the columns from `begin` to `end`, the sums of the squared differences from their centers: the differences in
+    the matrix's precision, squared and added in double precision."""
+    for column in range(begin, end, TILE):
+        stop = min(column + TILE, end)
+        squares = squares_D[column:stop]
+        squares[:] = 0
+        for i in range(matrix_KD.shape[0]):
+            _add_squares(squares, matrix_KD[i, column:stop], center_D[column:stop])
+
+
+@njit(nogil=True, cache=True)
+def _add_squares(total, values, center):  # type: ignore[no-untyped-def]
+    for j in range(np.uint64(len(total))):
+        difference = np.float64(values[j] - center[j])
+        total[j] += difference * difference

@@ -1,0 +1,42 @@
+"""Compiled code on several threads.
+
+PyTorch spreads its own operations over threads by itself; what numpy or numba compute is spread here, over as many.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+WORTHWHILE = 2**18
+"""Elements from which on a matrix is worth loading a compiler for: in smaller ones every pass is a matter of
+microseconds."""
+
+
+def compiled(matrix: Tensor) -> bool:
+    """Whether compiled code takes a matrix: one of single or double precision on a CPU, if it is large."""
+    known = matrix.device.type == "cpu" and matrix.dtype in (torch.float32, torch.float64)
+    return known and matrix.numel() >= WORTHWHILE
+
+
+def over_ranges(size: int, multiple: int, work: Callable[[int, int], object]) -> None:
+    """Call ``work(begin, end)`` for ranges that make up range(size), one a thread; all but the last are multiples of
+    `multiple` long."""
+    part = math.ceil(size / (torch.get_num_threads() * multiple)) * multiple
+    each([partial(work, begin, min(begin + part, size)) for begin in range(0, size, part)])
+
+
+def each(tasks: list[Callable[[], object]]) -> None:
+    """Call each of as many functions as there are threads."""
+    if len(tasks) == 1:
+        tasks[0]()
+    else:
+        list(_pool(torch.get_num_threads()).map(lambda task: task(), tasks))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "byzray")
