@@ -1,131 +1,218 @@
-"""What goes between server and workers at each step, carried by torch.distributed.
+"""What goes between server and workers at each step.
 
-The server broadcasts a point; every worker actor sends back its submissions, straight into their rows of the server's
-matrix, and a report (losses, and moments where the study needs them).
+The server sends a point; every worker actor answers with its submissions, straight into their rows of the server's
+matrix, and a report (losses, and moments where the study needs them). All of it lies on a board: with a worker actor on
+the server's machine the board is shared, and only signals are sent; with others torch.distributed carries its parts.
 
-Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, H honest workers, D parameters.
+Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, N submissions, of which H honest,
+D parameters.
 """
 
-import os
-import sys
-from collections.abc import Sequence
-from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.group import Group
+from actors.near import shared_among
 from byzray.cohort import Contribution
 from byzray.metrics import Moments
+from byzray.server import Server
 
-# By then a peer that sends nothing counts as lost. The slowest step of the largest models must fit in.
-TIMEOUT = timedelta(minutes=10)
+# Parts of a board begin at cache lines, as tensors of their own would. In numbers.
+ALIGNMENT = 16
 
 
-class Group:
-    """This actor's membership in its fleet's process group.
+class Layout(NamedTuple):
+    """What a board holds.
 
-    gloo carries everything: it works on CPUs, and where several actors share a GPU, which NCCL refuses.
+    Attributes:
+        submissions: N.
+        dimension: D.
+        cohorts: which workers the actors of ranks 1, 2, ... hold.
+        moments: whether reports hold moments.
     """
 
-    def __init__(self) -> None:
-        self._store: dist.TCPStore | None = None
+    submissions: int
+    dimension: int
+    cohorts: tuple[range, ...]
+    moments: bool
 
-    def serve(self, host: str) -> int:
-        """Open the store through which the group meets; returns its port."""
-        self.leave()
-        self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
-        return self._store.port
+    def alone(self, index: int) -> "Layout":
+        """The layout for one cohort by itself."""
+        own = range(len(self.cohorts[index]))
+        return Layout(len(own), self.dimension, (own,), self.moments)
 
-    def join(self, host: str, port: int, rank: int, size: int) -> None:
-        """Join the group; returns once all members have."""
-        if rank:
-            self.leave()
-            self._store = dist.TCPStore(host, port, is_master=False, timeout=TIMEOUT)
-        if host == LOOPBACK and sys.platform == "linux":
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group("gloo", store=self._store, rank=rank, world_size=size, timeout=TIMEOUT)
+    def sizes(self) -> list[int]:
+        """How many numbers the parts of a board have: matrix, point, and two sets of reports."""
+        reports = [len(workers) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts]
+        return [self.submissions * self.dimension, self.dimension, *reports, *reports]
 
-    def leave(self) -> None:
-        """Leave the group, which makes the others' pending transfers fail at once."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        self._store = None
+    def total(self) -> int:
+        """How many numbers a board has."""
+        return sum(_aligned(size) for size in self.sizes())
 
 
-LOOPBACK = "127.0.0.1"
+class Board:
+    """The numbers of a step, as parts of one vector.
+
+    Reports have two places, used by turns: workers write those of the next step while the server reads these.
+
+    Args:
+        layout: which parts.
+        numbers: at least as many as the layout says.
+
+    Attributes:
+        submissions_ND: the matrix of submissions, the honest ones first.
+        point_D: the point.
+    """
+
+    def __init__(self, layout: Layout, numbers: Tensor) -> None:
+        parts, start = [], 0
+        for size in layout.sizes():
+            parts.append(numbers[start : start + size])
+            start += _aligned(size)
+        matrix, self.point_D, *self._reports = parts
+        self.submissions_ND = matrix.view(layout.submissions, layout.dimension)
+        self._cohorts = layout.cohorts
+
+    def rows(self, index: int) -> Tensor:
+        """The rows (K, D) of a cohort's submissions."""
+        workers = self._cohorts[index]
+        return self.submissions_ND[workers.start : workers.stop]
+
+    def report(self, index: int, step: int) -> Tensor:
+        """A cohort's report on a step."""
+        return self._reports[index + step % 2 * len(self._cohorts)]
 
 
-def report_size(workers: int, dimension: int, moments: bool) -> int:
-    """How many numbers a report takes."""
-    return workers + (1 + dimension if moments else 0)
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def pack_report(contribution: Contribution) -> Tensor:
-    """A contribution as one vector, on the CPU."""
-    parts = [contribution.losses_K]
+def pack_report(contribution: Contribution, report: Tensor) -> None:
+    """Write a contribution into a report."""
+    workers = len(contribution.losses_K)
+    report[:workers].copy_(contribution.losses_K)
     if contribution.sampled is not None:
-        parts += [contribution.sampled.scatter.reshape(1), contribution.sampled.mean_D]
-    return torch.cat(parts).cpu()
+        report[workers].copy_(contribution.sampled.scatter)
+        report[workers + 1 :].copy_(contribution.sampled.mean_D)
 
 
-def unpack_report(report: Tensor, workers: int, device: torch.device) -> Contribution:
-    """The inverse of :func:`pack_report`."""
-    report = report.to(device)
+def unpack_report(report: Tensor, workers: int) -> Contribution:
+    """The contribution that :func:`pack_report` wrote; it looks into the report."""
     if len(report) == workers:
         return Contribution(report, None)
     return Contribution(report[:workers], Moments(workers, report[workers + 1 :], report[workers]))
 
 
 class ServerChannel:
-    """The server's end.
+    """The server's end. For each step: :meth:`send`, :meth:`receive`, :meth:`contributions`.
 
     Args:
-        cohorts: which workers the actors of ranks 1, 2, ... hold.
-        honest_HD: where submissions go.
-        moments: whether reports hold moments.
+        group: the connections.
+        server: whose matrix the submissions go to.
+        layout: of the board.
     """
 
-    def __init__(self, cohorts: Sequence[range], honest_HD: Tensor, moments: bool) -> None:
-        self.cohorts = cohorts
-        self.honest_HD = honest_HD
-        # gloo reads and writes host memory.
-        self._inbox_HD = honest_HD if honest_HD.device.type == "cpu" else torch.empty_like(honest_HD, device="cpu")
-        dimension = honest_HD.shape[1]
-        self._reports = [torch.empty(report_size(len(workers), dimension, moments)) for workers in cohorts]
+    def __init__(self, group: Group, server: Server, layout: Layout) -> None:
+        self.server = server
+        self.cohorts = layout.cohorts
+        self._near = group.near(server.device)
+        if self._near:
+            numbers = shared_among(list(self._near.values()), layout.total())
+        else:
+            numbers = torch.zeros(layout.total(), device=server.device if group.direct(server.device) else "cpu")
+        self.board = Board(layout, numbers)
+        # gloo and shared memory are of the host.
+        self._copied = self.board.point_D.device.type != server.device.type
+        if not self._copied:
+            server.keep_submissions_in(self.board.submissions_ND)
+        self._step = 0
+        self._submissions: list[dist.Work | None] = []
+        self._reports: list[dist.Work | None] = []
 
-    def exchange(self, point_D: Tensor) -> list[Contribution]:
-        """Broadcast the point, gather the submissions into `honest_HD`; returns the contributions in order."""
-        dist.broadcast(point_D.cpu(), src=0)
-        pending = []
-        for rank, (workers, report) in enumerate(zip(self.cohorts, self._reports, strict=True), start=1):
-            pending.append(dist.irecv(self._inbox_HD[workers.start : workers.stop], src=rank))
-            pending.append(dist.irecv(report, src=rank))
-        for transfer in pending:
-            if transfer is not None:
-                transfer.wait()
-        if self._inbox_HD is not self.honest_HD:
-            self.honest_HD.copy_(self._inbox_HD)
+    def send(self) -> None:
+        """Send the server's point, and be ready for the answers."""
+        self._step = self.server.step_number
+        board = self.board
+        board.point_D.copy_(self.server.point())
+        for index in range(len(self.cohorts)):
+            rank = index + 1
+            if rank in self._near:
+                self._near[rank].signal()
+            else:
+                # In this order: NCCL does one after the other what goes between two ranks.
+                self._submissions.append(dist.isend(board.point_D, rank))
+                self._submissions.append(dist.irecv(board.rows(index), rank))
+                self._reports.append(dist.irecv(board.report(index, self._step), rank))
+
+    def receive(self) -> None:
+        """Wait until the submissions are in the server's matrix."""
+        for near in self._near.values():
+            near.wait()
+        _finish(self._submissions)
+        if self._copied:
+            honest_HD = self.server.honest_HD
+            honest_HD.copy_(self.board.submissions_ND[: len(honest_HD)])
+
+    def contributions(self) -> list[Contribution]:
+        """The contributions of the step, in the order of their workers; valid until the next but one point is sent."""
+        _finish(self._reports)
         return [
-            # Cloned, as the buffers are filled again at the next step.
-            unpack_report(report.clone(), len(workers), self.honest_HD.device)
-            for workers, report in zip(self.cohorts, self._reports, strict=True)
+            unpack_report(self.board.report(index, self._step).to(self.server.device), len(workers))
+            for index, workers in enumerate(self.cohorts)
         ]
 
 
 class WorkerChannel:
-    """A worker actor's end."""
+    """A worker actor's end.
 
-    def __init__(self, dimension: int, device: torch.device) -> None:
+    Args:
+        group: the connections.
+        layout: of the server's board.
+        device: where the cohort computes.
+
+    Attributes:
+        submissions_KD: where the cohort puts its submissions.
+    """
+
+    def __init__(self, group: Group, layout: Layout, device: torch.device) -> None:
         self.device = device
-        self._point_D = torch.empty(dimension)
+        self._index = group.rank - 1
+        self._server = group.near(device).get(0)
+        if self._server is not None:
+            self._board = Board(layout, self._server.shared(layout.total()))
+        else:
+            layout, self._index = layout.alone(self._index), 0
+            self._board = Board(layout, torch.zeros(layout.total(), device=device if group.direct(device) else "cpu"))
+        self._rows_KD = self._board.rows(self._index)
+        same = self._rows_KD.device.type == device.type
+        self.submissions_KD = self._rows_KD if same else torch.zeros_like(self._rows_KD, device=device)
 
     def receive(self) -> Tensor:
-        """The point that the server broadcasts."""
-        dist.broadcast(self._point_D, src=0)
-        return self._point_D.to(self.device)
+        """The point that the server sends."""
+        if self._server is not None:
+            self._server.wait()
+        else:
+            dist.recv(self._board.point_D, src=0)
+        return self._board.point_D.to(self.device)
 
-    def send(self, submissions_KD: Tensor, contribution: Contribution) -> None:
+    def send(self, contribution: Contribution, step: int) -> None:
         """Answer with the submissions and the report."""
-        dist.send(submissions_KD.cpu(), dst=0)
-        dist.send(pack_report(contribution), dst=0)
+        report = self._board.report(self._index, step)
+        if self.submissions_KD is not self._rows_KD:
+            self._rows_KD.copy_(self.submissions_KD)
+        pack_report(contribution, report)
+        if self._server is not None:
+            self._server.signal()
+        else:
+            _finish([dist.isend(self._rows_KD, dst=0), dist.isend(report, dst=0)])
+
+
+def _finish(transfers: list[dist.Work | None]) -> None:
+    for transfer in transfers:
+        if transfer is not None:
+            transfer.wait()
+    transfers.clear()

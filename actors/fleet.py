@@ -12,7 +12,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.channel import LOOPBACK
+from actors.group import arrange
+from actors.near import PeerLost
 from actors.server import ServerActor
 from actors.worker import WorkerActor
 from byzray.setups import Actors, Setup
@@ -116,15 +117,14 @@ class Fleet:
         return group
 
     def join(self) -> None:
-        """Form the process group, anew if it was left."""
+        """Connect the actors with each other, anew if one has left."""
         if self.joined:
             return
         members = [self.server, *self.workers]
         places = self.call([member.whereabouts.remote() for member in members])
-        alone = len({place["node"] for place in places}) == 1
-        host = LOOPBACK if alone else places[0]["address"]
-        port = self.call([self.server.serve.remote(host)])[0]
-        self.call([member.join.remote(host, port, rank, len(members)) for rank, member in enumerate(members)])
+        meeting = arrange(places)
+        port, path = self.call([self.server.serve.remote(meeting)])[0]
+        self.call([member.join.remote(meeting, port, path, rank) for rank, member in enumerate(members)])
         self.places = places
         self.joined = True
 
@@ -185,10 +185,7 @@ class Fleet:
         self.columns, *_ = self.call(
             [
                 self.server.prepare.remote(description, paths, cohorts, data, parameters),
-                *(
-                    actor.prepare.remote(description, paths, workers, data)
-                    for actor, workers in zip(self.workers, cohorts, strict=True)
-                ),
+                *(actor.prepare.remote(description, paths, cohorts, data) for actor in self.workers),
             ]
         )
         return cohorts
@@ -251,7 +248,10 @@ def _resources(resources: dict[str, float]) -> str:
 
 def _is_consequence(error: Exception) -> bool:
     """Whether an error is but the echo of a peer's: torch.distributed reports a closed connection as RuntimeError."""
-    return isinstance(error, RayTaskError) and isinstance(error.cause, RuntimeError) and "onnection" in str(error.cause)
+    if not isinstance(error, RayTaskError):
+        return False
+    cause = error.cause
+    return isinstance(cause, PeerLost) or (isinstance(cause, RuntimeError) and "onnection" in str(cause))
 
 
 def _more_telling(known: Exception | None, new: Exception) -> Exception:

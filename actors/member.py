@@ -10,7 +10,9 @@ import ray
 import torch
 from pydantic import ValidationError
 
-from actors.channel import Group
+from actors.group import Group, Meeting
+from actors.near import AVAILABLE
+from byzray.devices import keep_freed_memory
 from byzray.mistakes import SetupError, lines
 from byzray.setups import Setup
 
@@ -20,22 +22,24 @@ class Member:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self.group = Group()
 
-    def serve(self, host: str) -> int:
-        """Open the store through which the group meets; returns its port."""
-        return self.group.serve(host)
+    def serve(self, meeting: Meeting) -> tuple[int, str]:
+        """Open where the others come to, see :meth:`actors.group.Group.serve`."""
+        return self.group.serve(meeting)
 
-    def join(self, host: str, port: int, rank: int, size: int) -> None:
-        """Join the group."""
-        self.group.join(host, port, rank, size)
+    def join(self, meeting: Meeting, port: int, path: str, rank: int) -> None:
+        """Connect to the others."""
+        self.group.join(meeting, port, path, rank)
 
     def whereabouts(self) -> dict[str, Any]:
-        """The node's address and id, this process's id, and the GPUs that Ray assigned."""
+        """The node's address and id, whether actors on it can share memory, this process's id, the GPUs from Ray."""
         context = ray.get_runtime_context()
         return {
             "address": ray.util.get_node_ip_address(),
             "node": context.get_node_id(),
+            "shares": AVAILABLE,
             "pid": os.getpid(),
             "gpus": context.get_accelerator_ids().get("GPU", []),
         }

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.channel import ServerChannel
+from actors.channel import Layout, ServerChannel
 from actors.member import Member, resolve
 from byzray.datasets import Data
 from byzray.devices import pick_device
@@ -25,18 +25,29 @@ class ServerActor(Member):
         parameters: Tensor | None,
     ) -> tuple[str, ...]:
         """Get ready for a run from its first step; returns the names of the metrics' columns."""
-        setup = resolve(description, import_paths)
-        self.device = pick_device(setup.device)
-        self.server = Server(setup, data, self.device, parameters)
-        self.channel = ServerChannel(cohorts, self.server.honest_HD, setup.workers_report_moments)
-        return self.server.columns()
+        with self.leaving_on_failure():
+            setup = resolve(description, import_paths)
+            self.device = pick_device(setup.device)
+            self.server = Server(setup, data, self.device, parameters)
+            dimension = self.server.network.dimension
+            layout = Layout(setup.workers, dimension, tuple(cohorts), setup.workers_report_moments)
+            self.channel = ServerChannel(self.group, self.server, layout)
+            return self.server.columns()
 
     def run(self, stop: int) -> NDArray[np.float64]:
         """Take the steps up to `stop`, exclusive, together with the workers; returns their rows of metrics."""
         with self.leaving_on_failure():
-            while self.server.step_number < stop:
-                self.server.step(self.channel.exchange(self.server.point()))
-            return self.server.take_rows()
+            channel, server = self.channel, self.server
+            channel.send()
+            while server.step_number < stop:
+                channel.receive()
+                outcome = server.update()
+                contributions = channel.contributions()
+                if server.step_number < stop:
+                    channel.send()
+                # While the workers are at the next step.
+                server.study(outcome, contributions)
+            return server.take_rows()
 
     def evaluate(self, buffers: dict[str, Tensor]) -> float:
         """The accuracy, with the given statistics for BatchNorm if there are any."""

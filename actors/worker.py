@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from actors.channel import WorkerChannel
+from actors.channel import Layout, WorkerChannel
 from actors.member import Member, resolve
 from byzray.cohort import Cohort
 from byzray.datasets import Data
@@ -15,21 +14,23 @@ from byzray.devices import pick_device
 class WorkerActor(Member):
     """A cohort of workers, each with its own momentum buffer, on this actor's share of a device."""
 
-    def prepare(self, description: dict[str, Any], import_paths: list[str], workers: range, data: Data) -> None:
+    def prepare(self, description: dict[str, Any], import_paths: list[str], cohorts: list[range], data: Data) -> None:
         """Get ready for a run from its first step."""
-        setup = resolve(description, import_paths)
-        device = pick_device(setup.device)
-        self.cohort = Cohort(setup, workers, data, device)
-        dimension = self.cohort.dimension
-        self.channel = WorkerChannel(dimension, device)
-        self.submissions_KD = torch.empty(len(workers), dimension, device=device)
+        with self.leaving_on_failure():
+            setup = resolve(description, import_paths)
+            device = pick_device(setup.device)
+            self.cohort = Cohort(setup, cohorts[self.group.rank - 1], data, device)
+            layout = Layout(setup.workers, self.cohort.dimension, tuple(cohorts), setup.workers_report_moments)
+            self.channel = WorkerChannel(self.group, layout, device)
 
     def run(self, start: int, stop: int) -> None:
         """Take the steps from `start` to `stop`, exclusive, together with the rest of the fleet."""
         with self.leaving_on_failure():
             for step in range(start, stop):
-                contribution = self.cohort.step(self.channel.receive(), step, self.submissions_KD)
-                self.channel.send(self.submissions_KD, contribution)
+                contribution = self.cohort.step(self.channel.receive(), step, self.channel.submissions_KD)
+                self.channel.send(contribution, step)
+                # While the server aggregates.
+                self.cohort.draw(step + 1)
 
     def state(self) -> dict[str, Tensor]:
         """The cohort's state."""

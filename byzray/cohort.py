@@ -13,7 +13,7 @@ from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
 from byzray.randomness import key
-from byzray.sampling import TrainingStream
+from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
 
 
@@ -48,11 +48,16 @@ class Cohort:
         self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
         self.dimension = network.dimension
+        self._drawn: tuple[int, Batch] | None = None
         # Only a model in training mode changes its buffers; each worker then has its own.
         self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
         # Without a momentum buffer a worker submits its gradient, which is computed where the submission goes.
         kept = self.momentum.buffers_KD
         self._sampled_KD = None if kept is None else torch.empty_like(kept)
+
+    def draw(self, step: int) -> None:
+        """Draw and prepare the first batch of a step ahead of it."""
+        self._drawn = step, self.stream.batch(self.workers, step)
 
     def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
@@ -69,7 +74,7 @@ class Cohort:
         submissions_KD = self.momentum.submit(sampled_KD)
         if submissions_KD is not out_KD:
             out_KD.copy_(submissions_KD)
-        return Contribution(losses_K, Moments.of(sampled_KD) if self.setup.workers_report_moments else None)
+        return Contribution(losses_K, _moments(sampled_KD) if self.setup.workers_report_moments else None)
 
     def _sample(self, points: Tensor, step: int, rate: float, out_KD: Tensor) -> Tensor:
         """Each worker's clipped gradient, or the sum of those it met on its local steps; returns the (K,) losses."""
@@ -85,13 +90,18 @@ class Cohort:
         return losses_K / self.setup.local_steps
 
     def _gradient(self, points: Tensor, step: int, local_step: int, out_KD: Tensor) -> Tensor:
-        batch = self.stream.batch(self.workers, step, local_step)
+        batch = self._batch(step, local_step)
         draw = step * self.setup.local_steps + local_step
         masks = [key(self.setup.seed, "dropout", worker, draw) for worker in self.workers]
         losses_K = self.gradients(points, batch, out_KD, masks, self.buffers)
         if self.setup.clip is not None:
             clip(out_KD, self.setup.clip)
         return losses_K
+
+    def _batch(self, step: int, local_step: int) -> Batch:
+        if self._drawn is not None and self._drawn[0] == step and not local_step:
+            return self._drawn[1]
+        return self.stream.batch(self.workers, step, local_step)
 
     def state(self) -> dict[str, Tensor]:
         """What the next step depends on: tensors whose first dimension is K."""
@@ -109,3 +119,11 @@ class Cohort:
         for i, buffers in enumerate(self.buffers):
             for name, buffer in buffers.items():
                 buffer.copy_(state[f"buffer {name}"][i])
+
+
+def _moments(sampled_KD: Tensor) -> Moments:
+    if len(sampled_KD) > 1:
+        return Moments.of(sampled_KD)
+    # One vector is its own mean, and saves most of the passes. What is not finite has no scatter: NaN.
+    only_D = sampled_KD[0]
+    return Moments(1, only_D, (only_D - only_D).sum())

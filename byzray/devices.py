@@ -17,3 +17,12 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cuda" and not available:
         raise SetupError("this machine", ["device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'"])
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep blocks of up to 31 MiB that this process frees, for the next step.
+
+    It gives a freed block back to the system, unless it has seen a larger one freed before. The paper's step on MNIST
+    then costs up to 2,900 page faults, a tenth of its time.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -6,6 +6,7 @@ epoch; at the end of an epoch the stream runs on into the next (the published co
 Shapes in names: K workers, B examples a batch.
 """
 
+import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class TrainingStream:
         self.honest = honest
         self.batch_size = batch_size
         self.local_steps = local_steps
-        self.prepare = Preparation(data, device)
+        self.examples = Examples(data, data.x_train, data.y_train, device)
         # A batch lies in two epochs at most, unless the data set is tiny.
         self._epoch = lru_cache(maxsize=4)(self._shuffled)
 
@@ -75,14 +76,23 @@ class TrainingStream:
             flips = np.concatenate(
                 [generator(self.seed, "flip", worker, draw).random(self.batch_size) < 0.5 for worker in workers]
             )
-        return self.prepare(self.data.x_train[indices], self.data.y_train[indices], flips)
+        return self.examples.batch(torch.from_numpy(indices), flips)
 
 
-class Preparation:
-    """Turns raw examples into a model's input: moved to the device, flipped, scaled and normalised."""
+class Examples:
+    """Examples that become batches: chosen, flipped, scaled and normalised on the device, where they are kept as they
+    are stored (bytes, for images). On CPUs they are not copied.
 
-    def __init__(self, data: Data, device: torch.device) -> None:
+    Args:
+        data: the data set, for its scale, mean and standard deviation.
+        x: examples (size, *shape) of it.
+        y: their labels (size,).
+        device: where batches are prepared.
+    """
+
+    def __init__(self, data: Data, x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -> None:
         self.device = device
+        self.x, self.y = _tensor(x).to(device), _tensor(y).to(device)
         std = torch.tensor(data.std, dtype=torch.float64)
         mean = torch.tensor(data.mean, dtype=torch.float64)
         # (x * scale - mean) / std in one multiplication and one addition, a value a channel.
@@ -93,18 +103,33 @@ class Preparation:
     def _per_channel(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         return values.float().reshape(-1, *([1] * (len(shape) - 1))).to(self.device)
 
-    def __call__(self, x: NDArray[np.generic], y: NDArray[np.int64], flips: NDArray[np.bool_] | None = None) -> Batch:
-        """Prepare `x` (count, *shape), mirrored along its last axis where `flips` (count,) is true."""
-        x_raw = _tensor(x).to(self.device)
+    def batch(self, chosen: Tensor | slice, flips: NDArray[np.bool_] | None = None) -> Batch:
+        """Prepare some examples.
+
+        Args:
+            chosen: their positions (count,) int64 on the CPU, or a slice of them.
+            flips: (count,), true where one is mirrored along its last axis; none: nowhere.
+        """
+        if isinstance(chosen, slice):
+            x_raw, y = self.x[chosen], self.y[chosen]
+        else:
+            positions = self._moved(chosen)
+            x_raw, y = self.x.index_select(0, positions), self.y.index_select(0, positions)
         if flips is not None:
-            mirrored = torch.from_numpy(flips).to(self.device).view(-1, *([1] * (x_raw.dim() - 1)))
+            mirrored = self._moved(torch.from_numpy(flips)).view(-1, *([1] * (x_raw.dim() - 1)))
             x_raw = torch.where(mirrored, x_raw.flip(-1), x_raw)
-        x_ready = x_raw.float()
-        if not self.raw:
-            x_ready = torch.addcmul(self.offset, x_ready, self.factor)
-        return Batch(x_ready, _tensor(y).to(self.device))
+        if self.raw:
+            return Batch(x_raw.float(), y)
+        x_ready = x_raw.to(torch.float32, copy=True)
+        return Batch(torch.addcmul(self.offset, x_ready, self.factor, out=x_ready), y)
+
+    def _moved(self, chosen: Tensor) -> Tensor:
+        # From pinned memory, a copy to a GPU does not wait for the work queued there.
+        return chosen.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else chosen
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """A tensor of an array; arrays that Ray maps into memory are read-only, which PyTorch refuses, and are copied."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    """A tensor that shares an array's memory, and is never written to: what Ray maps into memory is read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -4,7 +4,8 @@ Shapes in names: N submissions, of which H honest, D parameters, B examples a ba
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +19,32 @@ from byzray.gradients import Network
 from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
 from byzray.momentum import ServerMomentum
 from byzray.randomness import generator
-from byzray.sampling import Preparation
+from byzray.sampling import Batch, Examples
 from byzray.setups import Setup
 
 # Examples evaluated at once: enough to fill the device, few enough for the activations of large networks.
 EVALUATION_BATCH = 1000
+
+# Up to so many values, test examples are kept as prepared: 64 MB.
+KEPT_TEST_VALUES = 2**24
+
+
+class Observed(NamedTuple):
+    """What the study needs of a step and the next step destroys. Nothing of it looks into the matrix of submissions.
+
+    Attributes:
+        sampled: the moments of the gradients before momentum; none: the workers report them.
+        honest: those of the honest submissions.
+        attack: those of the Byzantine submissions, if there are any.
+        aggregate: what the rule returned.
+        distance: ||theta - initial theta|| before the update.
+    """
+
+    sampled: Moments | None
+    honest: Moments
+    attack: Moments | None
+    aggregate: Aggregate
+    distance: Tensor
 
 
 class Server:
@@ -48,38 +70,42 @@ class Server:
         self.theta_D = given
         self.origin_D = given.clone()
         self.momentum = ServerMomentum(setup.momentum, self.network.dimension, device)
-        self.submissions_ND = torch.zeros(setup.workers, self.network.dimension, device=device)
-        self.honest_HD = self.submissions_ND[: setup.honest]
+        self.keep_submissions_in(torch.zeros(setup.workers, self.network.dimension, device=device))
         self.step_number = 0
         study = setup.study
         length = min(study.past, max(setup.steps, 1)) if study is not None else 0
         self.past = Past(length, setup.momentum.beta, self.network.dimension, device) if length else None
-        self.prepare = Preparation(data, device)
+        self.examples = Examples(data, data.x_test, data.y_test, device)
+        self._kept_tests: list[Batch] | None = None
         self._rows: list[Tensor] = []
+
+    def keep_submissions_in(self, submissions_ND: Tensor) -> None:
+        """Take this matrix from now on, into which others can write."""
+        self.submissions_ND = submissions_ND
+        self.honest_HD = submissions_ND[: self.setup.honest]
 
     def point(self) -> Tensor:
         """The point (D,) to send to the workers at this step."""
         return self.momentum.point(self.theta_D, self.setup.learning_rate.at(self.step_number))
 
     def step(self, contributions: Sequence[Contribution]) -> None:
-        """Attack, aggregate, measure and update, given the cohorts' contributions in the order of their workers."""
+        """Take a step, given the cohorts' contributions in the order of their workers."""
+        self.study(self.update(), contributions)
+
+    def update(self) -> Observed | None:
+        """Attack, aggregate and update. The next point can then be sent, before :meth:`study` has seen this step."""
         setup, step = self.setup, self.step_number
-        sampled = self._sampled(contributions)
+        seen = self.past is not None and not setup.workers_report_moments
+        sampled = Moments.of(self.honest_HD) if seen else None
         self.momentum.receive(self.honest_HD)
         rule = setup.aggregator.at_step(setup.seed, step)
         attack_FD = self._attack(rule)
         aggregate = self._aggregate(rule)
-        loss = torch.cat([contribution.losses_K for contribution in contributions]).mean()
-        self._record(loss, sampled, attack_FD, aggregate)
+        observed = None if self.past is None else self._observe(sampled, attack_FD, aggregate)
         direction_D = self.momentum.direction(aggregate.vector_D)
         self.theta_D.sub_(direction_D, alpha=setup.learning_rate.at(step))
         self.step_number += 1
-
-    def _sampled(self, contributions: Sequence[Contribution]) -> Moments | None:
-        if self.past is None:
-            return None
-        reported = [contribution.sampled for contribution in contributions if contribution.sampled is not None]
-        return Moments.merge(reported) if reported else Moments.of(self.honest_HD)
+        return observed
 
     def _attack(self, rule: Aggregator) -> Tensor | None:
         setup = self.setup
@@ -101,23 +127,45 @@ class Server:
             raise ValueError(f"aggregator {rule.label()} returned shape {tuple(found)}, expected {expected}")
         return aggregate
 
-    def _record(self, loss: Tensor, sampled: Moments | None, attack_FD: Tensor | None, aggregate: Aggregate) -> None:
-        """Keep this step's row on the device; :meth:`take_rows` fetches many at once."""
+    def _observe(self, sampled: Moments | None, attack_FD: Tensor | None, aggregate: Aggregate) -> Observed:
+        same = self.setup.momentum.placement == "update"
+        attack = None
+        if attack_FD is not None:
+            attack = Moments.of(attack_FD)
+            attack = attack._replace(mean_D=self._kept(attack.mean_D))
+        return Observed(
+            sampled=sampled,
+            honest=sampled if sampled is not None and same else Moments.of(self.honest_HD),
+            attack=attack,
+            aggregate=aggregate._replace(vector_D=self._kept(aggregate.vector_D)),
+            distance=torch.linalg.vector_norm(self.theta_D - self.origin_D),
+        )
+
+    def _kept(self, vector_D: Tensor) -> Tensor:
+        """A vector as it is now, even if it is one of the submissions, which the next ones overwrite."""
+        within = vector_D.untyped_storage().data_ptr() == self.submissions_ND.untyped_storage().data_ptr()
+        return vector_D.clone() if within else vector_D
+
+    def study(self, observed: Observed | None, contributions: Sequence[Contribution]) -> None:
+        """Keep a step's row on the device; :meth:`take_rows` fetches many at once.
+
+        Args:
+            observed: what :meth:`update` returned; none without a study.
+            contributions: the cohorts' contributions to that step, in the order of their workers.
+        """
+        loss = torch.cat([contribution.losses_K for contribution in contributions]).mean()
         row = [loss.double().reshape(1)]
-        if self.past is not None and sampled is not None:
-            shared = self.setup.momentum.placement == "update"
-            honest = sampled if shared else Moments.of(self.honest_HD)
-            attack = None if attack_FD is None else Moments.of(attack_FD)
-            distance = torch.linalg.vector_norm(self.theta_D - self.origin_D)
+        if self.past is not None and observed is not None:
+            reported = [contribution.sampled for contribution in contributions if contribution.sampled is not None]
             values = metric_row(
-                sampled=sampled,
-                honest=honest,
-                attack=attack,
-                defense_D=aggregate.vector_D,
-                distance=distance,
+                sampled=Moments.merge(reported) if observed.sampled is None else observed.sampled,
+                honest=observed.honest,
+                attack=observed.attack,
+                defense_D=observed.aggregate.vector_D,
+                distance=observed.distance,
                 past=self.past,
             )
-            row += [values, self._acceptance(aggregate.rows_K)]
+            row += [values, self._acceptance(observed.aggregate.rows_K)]
         self._rows.append(torch.cat(row))
 
     def _acceptance(self, rows_K: Tensor | None) -> Tensor:
@@ -151,15 +199,21 @@ class Server:
         if not size:
             return math.nan
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        if self._kept_tests is None and not self.data.flip_test and self.data.x_test.size <= KEPT_TEST_VALUES:
+            self._kept_tests = list(self._tests())
+        for batch in self._kept_tests or self._tests():
+            correct += self.network.correct(self.theta_D, batch, buffers)
+        return correct.item() / size
+
+    def _tests(self) -> Iterator[Batch]:
+        """The test examples in batches."""
+        size = len(self.data.x_test)
         flips = None
         if self.data.flip_test:
             flips = generator(self.setup.seed, "test flip", self.step_number).random(size) < 0.5
         for start in range(0, size, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
-            mirrored = None if flips is None else flips[part]
-            batch = self.prepare(self.data.x_test[part], self.data.y_test[part], mirrored)
-            correct += self.network.correct(self.theta_D, batch, buffers)
-        return correct.item() / size
+            yield self.examples.batch(part, None if flips is None else flips[part])
 
     def state(self) -> dict[str, Tensor]:
         """What the next step depends on, beside the setup and the workers' state."""

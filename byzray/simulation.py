@@ -10,7 +10,7 @@ from torch import Tensor
 
 from byzray.cohort import Cohort
 from byzray.datasets import Data
-from byzray.devices import pick_device
+from byzray.devices import keep_freed_memory, pick_device
 from byzray.environment import Environment, environment, fingerprints
 from byzray.mistakes import SetupError
 from byzray.recording import Progress, Simulation, State, record
@@ -29,6 +29,7 @@ class LocalSimulation:
     """
 
     def __init__(self, setup: Setup, data: Data, parameters: Tensor | None = None) -> None:
+        keep_freed_memory()
         self.setup = setup
         self.device = pick_device(setup.device)
         self.server = Server(setup, data, self.device, parameters)

@@ -13,7 +13,8 @@ from ray.util.state import list_actors
 
 import actors
 from actors import Fleet, FleetError
-from actors.fleet import largest_share, role_name, shares, split
+from actors.fleet import GRACE_SECONDS, largest_share, role_name, shares, split
+from actors.group import LOOPBACK, Meeting
 from byzray import Interrupted, Setup, SetupError, Update, simulate
 from byzray.metrics import METRIC_COLUMNS
 from byzray.setups import Actors
@@ -140,6 +141,45 @@ def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: str, small_set
 
         with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*doomed: workers 3-4"):
             actors.simulate(small_setup, fleet=fleet, progress=kill)
+
+
+def test_actors_elsewhere_compute_the_same_bits_and_are_missed_when_lost(
+    fleet: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = small_setup.changed(momentum={"placement": "worker"})
+    expected = actors.simulate(setup, fleet=fleet)
+    # As if the first two of three worker actors were on other machines than the server.
+    monkeypatch.setattr("actors.fleet.arrange", lambda places: Meeting(4, frozenset({3}), "gloo", LOOPBACK))
+    with Fleet("apart", split(5, 3), Actors(cpus_per_actor=0.1)) as apart:
+        result = actors.simulate(setup, fleet=apart)
+        assert np.array_equal(result.parameters, expected.parameters)
+        assert result.metrics.equals(expected.metrics)
+
+        def kill(update: Update) -> None:
+            if update.step == 3:
+                os.kill(apart.places[1]["pid"], signal.SIGKILL)
+
+        began = time.monotonic()
+        with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*apart: workers 0-1"):
+            actors.simulate(setup, fleet=apart, progress=kill)
+        assert time.monotonic() - began < GRACE_SECONDS + 20
+
+
+def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_usable(
+    fleet: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_model.py").write_text(
+        "from torch import nn\n\nfrom byzray.models import MLP\n\n\nclass Raising(nn.Module):\n"
+        "    def forward(self, x):\n        raise ArithmeticError('no model today')\n\n\n"
+        "class Broken(MLP):\n    vectorised = False\n\n"
+        "    def build(self, shape, classes):\n        return nn.Sequential(super().build(shape, classes), Raising())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    setup = small_setup.changed(evaluation_interval=0)
+    before = actors.simulate(setup, fleet=fleet)
+    with pytest.raises(ArithmeticError, match="no model today"):
+        actors.simulate(setup.changed(model="broken_model:Broken"), fleet=fleet)
+    assert np.array_equal(before.parameters, actors.simulate(setup, fleet=fleet).parameters)
 
 
 def test_an_actor_lost_while_the_group_forms_is_noticed(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from byzray.datasets import Data
-from byzray.sampling import Preparation, TrainingStream
+from byzray.sampling import Examples, TrainingStream
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def test_preparation_scales_and_normalises_each_channel() -> None:
     x = np.random.default_rng(0).integers(0, 256, size=(5, 3, 4, 4)).astype(np.uint8)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
     holder = Data(x, np.zeros(5, np.int64), x, np.zeros(5, np.int64), 2, scale=1 / 255, mean=mean, std=std)
-    found = Preparation(holder, CPU)(x, holder.y_train).x
+    found = Examples(holder, x, holder.y_train, CPU).batch(slice(0, 5)).x
     expected = (x / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -80,6 +80,15 @@ def test_preparation_scales_and_normalises_each_channel() -> None:
 def test_preparation_leaves_the_raw_data_alone() -> None:
     holder = data()
     before = holder.x_train.copy()
-    prepared = Preparation(holder, CPU)(holder.x_train[:5], holder.y_train[:5], np.ones(5, np.bool_))
+    examples = Examples(holder, holder.x_train, holder.y_train, CPU)
+    prepared = examples.batch(torch.arange(5), np.ones(5, np.bool_))
     prepared.x.add_(1)
     assert np.array_equal(holder.x_train, before)
+
+
+def test_read_only_examples_are_neither_copied_nor_written_to() -> None:
+    holder = data()
+    holder.x_train.flags.writeable = False
+    examples = Examples(holder, holder.x_train, holder.y_train, CPU)
+    assert examples.x.data_ptr() == holder.x_train.ctypes.data
+    examples.batch(torch.arange(5)).x.add_(1)

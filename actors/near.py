@@ -1,0 +1,126 @@
+"""Actors on one machine: memory that they share, and connections that say when something new lies in it.
+
+What is shared is not sent. For ten workers and d = 79,510 an exchange costs 0.7 ms this way and 6 to 10 ms over gloo on
+loopback, of which most is the wake-up of gloo's threads (2 CPUs); the larger d, the larger the factor.
+"""
+
+import mmap
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from typing import Self
+
+import torch
+from torch import Tensor
+
+# Whether this system has memory without a name.
+AVAILABLE = sys.platform == "linux"
+
+# By then a peer that sends nothing counts as lost. The slowest step of the largest models must fit in.
+TIMEOUT_SECONDS = 600.0
+
+
+class PeerLost(Exception):
+    """The actor at the other end of a connection has closed it, or ended."""
+
+
+class Door:
+    """Where a server waits for the actors on its machine.
+
+    Attributes:
+        path: of the socket, in a folder that only this user can enter.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="byzray-")
+        self.path = os.path.join(self._folder, "door")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT_SECONDS)
+        self._socket.bind(self.path)
+        self._socket.listen(socket.SOMAXCONN)
+
+    def admit(self, count: int) -> dict[int, "Near"]:
+        """The connections of so many actors, by rank."""
+        found = {}
+        for _ in range(count):
+            near = Near(self._socket.accept()[0])
+            found[near.number()] = near
+        return found
+
+    def close(self) -> None:
+        """Nobody comes in any more; those who did stay connected."""
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Near:
+    """A connection to an actor on this machine."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(TIMEOUT_SECONDS)
+        self._connection = connection
+
+    @classmethod
+    def enter(cls, path: str, rank: int) -> Self:
+        """Connect to a server's door."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(path)
+        connection.sendall(rank.to_bytes(4, "big"))
+        return cls(connection)
+
+    def number(self) -> int:
+        """The rank with which the other end came in."""
+        return int.from_bytes(self._connection.recv(4, socket.MSG_WAITALL), "big")
+
+    def signal(self) -> None:
+        """Tell the other end that what it waits for lies in the shared memory."""
+        try:
+            self._connection.sendall(b".")
+        except ConnectionError as error:
+            raise PeerLost("the connection was closed by the other end") from error
+
+    def wait(self) -> None:
+        """Wait for a signal."""
+        try:
+            heard = self._connection.recv(1)
+        except ConnectionError as error:
+            raise PeerLost("the connection was closed by the other end") from error
+        if not heard:
+            raise PeerLost("the connection was closed by the other end")
+
+    def share(self, memory: int) -> None:
+        """Send the descriptor of a memory."""
+        socket.send_fds(self._connection, [b"."], [memory])
+
+    def shared(self, size: int) -> Tensor:
+        """The memory of `size` numbers whose descriptor the other end sends."""
+        heard, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
+        if not heard:
+            raise PeerLost("the connection was closed by the other end")
+        return mapped(descriptors[0], size)
+
+    def close(self) -> None:
+        """Close the connection, which the other end notices at once."""
+        self._connection.close()
+
+
+def shared_among(peers: list[Near], size: int) -> Tensor:
+    """New memory of `size` numbers, zero, that the other ends see too.
+
+    It has no name, so that nothing is left behind however the actors end.
+    """
+    memory = os.memfd_create("byzray")
+    os.ftruncate(memory, size * torch.float32.itemsize)
+    for peer in peers:
+        peer.share(memory)
+    return mapped(memory, size)
+
+
+def mapped(memory: int, size: int) -> Tensor:
+    """A memory as `size` numbers; the descriptor is closed."""
+    try:
+        return torch.frombuffer(mmap.mmap(memory, size * torch.float32.itemsize), dtype=torch.float32)
+    finally:
+        os.close(memory)

@@ -1,0 +1,124 @@
+"""How actors are connected, and what goes between them at a step."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+import actors
+from actors.channel import Board, Layout, pack_report, unpack_report
+from actors.fleet import Fleet, split
+from actors.group import LOOPBACK, arrange
+from actors.near import AVAILABLE, Door, Near, PeerLost, shared_among
+from byzray import Setup, simulate
+from byzray.cohort import Contribution
+from byzray.metrics import Moments
+from byzray.setups import Actors
+
+COHORTS = (range(0, 3), range(3, 5))
+
+
+def place(node: str, gpus: tuple[str, ...] = (), shares: bool = True) -> dict[str, Any]:
+    return {"node": node, "address": f"10.0.0.{node}", "pid": 1, "shares": shares, "gpus": list(gpus)}
+
+
+def test_actors_on_one_machine_need_no_group() -> None:
+    meeting = arrange([place("1"), place("1"), place("1")])
+    assert meeting.near == {1, 2}
+    assert meeting.backend is None
+    assert meeting.size == 3
+
+
+def test_actors_on_several_machines_share_memory_with_the_servers_neighbours_alone() -> None:
+    meeting = arrange([place("1"), place("1"), place("2"), place("2")])
+    assert meeting.near == {1}
+    assert meeting.backend == "gloo"
+    assert meeting.host == "10.0.0.1"
+
+
+def test_actors_that_cannot_share_memory_use_gloo() -> None:
+    meeting = arrange([place("1", shares=False), place("1", shares=False)])
+    assert not meeting.near
+    assert meeting.backend == "gloo"
+    assert meeting.host == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("places", "backend"),
+    [
+        ([place("1", ("0",)), place("1", ("1",)), place("1", ("2",))], "cpu:gloo,cuda:nccl"),
+        ([place("1", ("0",)), place("2", ("0",))], "cpu:gloo,cuda:nccl"),
+        ([place("1", ("0",)), place("1", ("0",)), place("1", ("1",))], None),
+        ([place("1", ("0",)), place("2", ("0",)), place("2", ("0",))], "gloo"),
+        ([place("1"), place("1", ("0",))], None),
+    ],
+    ids=["each its own", "on two machines", "one shared", "one shared afar", "one without"],
+)
+def test_nccl_is_used_where_every_actor_has_gpus_of_its_own(places: list[dict[str, Any]], backend: str | None) -> None:
+    assert arrange(places).backend == backend
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_the_parts_of_a_board_are_disjoint_and_begin_at_cache_lines(moments: bool) -> None:
+    layout = Layout(7, 5, COHORTS, moments)
+    board = Board(layout, torch.zeros(layout.total()))
+    parts = [board.submissions_ND, board.point_D]
+    parts += [board.report(index, step) for step in (4, 5) for index in range(len(COHORTS))]
+    for number, part in enumerate(parts, start=1):
+        part.add_(number)
+        assert part.storage_offset() % 16 == 0
+    assert all((part == number).all() for number, part in enumerate(parts, start=1))
+    assert [len(board.rows(index)) for index in range(2)] == [3, 2]
+    assert board.report(0, 6).data_ptr() == board.report(0, 4).data_ptr()
+    assert Board(layout.alone(1), torch.zeros(layout.alone(1).total())).rows(0).shape == (2, 5)
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_a_report_holds_a_contribution(moments: bool) -> None:
+    layout = Layout(7, 5, COHORTS, moments)
+    board = Board(layout, torch.zeros(layout.total()))
+    for index, workers in enumerate(COHORTS):
+        sampled = Moments.of(torch.randn(len(workers), 5)) if moments else None
+        sent = Contribution(torch.randn(len(workers)), sampled)
+        pack_report(sent, board.report(index, 1))
+        received = unpack_report(board.report(index, 1), len(workers))
+        assert torch.equal(received.losses_K, sent.losses_K)
+        assert (received.sampled is None) == (sampled is None)
+        if sampled is not None and received.sampled is not None:
+            assert received.sampled.size == sampled.size
+            assert torch.equal(received.sampled.mean_D, sampled.mean_D)
+            assert torch.equal(received.sampled.scatter, sampled.scatter)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs Linux")
+def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
+    door = Door()
+    entered: list[Near] = []
+    thread = threading.Thread(target=lambda: entered.extend(Near.enter(door.path, rank) for rank in (2, 1)))
+    thread.start()
+    admitted = door.admit(2)
+    thread.join()
+    door.close()
+    assert set(admitted) == {1, 2}
+    ours = shared_among(list(admitted.values()), 100)
+    theirs = [near.shared(100) for near in entered]
+    theirs[0][3] = 7
+    entered[0].signal()
+    admitted[2].wait()
+    assert ours[3] == theirs[1][3] == 7
+    for near in entered:
+        near.close()
+    with pytest.raises(PeerLost, match="closed by the other end"):
+        admitted[1].wait()
+    with pytest.raises(PeerLost, match="closed by the other end"):
+        admitted[1].signal()
+    admitted[2].close()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_actors_with_a_gpu_each_compute_what_one_process_computes(ray_cluster: str, small_setup: Setup) -> None:
+    setup = small_setup.changed(device="cuda")
+    with Fleet("gpus", split(5, 1), Actors(workers_per_actor=5, cpus_per_actor=0.1, gpus_per_actor=1.0)) as fleet:
+        apart, together = actors.simulate(setup, fleet=fleet), simulate(setup)
+    torch.testing.assert_close(torch.from_numpy(apart.parameters), torch.from_numpy(together.parameters))
