@@ -3,7 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check clean
+# For `make bench`: a checkout of the code published with the paper, and where MNIST/raw lies (by default where byzray
+# looks for data sets); without the first, nothing is compared with it.
+PUBLISHED ?=
+DATA ?=
+PEERS = build/peers
+RESULTS = docs/benchmarks
+WITH_DATA = $(if $(DATA),--data $(DATA))
+WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
+
+.PHONY: demo test check bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
@@ -15,6 +24,25 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+bench: $(INSTALLED) $(PEERS)/.installed
+	mkdir -p $(RESULTS)
+	$(VENV)/bin/python benchmarks/steps.py $(WITH_PUBLISHED) $(WITH_DATA) --json $(RESULTS)/steps.json
+	$(VENV)/bin/python benchmarks/rules.py $(WITH_PUBLISHED) --peers $(PEERS) --json $(RESULTS)/rules.json
+	$(VENV)/bin/python benchmarks/actor_steps.py $(WITH_DATA) --json $(RESULTS)/actors.json
+	$(VENV)/bin/python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 $(WITH_DATA) --json $(RESULTS)/sweeps.json
+	$(VENV)/bin/python benchmarks/growth.py $(WITH_DATA) --json $(RESULTS)/growth.json
+	$(VENV)/bin/python benchmarks/page.py --results $(RESULTS)
+
+gpu: $(INSTALLED)
+	mkdir -p $(RESULTS)
+	$(VENV)/bin/python benchmarks/gpu.py $(WITH_PUBLISHED) $(WITH_DATA) --json $(RESULTS)/gpu.json
+
+# Without what they depend on: one asks for an older PyTorch, one for a newer Python than it needs.
+$(PEERS)/.installed: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(PEERS) byzfl byzpy seaborn
+	$(VENV)/bin/python -m pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(PEERS) krum
+	touch $@
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "byzray needs Python 3.11 or newer, $(PYTHON) is older")'

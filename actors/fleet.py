@@ -30,7 +30,7 @@ class FleetError(Exception):
 
 
 class Fleet:
-    """One server actor and some worker actors, in a placement group, joined in one torch.distributed group.
+    """One server actor and some worker actors, in a placement group, connected with each other.
 
     Starting a fleet takes seconds; it then serves any number of runs, one at a time. Use it as a context manager, or
     call :meth:`close`.

@@ -18,7 +18,7 @@ from byzray.setups import Setup
 
 
 class Member:
-    """An actor of a fleet: it can join the fleet's group, and leaves it when something goes wrong."""
+    """An actor of a fleet: it can connect to the others, and leaves them when something goes wrong."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)

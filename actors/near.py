@@ -1,7 +1,6 @@
 """Actors on one machine: memory that they share, and connections that say when something new lies in it.
 
-What is shared is not sent. For ten workers and d = 79,510 an exchange costs 0.7 ms this way and 6 to 10 ms over gloo on
-loopback, of which most is the wake-up of gloo's threads (2 CPUs); the larger d, the larger the factor.
+What is shared is not sent, and no other threads need to wake up for it, as with gloo on loopback.
 """
 
 import mmap
@@ -10,6 +9,8 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -76,34 +77,45 @@ class Near:
 
     def signal(self) -> None:
         """Tell the other end that what it waits for lies in the shared memory."""
-        try:
+        with _losing():
             self._connection.sendall(b".")
-        except ConnectionError as error:
-            raise PeerLost("the connection was closed by the other end") from error
 
     def wait(self) -> None:
         """Wait for a signal."""
-        try:
-            heard = self._connection.recv(1)
-        except ConnectionError as error:
-            raise PeerLost("the connection was closed by the other end") from error
-        if not heard:
-            raise PeerLost("the connection was closed by the other end")
+        with _losing():
+            _check(self._connection.recv(1))
 
     def share(self, memory: int) -> None:
         """Send the descriptor of a memory."""
-        socket.send_fds(self._connection, [b"."], [memory])
+        with _losing():
+            socket.send_fds(self._connection, [b"."], [memory])
 
     def shared(self, size: int) -> Tensor:
         """The memory of `size` numbers whose descriptor the other end sends."""
-        heard, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
-        if not heard:
-            raise PeerLost("the connection was closed by the other end")
+        with _losing():
+            heard, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
+            _check(heard)
         return mapped(descriptors[0], size)
 
     def close(self) -> None:
         """Close the connection, which the other end notices at once."""
         self._connection.close()
+
+
+@contextmanager
+def _losing() -> Iterator[None]:
+    """Turn what sockets raise into what it means."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise PeerLost(f"the other end of a connection sent nothing for {TIMEOUT_SECONDS:g} s") from error
+    except ConnectionError as error:
+        raise PeerLost("the connection was closed by the other end") from error
+
+
+def _check(heard: bytes) -> None:
+    if not heard:
+        raise PeerLost("the connection was closed by the other end")
 
 
 def shared_among(peers: list[Near], size: int) -> Tensor:
@@ -112,9 +124,13 @@ def shared_among(peers: list[Near], size: int) -> Tensor:
     It has no name, so that nothing is left behind however the actors end.
     """
     memory = os.memfd_create("byzray")
-    os.ftruncate(memory, size * torch.float32.itemsize)
-    for peer in peers:
-        peer.share(memory)
+    try:
+        os.ftruncate(memory, size * torch.float32.itemsize)
+        for peer in peers:
+            peer.share(memory)
+    except BaseException:
+        os.close(memory)
+        raise
     return mapped(memory, size)
 
 

@@ -38,7 +38,8 @@ class ServerActor(Member):
         """Take the steps up to `stop`, exclusive, together with the workers; returns their rows of metrics."""
         with self.leaving_on_failure():
             channel, server = self.channel, self.server
-            channel.send()
+            if server.step_number < stop:
+                channel.send()
             while server.step_number < stop:
                 channel.receive()
                 outcome = server.update()

@@ -31,6 +31,7 @@ from actors.simulation import FleetSimulation
 from byzray import Setup, Update
 from byzray.cohort import Cohort, Contribution
 from byzray.datasets import Data
+from byzray.environment import environment
 from byzray.metrics import Moments
 from byzray.server import Server
 from byzray.setups import Actors
@@ -97,7 +98,7 @@ class PlainSimulation:
             answers = ray.get([worker.step.remote(point, self.server.step_number) for worker in self.workers])
             contributions = []
             for workers, (submissions, losses, mean, scatter) in zip(self.cohorts, answers, strict=True):
-                self.server.honest_HD[workers.start : workers.stop] = torch.from_numpy(submissions.copy())
+                np.copyto(self.server.honest_HD.numpy()[workers.start : workers.stop], submissions)
                 moments = Moments(len(workers), torch.from_numpy(mean.copy()), torch.from_numpy(scatter.copy()))
                 contributions.append(Contribution(torch.from_numpy(losses.copy()), moments))
             self.server.step(contributions)
@@ -194,7 +195,8 @@ def main() -> None:
         table.add_row(name, *(f"{figures[name]:.2f}" for figures in found.values()))
     Console().print(table)
     if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        figures = {"environment": environment(torch.device("cpu")), "layouts": found}
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

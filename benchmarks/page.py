@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from growth import AXES, QUANTITIES, cell, count
 from limits import BATCH, GIGA, D, H, N
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,6 +33,9 @@ $ pip install --no-deps --target PEERS byzfl byzpy seaborn
 $ pip install --no-deps --ignore-requires-python --target PEERS krum
 $ python benchmarks/steps.py --published CHECKOUT --json RESULTS/steps.json
 $ python benchmarks/rules.py --published CHECKOUT --peers PEERS --json RESULTS/rules.json
+$ python benchmarks/actor_steps.py --json RESULTS/actors.json
+$ python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 --json RESULTS/sweeps.json
+$ python benchmarks/growth.py --json RESULTS/growth.json
 $ python benchmarks/page.py --results RESULTS"""
 
 
@@ -40,9 +44,19 @@ def page(results: Path) -> str:
     found = {name: json.loads((results / f"{name}.json").read_text()) for name in SECTIONS if _has(results, name)}
     if not found:
         raise SystemExit(f"{results}: expected figures of benchmarks, found none of {', '.join(SECTIONS)}")
-    parts = [introduction(next(figures["environment"] for figures in found.values() if "environment" in figures))]
+    parts = [introduction(_environment(found))]
     parts += [section(found[name]) for name, section in SECTIONS.items() if name in found]
     return filled("\n\n".join(parts)) + "\n"
+
+
+def _environment(found: dict[str, Figures]) -> Figures:
+    """The one in which all figures were measured."""
+    environments = [figures["environment"] for figures in found.values() if "environment" in figures]
+    environments += [figures["workers"]["environment"] for figures in found.values() if "workers" in figures]
+    machines = {(one["device"], one["packages"]["torch"]) for one in environments}
+    if len(machines) != 1:
+        raise SystemExit(f"expected the figures of one machine, found {sorted(machines)}")
+    return environments[0]
 
 
 def filled(text: str) -> str:
@@ -301,8 +315,94 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# Further benchmarks add theirs: the name of their file, and what makes a section of its content.
-SECTIONS: dict[str, Callable[[Figures], str]] = {"steps": steps_section, "rules": rules_section}
+def actors_section(figures: Figures) -> str:
+    """What steps cost on actors."""
+    layouts = figures["layouts"]
+    names = list(next(iter(layouts.values())))
+    rows = [[name, *(f"{found[name]:.2f}" for found in layouts.values())] for name in names]
+    return f"""\
+## Actors
+
+A step of the same workers in one process, on the actors of a fleet, and on plainly written Ray actors: a `.remote()`
+call for each actor and step, answered with numpy arrays (d = 79,510, without attack). What actors cost *beyond* is
+their time less that in process; the ratio is that of the fleet to the plain ones. The second run's first step counts
+from the call of `simulate` on a fleet that is already there.
+
+{table(["actors x workers of each", *layouts], rows)}"""
+
+
+def sweeps_section(figures: Figures) -> str:
+    """How busy a sweep keeps its slots."""
+    columns = ["actors", "slots computing", "seconds in all", "seconds a run computes", "seconds a run costs beside"]
+    rows = [
+        [name, f"{found['busy']:.1%}", f"{found['seconds']:.1f}", f"{found['computing']:.2f}", f"{found['beside']:.2f}"]
+        for name, found in figures["actors"].items()
+    ]
+    return f"""\
+## Sweeps
+
+{figures["runs"]} runs of {figures["steps"]} steps on {figures["dataset"]}, one CPU each, on actors that compute run
+after run, and on a new actor for each run. Slots count from the start of the first run's actor, which has yet to import
+PyTorch.
+
+{table(columns, rows)}"""
+
+
+def growth_section(figures: Figures) -> str:
+    """How time and memory grow, with the exponents and what sets them."""
+    parts = [
+        """\
+## Growth
+
+![Time and memory of a step by workers, parameters and actors](figures/growth.png)
+
+Every point is measured in a process of its own. Memory is the peak beyond what the process had before. Exponents are
+slopes between logarithms over the upper half of each range."""
+    ]
+    for name, unit in AXES.items():
+        if name in figures:
+            parts += [f"### By {unit}", _growth_table(name, figures[name]["curves"]), _set_by(figures[name]["curves"])]
+    if "samples" in figures.get("steps", {}):
+        parts += ["### By steps", _long_run(figures["steps"])]
+    return "\n\n".join(parts)
+
+
+def _growth_table(name: str, curves: list[Figures]) -> str:
+    rows = []
+    for one in curves:
+        for quantity, unit in QUANTITIES[name].items():
+            cells = [cell(point.get(quantity), unit) for point in one["points"]]
+            power = one["exponents"][quantity]
+            rows.append([f"{one['name']}, {unit}", *cells, "-" if power is None else f"{power:.2f}"])
+    return table(["", *(count(point["at"]) for point in curves[0]["points"]), "exponent"], rows)
+
+
+def _set_by(curves: list[Figures]) -> str:
+    lines = {f"- {one['name']}: {'; '.join(one['set by'].values())}." for one in curves}
+    failed = [
+        f"- {one['name']} at {point['at']:,}: {point['failed']}."
+        for one in curves
+        for point in one["points"]
+        if "failed" in point
+    ]
+    return "\n".join([*sorted(lines), *failed])
+
+
+def _long_run(found: Figures) -> str:
+    (begin, before), (end, after) = (found["samples"][index] for index in (len(found["samples"]) // 2, -1))
+    return f"""\
+{found["steps"]:,} steps of a small setup in one process: {before / 1e6:.1f} MB resident at step {begin:,},
+{after / 1e6:.1f} at step {end:,}, {found["slope"]:+.0f} kB per 1,000 steps over the second half: {found["set by"]}."""
+
+
+# Each benchmark's: the name of its file, and what makes a section of its content.
+SECTIONS: dict[str, Callable[[Figures], str]] = {
+    "steps": steps_section,
+    "rules": rules_section,
+    "actors": actors_section,
+    "sweeps": sweeps_section,
+    "growth": growth_section,
+}
 
 
 def draw(results: Path) -> Figure:

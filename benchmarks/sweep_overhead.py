@@ -22,6 +22,7 @@ from rich.table import Table
 import actors
 import byzray
 from byzray import Setup
+from byzray.environment import environment
 from byzray.simulation import data_root
 from sweeps.definition import Sweep
 from sweeps.grid import Point
@@ -107,7 +108,17 @@ def main() -> None:
     console.print(table)
     if given.json is not None:
         given.json.write_text(
-            json.dumps({"dataset": given.dataset, "steps": setup.steps, "runs": given.runs, **figures}, indent=2) + "\n"
+            json.dumps(
+                {
+                    "environment": environment(torch.device("cpu")),
+                    "dataset": given.dataset,
+                    "steps": setup.steps,
+                    "runs": given.runs,
+                    "actors": figures,
+                },
+                indent=2,
+            )
+            + "\n"
         )
 
 

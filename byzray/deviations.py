@@ -18,7 +18,7 @@ def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
     Like torch.var, whose reduction down the columns is ten times slower, this adds the squares in double precision.
     """
     if compiled(vectors_KD):
-        return _compiled(vectors_KD.contiguous(), center_D)
+        return _compiled(vectors_KD.detach().contiguous(), center_D.detach())
     block = center_D.numel() if center_D.is_cuda else BLOCK
     blocks = zip(vectors_KD.split(block, dim=1), center_D.split(block), strict=True)
     return torch.cat([(vectors_KB - center_B).double().square_().sum(dim=0) for vectors_KB, center_B in blocks])

@@ -22,7 +22,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def keep_freed_memory() -> None:
     """Have glibc keep blocks of up to 31 MiB that this process frees, for the next step.
 
-    It gives a freed block back to the system, unless it has seen a larger one freed before. The paper's step on MNIST
-    then costs up to 2,900 page faults, a tenth of its time.
+    It gives a freed block back to the system, unless it has seen a larger one freed before. Each step would then pay
+    for thousands of page faults.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -94,13 +94,23 @@ def _criterion(loss: str, single: bool, classes: int) -> Callable[[Tensor, Tenso
 
 
 def dense_chain(module: nn.Module) -> list[nn.Module] | None:
-    """The layers of a network, one after the other, if it is a chain of PyTorch's own layers of which only Linear ones
-    have parameters and none works in place; else None."""
-    if type(module) is nn.Sequential:
-        parts = [dense_chain(layer) for layer in module]
-        return None if None in parts else [layer for part in parts if part is not None for layer in part]
-    known = type(module).__module__.startswith("torch.nn.") and not getattr(module, "inplace", False)
-    return [module] if known and (type(module) is nn.Linear or not list(module.parameters())) else None
+    """The layers of a network, one after the other, if it is a chain of Linear layers, each used once, and of layers
+    without parameters; else None."""
+    if type(module) is not nn.Sequential:
+        return None
+    chain: list[nn.Module] = []
+    for layer in module:
+        if type(layer) is nn.Sequential:
+            inner = dense_chain(layer)
+            if inner is None:
+                return None
+            chain += inner
+        elif type(layer) is nn.Linear or not list(layer.parameters()):
+            chain.append(layer)
+        else:
+            return None
+    owned = [parameter for layer in chain for parameter in layer.parameters()]
+    return chain if len(owned) == len(set(owned)) else None
 
 
 class Gradients:
@@ -109,10 +119,10 @@ class Gradients:
     How they are computed follows from the model and the number of workers:
 
     - One worker: autograd.
-    - A model that declares itself `vectorised` and is a chain of Linear layers and activations (:func:`dense_chain`),
-      one forward and one backward pass over the examples of all workers, which leave each layer's inputs and the
-      gradients at its outputs; only their product, the gradient of the weights, is taken worker by worker, in one
-      batched product. The same operations as by vmap, and the same bits, without its overhead.
+    - A model that declares itself `dense` and is (:func:`dense_chain`): one forward and one backward pass over the
+      examples of all workers, which leave each layer's inputs and the gradients at its outputs; only their product, the
+      gradient of the weights, is taken worker by worker, in one batched product. The operations are those of vmap,
+      without its overhead.
     - Another model that declares itself `vectorised` (those without convolutions): all workers at once, by vmap.
     - Any other: one worker after the other. On CPUs vmap over a convolution is slower than that. In training mode
       workers have buffers and dropout masks of their own.
@@ -124,7 +134,7 @@ class Gradients:
         self.l1, self.l2 = setup.l1, setup.l2
         self.training = setup.model.training
         self.vectorised = setup.model.vectorised and not self.training
-        self.chain = dense_chain(network.module) if self.vectorised else None
+        self.chain = dense_chain(network.module) if setup.model.dense else None
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.network.criterion(functional_call(self.network.module, (parameters, {}), (x,)), y).mean()

@@ -5,6 +5,9 @@ Shapes in names: K or N vectors, D coordinates.
 Importing this module loads numba. What it compiles is kept on disk, so that only the first use ever takes seconds.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -15,7 +18,19 @@ TILE = 256
 """Coordinates of all vectors that are treated together, while they lie in the cache."""
 
 
-@njit(nogil=True, cache=True)
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function with numba, for threads, and keep what is compiled where numba finds a folder to write to."""
+
+    def compile_kept(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # there is no such folder: each process compiles anew
+            return njit(nogil=True, **options)(function)
+
+    return compile_kept
+
+
+@kernel()
 def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int, stride: int) -> None:
     """Add to the lower triangle of `out_NN`, in rows first, first + stride, ..., the squared distances between the
     rows of a matrix: differences are squared and added in its precision, the sums of tiles in double precision."""
@@ -42,7 +57,7 @@ def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int
 
 
 # Sums may be taken in any order, that of the processor's vectors: but what is not finite stays so.
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@kernel(fastmath={"contract", "reassoc", "nsz"})
 def _one(u, v):  # type: ignore[no-untyped-def]
     total = u.dtype.type(0)
     for k in range(np.uint64(len(u))):
@@ -51,7 +66,7 @@ def _one(u, v):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@kernel(fastmath={"contract", "reassoc", "nsz"})
 def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     """Four squared distances at once, for which `u` is loaded once."""
     total0 = total1 = total2 = total3 = u.dtype.type(0)
@@ -64,7 +79,7 @@ def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     return total0, total1, total2, total3
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def squared_deviations(
     matrix_KD: Floats, center_D: Floats, squares_D: NDArray[np.float64], begin: int, end: int
 ) -> None:
@@ -78,7 +93,7 @@ def squared_deviations(
             _add_squares(squares, matrix_KD[i, column:stop], center_D[column:stop])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _add_squares(total, values, center):  # type: ignore[no-untyped-def]
     for j in range(np.uint64(len(total))):
         difference = np.float64(values[j] - center[j])

@@ -30,11 +30,11 @@ def over_ranges(size: int, multiple: int, work: Callable[[int, int], object]) ->
 
 
 def each(tasks: list[Callable[[], object]]) -> None:
-    """Call each of as many functions as there are threads."""
-    if len(tasks) == 1:
-        tasks[0]()
-    else:
-        list(_pool(torch.get_num_threads()).map(lambda task: task(), tasks))
+    """Call each of at most as many functions as there are threads, the first in this one."""
+    others = [_pool(torch.get_num_threads()).submit(task) for task in tasks[1:]]
+    tasks[0]()
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=1)

@@ -323,6 +323,8 @@ class Table:
         new = self.frames[self.flushed :]
         if self.path is not None and new:
             pd.concat(new).to_csv(self.path, mode="a", header=False, index=False, na_rep="nan")
+        if len(self.frames) > 1:  # a frame of few rows takes far more memory than they do
+            self.frames = [self.frame()]
         self.flushed = len(self.frames)
 
     def frame(self) -> pd.DataFrame:

@@ -26,6 +26,17 @@ class Batch(NamedTuple):
     y: Tensor
 
 
+KEPT_BYTES = 2**30
+"""Up to so many bytes, examples are kept on a GPU: those of every data set of the paper. Each process keeps its own."""
+
+
+# A batch lies in two epochs at most, unless the data set is tiny.
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, size: int, shuffle: bool) -> NDArray[np.int64]:
+    """The order in which an epoch goes through the training set: (size,) positions, not to be modified."""
+    return generator(seed, "epoch", epoch).permutation(size) if shuffle else np.arange(size)
+
+
 class TrainingStream:
     """The batches of honest workers.
 
@@ -47,14 +58,6 @@ class TrainingStream:
         self.batch_size = batch_size
         self.local_steps = local_steps
         self.examples = Examples(data, data.x_train, data.y_train, device)
-        # A batch lies in two epochs at most, unless the data set is tiny.
-        self._epoch = lru_cache(maxsize=4)(self._shuffled)
-
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        size = len(self.data.x_train)
-        if not self.data.shuffle:
-            return np.arange(size)
-        return generator(self.seed, "epoch", epoch).permutation(size)
 
     def indices(self, workers: range, step: int, local_step: int = 0) -> NDArray[np.int64]:
         """The (K*B,) positions in the training set that consecutive workers draw, worker after worker."""
@@ -64,7 +67,8 @@ class TrainingStream:
         pieces = []
         for epoch in range(first // size, (last - 1) // size + 1):
             begin = epoch * size
-            pieces.append(self._epoch(epoch)[max(first - begin, 0) : last - begin])
+            order = epoch_order(self.seed, epoch, size, self.data.shuffle)
+            pieces.append(order[max(first - begin, 0) : last - begin])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def batch(self, workers: range, step: int, local_step: int = 0) -> Batch:
@@ -81,7 +85,7 @@ class TrainingStream:
 
 class Examples:
     """Examples that become batches: chosen, flipped, scaled and normalised on the device, where they are kept as they
-    are stored (bytes, for images). On CPUs they are not copied.
+    are stored (bytes, for images) unless they are many. On CPUs they are not copied.
 
     Args:
         data: the data set, for its scale, mean and standard deviation.
@@ -92,7 +96,9 @@ class Examples:
 
     def __init__(self, data: Data, x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -> None:
         self.device = device
-        self.x, self.y = _tensor(x).to(device), _tensor(y).to(device)
+        self.x, self.y = _tensor(x), _tensor(y)
+        if x.nbytes <= KEPT_BYTES:
+            self.x, self.y = self.x.to(device), self.y.to(device)
         std = torch.tensor(data.std, dtype=torch.float64)
         mean = torch.tensor(data.mean, dtype=torch.float64)
         # (x * scale - mean) / std in one multiplication and one addition, a value a channel.
@@ -113,23 +119,29 @@ class Examples:
         if isinstance(chosen, slice):
             x_raw, y = self.x[chosen], self.y[chosen]
         else:
-            positions = self._moved(chosen)
+            positions = _moved(chosen, self.x.device)
             x_raw, y = self.x.index_select(0, positions), self.y.index_select(0, positions)
+        x_raw, y = _moved(x_raw, self.device), _moved(y, self.device)
         if flips is not None:
-            mirrored = self._moved(torch.from_numpy(flips)).view(-1, *([1] * (x_raw.dim() - 1)))
+            mirrored = _moved(torch.from_numpy(flips), self.device).view(-1, *([1] * (x_raw.dim() - 1)))
             x_raw = torch.where(mirrored, x_raw.flip(-1), x_raw)
-        if self.raw:
-            return Batch(x_raw.float(), y)
-        x_ready = x_raw.to(torch.float32, copy=True)
-        return Batch(torch.addcmul(self.offset, x_ready, self.factor, out=x_ready), y)
+        # A slice is a view of the data, which a model that works in place must not reach.
+        x_ready = x_raw.to(torch.float32, copy=isinstance(chosen, slice))
+        if not self.raw:
+            torch.addcmul(self.offset, x_ready, self.factor, out=x_ready)
+        return Batch(x_ready, y)
 
-    def _moved(self, chosen: Tensor) -> Tensor:
-        # From pinned memory, a copy to a GPU does not wait for the work queued there.
-        return chosen.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else chosen
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From pinned memory, a copy to a GPU does not wait for the work queued there."""
+    if tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """A tensor that shares an array's memory, and is never written to: what Ray maps into memory is read-only."""
+    """A tensor that shares an array's memory if that is contiguous, and is never written to: what Ray maps into memory
+    is read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        return torch.from_numpy(np.ascontiguousarray(array))

@@ -25,7 +25,8 @@ from byzray.setups import Setup
 # Examples evaluated at once: enough to fill the device, few enough for the activations of large networks.
 EVALUATION_BATCH = 1000
 
-# Up to so many values, test examples are kept as prepared: 64 MB.
+# Up to so many values, test examples of dense networks, which would take about as long to prepare as to classify, are
+# kept as prepared: 64 MB.
 KEPT_TEST_VALUES = 2**24
 
 
@@ -76,6 +77,7 @@ class Server:
         length = min(study.past, max(setup.steps, 1)) if study is not None else 0
         self.past = Past(length, setup.momentum.beta, self.network.dimension, device) if length else None
         self.examples = Examples(data, data.x_test, data.y_test, device)
+        self._keeps_tests = setup.model.dense and not data.flip_test and data.x_test.size <= KEPT_TEST_VALUES
         self._kept_tests: list[Batch] | None = None
         self._rows: list[Tensor] = []
 
@@ -129,22 +131,17 @@ class Server:
 
     def _observe(self, sampled: Moments | None, attack_FD: Tensor | None, aggregate: Aggregate) -> Observed:
         same = self.setup.momentum.placement == "update"
-        attack = None
-        if attack_FD is not None:
-            attack = Moments.of(attack_FD)
-            attack = attack._replace(mean_D=self._kept(attack.mean_D))
+        attack = None if attack_FD is None else Moments.of(attack_FD)
+        # Cloned, as they may be views of submissions, which the next ones overwrite.
+        if attack is not None:
+            attack = attack._replace(mean_D=attack.mean_D.clone())
         return Observed(
             sampled=sampled,
             honest=sampled if sampled is not None and same else Moments.of(self.honest_HD),
             attack=attack,
-            aggregate=aggregate._replace(vector_D=self._kept(aggregate.vector_D)),
+            aggregate=aggregate._replace(vector_D=aggregate.vector_D.clone()),
             distance=torch.linalg.vector_norm(self.theta_D - self.origin_D),
         )
-
-    def _kept(self, vector_D: Tensor) -> Tensor:
-        """A vector as it is now, even if it is one of the submissions, which the next ones overwrite."""
-        within = vector_D.untyped_storage().data_ptr() == self.submissions_ND.untyped_storage().data_ptr()
-        return vector_D.clone() if within else vector_D
 
     def study(self, observed: Observed | None, contributions: Sequence[Contribution]) -> None:
         """Keep a step's row on the device; :meth:`take_rows` fetches many at once.
@@ -199,7 +196,7 @@ class Server:
         if not size:
             return math.nan
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        if self._kept_tests is None and not self.data.flip_test and self.data.x_test.size <= KEPT_TEST_VALUES:
+        if self._kept_tests is None and self._keeps_tests:
             self._kept_tests = list(self._tests())
         for batch in self._kept_tests or self._tests():
             correct += self.network.correct(self.theta_D, batch, buffers)

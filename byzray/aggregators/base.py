@@ -85,8 +85,11 @@ class SelectingAggregator(Aggregator):
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
         rows_K = self.select(gradients_ND, f)
-        blocks = gradients_ND.split(gradients_ND.shape[1] if gradients_ND.is_cuda else BLOCK, dim=1)
-        return Aggregate(torch.cat([block_NB.index_select(0, rows_K).mean(dim=0) for block_NB in blocks]), rows_K)
+        mean_D = torch.empty_like(gradients_ND[0])
+        block = gradients_ND.shape[1] if gradients_ND.is_cuda else BLOCK
+        for block_NB, mean_B in zip(gradients_ND.split(block, dim=1), mean_D.split(block), strict=True):
+            torch.mean(block_NB.index_select(0, rows_K), dim=0, out=mean_B)
+        return Aggregate(mean_D, rows_K)
 
 
 class DistanceSelectingAggregator(SelectingAggregator):

@@ -11,8 +11,9 @@ Importing this module loads numba. What it compiles is kept on disk, so that onl
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from byzray.kernels import kernel
 
 TILE = 64
 """Columns sorted together."""
@@ -38,7 +39,7 @@ ROW14 = np.uint64(14 * TILE)
 ROW15 = np.uint64(15 * TILE)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def sort_columns(
     matrix_ND: NDArray[np.floating], out_DK: NDArray[np.floating], first: int, begin: int, end: int
 ) -> None:
@@ -59,20 +60,20 @@ def sort_columns(
             _store(tile, np.uint64(first * TILE + j), out_DK[column + j])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _load(values, tile, start, width):  # type: ignore[no-untyped-def]
     for j in range(width):
         value = values[j]
         tile[start + j] = value if value == value else np.inf
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _store(tile, start, values):  # type: ignore[no-untyped-def]
     for k in range(np.uint64(len(values))):
         values[k] = tile[start + k * WIDTH]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _sort(tile, rows):  # type: ignore[no-untyped-def]
     """Sort `rows` rows, a power of two from 16 on."""
     for group in range(0, rows, 16):
@@ -95,7 +96,7 @@ def _sort(tile, rows):  # type: ignore[no-untyped-def]
 
 
 # There is no NaN here, and -0 may pass for 0: so a comparator is two instructions.
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def _exchange(tile, low, high):  # type: ignore[no-untyped-def]
     for j in range(WIDTH):
         u = tile[low + j]
@@ -104,7 +105,7 @@ def _exchange(tile, low, high):  # type: ignore[no-untyped-def]
         tile[high + j] = max(u, v)
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def _merge_16(tile, start):  # type: ignore[no-untyped-def]
     """The last four layers of a bitonic merge: comparators at distances 8, 4, 2 and 1."""
     for j in range(WIDTH):
@@ -174,7 +175,7 @@ def _merge_16(tile, start):  # type: ignore[no-untyped-def]
         tile[start + ROW15 + j] = v15
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def _sort_16(tile, start):  # type: ignore[no-untyped-def]
     """M. W. Green's network."""
     for j in range(WIDTH):

@@ -58,11 +58,17 @@ def _by_network(gradients_ND: Tensor, first: int, count: int) -> Tensor:
 
 def mean_of_nearest(sorted_DN: Tensor, center_D: Tensor, keep: int) -> Tensor:
     """Per coordinate, the mean of the `keep` values nearest to the center; a tie keeps the lower value."""
-    blocks = zip(sorted_DN.split(BLOCK), center_D.split(BLOCK), strict=True)
-    return torch.cat([_block_mean_of_nearest(sorted_BN, center_B, keep) for sorted_BN, center_B in blocks])
+    mean_D = torch.empty_like(center_D)
+    block = len(center_D) if center_D.is_cuda else BLOCK
+    for sorted_BN, center_B, mean_B in zip(
+        sorted_DN.split(block), center_D.split(block), mean_D.split(block), strict=True
+    ):
+        torch.mean(_nearest(sorted_BN, center_B, keep), dim=1, out=mean_B)
+    return mean_D
 
 
-def _block_mean_of_nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Tensor:
+def _nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Tensor:
+    """The `keep` values nearest to the center, (B, keep)."""
     # The nearest values are consecutive ranks: a window that moves up by one as long as the value it would leave is
     # further from the center than the value it would gain. Along the ranks those comparisons read true...true
     # false...false, so their number is where the window starts.
@@ -73,4 +79,4 @@ def _block_mean_of_nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Te
     # The window is gathered and summed, rather than taken from cumulative sums, whose difference would cancel against
     # huge values and is undefined with infinite ones.
     ranks_BK = start_B1 + torch.arange(keep, device=sorted_BN.device)
-    return sorted_BN.gather(1, ranks_BK).mean(dim=1)
+    return sorted_BN.gather(1, ranks_BK)

@@ -21,10 +21,14 @@ class Model(Options):
         training: whether gradients are computed in training mode; see :class:`TrainingOption`.
         vectorised: whether the gradients of many workers are computed at once, by torch.func.vmap; for networks that
             are quicker so (no convolutions) and whose code allows it.
+        dense: whether the network is an nn.Sequential of Linear layers, each used once, and of functions of single
+            examples (activations, Flatten) that do not work in place, all without hooks. Its gradients are computed
+            faster still, see :class:`byzray.gradients.Gradients`.
     """
 
     training: ClassVar[bool] = False
     vectorised: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
 
     @property
     def output(self) -> Output:

@@ -34,6 +34,7 @@ class MLP(Model):
 
     name: ClassVar[str] = "mlp"
     vectorised: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
 
     # A setup file has lists only, which a strict tuple refuses; the widths themselves stay strict.
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (64,)
@@ -48,6 +49,7 @@ class FullyConnected(Model):
 
     name: ClassVar[str] = "full"
     vectorised: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Sequential(OrderedDict(**perceptron((784, 100, classes)), log_softmax=nn.LogSoftmax(dim=1)))
@@ -88,6 +90,7 @@ class Linear(Model):
 
     name: ClassVar[str] = "linear"
     vectorised: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
 
     @property
     def output(self) -> Output:
@@ -107,6 +110,7 @@ class Logit(Model):
 
     name: ClassVar[str] = "logit"
     vectorised: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
 
     @property
     def output(self) -> Output:

@@ -19,10 +19,10 @@ CPU = torch.device("cpu")
 
 
 class Copycat(Attack):
-    """Submits what the first honest worker does: a view of it."""
+    """Submits what the second honest worker does: a view of it, of which torch does not know."""
 
     def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
-        return honest_HD[0].expand(byzantine, -1)
+        return torch.from_numpy(honest_HD.numpy()[1]).expand(byzantine, -1)
 
 
 class Favourite(Aggregator):

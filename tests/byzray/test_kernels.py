@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,22 @@ def test_squared_deviations(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatc
     found_D = squared_deviations(matrix, center_D)
     assert found_D.dtype is torch.float64
     torch.testing.assert_close(found_D, plain_D, rtol=1e-13, atol=0)
+
+
+def test_without_a_folder_to_write_to_code_is_compiled_anew() -> None:
+    from byzray.kernels import kernel
+
+    namespace: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x", namespace)  # of no file, beside which numba could write
+    assert kernel()(namespace["double"])(3) == 6
+
+
+def test_inputs_that_require_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    matrix = torch.randn(5, 40, requires_grad=True)
+    squared_deviations(matrix, matrix.mean(dim=0))
+    order_statistics(matrix, 0, 5)
+    distances(matrix)
 
 
 def test_inputs_need_not_be_contiguous_and_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

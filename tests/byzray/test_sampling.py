@@ -92,3 +92,22 @@ def test_read_only_examples_are_neither_copied_nor_written_to() -> None:
     examples = Examples(holder, holder.x_train, holder.y_train, CPU)
     assert examples.x.data_ptr() == holder.x_train.ctypes.data
     examples.batch(torch.arange(5)).x.add_(1)
+
+
+def test_what_a_model_does_in_place_does_not_reach_the_examples() -> None:
+    holder = data()
+    before = holder.x_test.copy()
+    Examples(holder, holder.x_test, holder.y_test, CPU).batch(slice(0, 4)).x.add_(1)
+    assert np.array_equal(holder.x_test, before)
+
+
+def test_examples_may_be_views_with_negative_strides() -> None:
+    holder = data()
+    mirrored = Examples(holder, holder.x_train[..., ::-1], holder.y_train, CPU)
+    assert torch.equal(mirrored.batch(slice(0, 3)).x, torch.from_numpy(holder.x_train[:3, ..., ::-1].copy()))
+
+
+def test_examples_too_many_for_a_gpu_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = stream().batch(range(3), 2)
+    monkeypatch.setattr("byzray.sampling.KEPT_BYTES", 0)
+    assert all(torch.equal(a, b) for a, b in zip(kept, stream().batch(range(3), 2), strict=True))
