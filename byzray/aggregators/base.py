@@ -15,8 +15,8 @@ from byzray.aggregators.distances import distances
 from byzray.aggregators.line import Line
 from byzray.options import Options
 
-BLOCK = 8192
-"""Coordinates averaged at once on a CPU, so that the rows selected are copied within its cache."""
+BLOCK = 65_536
+"""Coordinates averaged at once on a CPU, so that their sums stay in its cache."""
 
 
 class Aggregate(NamedTuple):
@@ -85,11 +85,7 @@ class SelectingAggregator(Aggregator):
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
         rows_K = self.select(gradients_ND, f)
-        mean_D = torch.empty_like(gradients_ND[0])
-        block = gradients_ND.shape[1] if gradients_ND.is_cuda else BLOCK
-        for block_NB, mean_B in zip(gradients_ND.split(block, dim=1), mean_D.split(block), strict=True):
-            torch.mean(block_NB.index_select(0, rows_K), dim=0, out=mean_B)
-        return Aggregate(mean_D, rows_K)
+        return Aggregate(mean_of_rows(gradients_ND, rows_K), rows_K)
 
 
 class DistanceSelectingAggregator(SelectingAggregator):
@@ -104,6 +100,19 @@ class DistanceSelectingAggregator(SelectingAggregator):
 
     def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
         return lambda x: line.harm_of_mean(self.select_by_distances(line.distances(x), f), x)
+
+
+def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
+    """The mean (D,) of some rows, given by their indices."""
+    if gradients_ND.is_cuda or gradients_ND.dtype not in (torch.float32, torch.float64):
+        return gradients_ND.index_select(0, rows_K).mean(dim=0)
+    # On a CPU the indices can be looked at, and the rows need not be copied.
+    first, *others = rows_K.tolist()
+    mean_D = gradients_ND[first].detach().clone()
+    for block_NB, mean_B in zip(gradients_ND.detach().split(BLOCK, dim=1), mean_D.split(BLOCK), strict=True):
+        for row in others:
+            mean_B.add_(block_NB[row])
+    return mean_D.div_(len(rows_K))
 
 
 def unmet(holds: bool, requirement: str) -> str | None:
