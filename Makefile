@@ -32,6 +32,7 @@ bench: $(INSTALLED) $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/actor_steps.py $(WITH_DATA) --json $(RESULTS)/actors.json
 	$(VENV)/bin/python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 $(WITH_DATA) --json $(RESULTS)/sweeps.json
 	$(VENV)/bin/python benchmarks/growth.py $(WITH_DATA) --json $(RESULTS)/growth.json
+	$(VENV)/bin/python benchmarks/growth_figure.py $(RESULTS)/growth.json
 	$(VENV)/bin/python benchmarks/page.py --results $(RESULTS)
 
 gpu: $(INSTALLED)

@@ -36,6 +36,7 @@ $ python benchmarks/rules.py --published CHECKOUT --peers PEERS --json RESULTS/r
 $ python benchmarks/actor_steps.py --json RESULTS/actors.json
 $ python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 --json RESULTS/sweeps.json
 $ python benchmarks/growth.py --json RESULTS/growth.json
+$ python benchmarks/growth_figure.py RESULTS/growth.json
 $ python benchmarks/page.py --results RESULTS"""
 
 
@@ -166,7 +167,8 @@ n = {N}, h = {H}, b = {BATCH} and d = {D:,} that is {1e3 * seconds:.1f} ms a ste
 
 {table(["measured", "rate"], rates)}
 
-A rule's own work is not counted. Nor is anything overlapped; matrices that stay in a large cache could be faster."""
+A rule's own work is not counted. Nor is anything overlapped; and what is only read, or stays in a large cache, could be
+faster than a copy."""
 
 
 def _parts_table(rules: Figures) -> str:

@@ -7,6 +7,8 @@ counts from the second evaluation to the last, so that the start is in neither.
     python benchmarks/steps.py --published CHECKOUT [--data DIR] [--threads N] [--json FILE]
 """
 
+import byzray  # isort: skip  # before PyTorch: as in the `byzray` command, its threads then spin only for a while
+
 import argparse
 import json
 import os
@@ -32,7 +34,6 @@ from peers import published_copy
 from rich.console import Console
 from rich.table import Table
 
-import byzray
 import byzray.cohort
 import byzray.server
 from byzray import Setup
