@@ -289,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, help="a checkout of the code that was published with the paper")
     parser.add_argument("--peers", type=Path, help="a folder that byzfl, krum and byzpy were installed into")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the coordinates, three repeats")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the coordinates, three repeats")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -235,7 +235,7 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
 
 # Some seconds of work, whose every kind of state has to survive an interruption.
 LONG = """
-steps: 160
+steps: 1200
 batch_size: 8
 learning_rate: {initial: 0.2, half_life: 50, every: 7}
 momentum: {beta: 0.9, nesterov: true, placement: worker}
@@ -273,14 +273,14 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
     step = status["step"]
     seconds = status.pop("seconds")
     assert status == {"state": "interrupted", "step": step}
-    assert 30 <= step < 160
-    assert f"byzray: stopped at step {step} of 160; the same command with --resume continues it" in err
+    assert 30 <= step < 1200
+    assert f"byzray: stopped at step {step} of 1200; the same command with --resume continues it" in err
     before = contents(directory)
 
     code, out, err = byzray(*run, "interrupted")
     assert (code, out) == (2, "")
     assert (
-        f"holds this run, interrupted at step {step} of 160; resume it (--resume continues it from step {step})" in err
+        f"holds this run, interrupted at step {step} of 1200; resume it (--resume continues it from step {step})" in err
     )
     assert contents(directory) == before
 
@@ -288,7 +288,7 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
     assert byzray(*run, "uninterrupted")[0] == 0
     status = json.loads((directory / "status.json").read_text())
     assert status.pop("seconds") > seconds  # of both halves together
-    assert status == {"state": "finished", "step": 160}
+    assert status == {"state": "finished", "step": 1200}
     assert {path.name for path in directory.iterdir()} - {".lock"} == FILES
     # What was computed before the interruption was not computed again.
     assert before["metrics.csv"][1] == (directory / "metrics.csv").read_bytes()[: len(before["metrics.csv"][1])]
