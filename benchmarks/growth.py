@@ -99,7 +99,7 @@ WORKERS_SET_BY = {
 
 SORTED = "a sort of the n values of each coordinate"
 DISTANCES = "n (n-1) / 2 distances over d coordinates"
-MEAN = "the mean, and the blocks of rows that it is taken in"
+MEAN = "the mean alone, as rows are added without being copied"
 RANKS = "the n ranks, and the blocks of coordinates that are averaged at once"
 RULES_SET_BY = {
     "average": ("one pass over n rows", "the mean alone"),

@@ -359,7 +359,8 @@ def growth_section(figures: Figures) -> str:
 ![Time and memory of a step by workers, parameters and actors](figures/growth.png)
 
 Every point is measured in a process of its own. Memory is the peak beyond what the process had before. Exponents are
-slopes between logarithms over the upper half of each range."""
+slopes between logarithms over the upper half of each range. The machine did other work meanwhile, and unlike a ratio of
+two sides that take turns, a single point cannot tell."""
     ]
     for name, unit in AXES.items():
         if name in figures:
@@ -380,7 +381,11 @@ def _growth_table(name: str, curves: list[Figures]) -> str:
 
 
 def _set_by(curves: list[Figures]) -> str:
-    lines = {f"- {one['name']}: {'; '.join(one['set by'].values())}." for one in curves}
+    words = {"seconds": "time", "increase": "memory"}
+    lines = {
+        f"- {one['name']}: {'; '.join(f'{words.get(what, what)}: {reason}' for what, reason in one['set by'].items())}."
+        for one in curves
+    }
     failed = [
         f"- {one['name']} at {point['at']:,}: {point['failed']}."
         for one in curves

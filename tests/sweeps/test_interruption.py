@@ -38,7 +38,7 @@ WITHIN = 120.0  # seconds, far more than any wait takes
 class Sweep:
     """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time."""
 
-    def __init__(self, folder: Path, data: Path, steps: int = 4000) -> None:
+    def __init__(self, folder: Path, data: Path, steps: int = 2000) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.file = folder / "mine.yaml"
@@ -115,7 +115,7 @@ def test_killed_and_started_again(sweep: Sweep) -> None:
 
 
 def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
-    sweep = Sweep(tmp_path, small_data, steps=6000)
+    sweep = Sweep(tmp_path, small_data, steps=3000)
     driver = sweep.start()
     sweep.wait_for_the_middle()
     driver.send_signal(signal.SIGINT)
