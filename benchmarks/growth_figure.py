@@ -188,7 +188,7 @@ def main() -> None:
             f"{given.file}: expected workers, dimension or actors, found {', '.join(figures) or 'nothing'}"
         )
     (given.docs / "figures").mkdir(parents=True, exist_ok=True)
-    draw(figures).savefig(given.docs / "figures" / "growth.png", dpi=150)
+    draw(figures).savefig(given.docs / "figures" / "growth.png", dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":
