@@ -15,7 +15,7 @@ BLOCK = 8192
 def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
     """The (D,) float64 sums, over the vectors, of the squared differences from the center.
 
-    Like torch.var, whose reduction down the columns is ten times slower, this adds the squares in double precision.
+    Like torch.var, which takes longer down the columns, this adds the squares in double precision.
     """
     if compiled(vectors_KD):
         return _compiled(vectors_KD.detach().contiguous(), center_D.detach())

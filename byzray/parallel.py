@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 WORTHWHILE = 2**18
-"""Elements from which on a matrix is worth loading a compiler for: in smaller ones every pass is a matter of
-microseconds."""
+"""Elements from which on a matrix is worth loading a compiler for: in smaller ones a pass takes no time to speak of."""
 
 
 def compiled(matrix: Tensor) -> bool:

@@ -20,7 +20,7 @@ def distances(gradients_ND: Tensor) -> Tensor:
 
     They are computed from differences of coordinates. The Gram identity ||x||^2 + ||y||^2 - 2<x, y> would be left with
     no digit once submissions agree, and centering does not save it: one huge submission moves the mean away from all
-    others. On CPU the difference in time is a few milliseconds at 51 x 79,510.
+    others.
     """
     squares_NN = _squares_compiled(gradients_ND) if compiled(gradients_ND) else _squares(gradients_ND)
     return _finite_or_infinite((squares_NN + squares_NN.T).sqrt())

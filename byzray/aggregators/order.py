@@ -13,7 +13,6 @@ from byzray.parallel import compiled, over_ranges
 BLOCK = 65_536
 """Coordinates treated at once where a temporary larger than the input would be needed."""
 
-
 NETWORK_ROWS = 128
 """Up to so many submissions a sorting network is faster than sorting column by column."""
 
