@@ -10,12 +10,19 @@ import byzray  # noqa: F401  before PyTorch, whose threads it sets up
 
 if TYPE_CHECKING:
     from actors.cluster import connect
-    from actors.fleet import Fleet, FleetError
+    from actors.fleet import Fleet
     from actors.simulation import simulate
+    from actors.supervision import FleetError, Supervision
 
-__all__ = ["Fleet", "FleetError", "connect", "simulate"]
+__all__ = ["Fleet", "FleetError", "Supervision", "connect", "simulate"]
 
-_HOMES = {"connect": "cluster", "Fleet": "fleet", "FleetError": "fleet", "simulate": "simulation"}
+_HOMES = {
+    "connect": "cluster",
+    "Fleet": "fleet",
+    "FleetError": "supervision",
+    "Supervision": "supervision",
+    "simulate": "simulation",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,19 @@
 """What goes between server and workers at each step.
 
 The server sends a point; every worker actor answers with its submissions, straight into their rows of the server's
-matrix, and a report (losses, and moments where the study needs them). All of it lies on a board: with a worker actor on
-the server's machine the board is shared, and only signals are sent; with others torch.distributed carries its parts.
+matrix, and a report (losses, moments where the study needs them, BatchNorm's statistics). All of it lies on a board:
+with a worker actor on the server's machine the board is shared, and only signals are sent; with others
+torch.distributed carries its parts.
+
+What workers carry from step to step is thereby known to the server, and stays so until the next step is complete: with
+placement `worker` submissions are the momentum buffers, and the matrix has two places, used by turns. So a worker that
+was lost can be handed its state back.
 
 Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, N submissions, of which H honest,
 D parameters.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,12 +22,17 @@ from torch import Tensor
 
 from actors.group import Group
 from actors.near import shared_among
-from byzray.cohort import Contribution
+from byzray.cohort import Cohort, Contribution
+from byzray.gradients import Network
 from byzray.metrics import Moments
+from byzray.recording import State
 from byzray.server import Server
+from byzray.setups import Setup
 
 # Parts of a board begin at cache lines, as tensors of their own would. In numbers.
 ALIGNMENT = 16
+
+BUFFER = "buffer "
 
 
 class Layout(NamedTuple):
@@ -32,22 +43,41 @@ class Layout(NamedTuple):
         dimension: D.
         cohorts: which workers the actors of ranks 1, 2, ... hold.
         moments: whether reports hold moments.
+        carried: how many numbers BatchNorm's statistics take, of each worker.
+        turns: how many places the matrix of submissions has.
     """
 
     submissions: int
     dimension: int
     cohorts: tuple[range, ...]
-    moments: bool
+    moments: bool = False
+    carried: int = 0
+    turns: int = 1
+
+    @classmethod
+    def of(cls, setup: Setup, network: Network, cohorts: Sequence[range]) -> "Layout":
+        """The layout for a run."""
+        buffers = network.buffers() if setup.model.training else {}
+        return cls(
+            submissions=setup.workers,
+            dimension=network.dimension,
+            cohorts=tuple(cohorts),
+            moments=setup.workers_report_moments,
+            carried=sum(-(-buffer.nbytes // torch.float32.itemsize) for buffer in buffers.values()),
+            turns=2 if setup.momentum.placement == "worker" else 1,
+        )
 
     def alone(self, index: int) -> "Layout":
         """The layout for one cohort by itself."""
         own = range(len(self.cohorts[index]))
-        return Layout(len(own), self.dimension, (own,), self.moments)
+        return self._replace(submissions=len(own), cohorts=(own,), turns=1)
 
     def sizes(self) -> list[int]:
-        """How many numbers the parts of a board have: matrix, point, and two sets of reports."""
-        reports = [len(workers) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts]
-        return [self.submissions * self.dimension, self.dimension, *reports, *reports]
+        """How many numbers the parts of a board have: point and flag, matrices, and two sets of reports."""
+        reports = [
+            len(workers) * (1 + self.carried) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts
+        ]
+        return [self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
 
     def total(self) -> int:
         """How many numbers a board has."""
@@ -64,7 +94,7 @@ class Board:
         numbers: at least as many as the layout says.
 
     Attributes:
-        submissions_ND: the matrix of submissions, the honest ones first.
+        message: the point, and a number that is not 0 if no step follows.
         point_D: the point.
     """
 
@@ -73,14 +103,21 @@ class Board:
         for size in layout.sizes():
             parts.append(numbers[start : start + size])
             start += _aligned(size)
-        matrix, self.point_D, *self._reports = parts
-        self.submissions_ND = matrix.view(layout.submissions, layout.dimension)
+        self.message, *rest = parts
+        self.point_D = self.message[:-1]
+        shape = (layout.submissions, layout.dimension)
+        self._matrices = [matrix.view(shape) for matrix in rest[: layout.turns]]
+        self._reports = rest[layout.turns :]
         self._cohorts = layout.cohorts
 
-    def rows(self, index: int) -> Tensor:
+    def submissions(self, step: int) -> Tensor:
+        """The matrix (N, D) of a step's submissions, the honest ones first."""
+        return self._matrices[step % len(self._matrices)]
+
+    def rows(self, index: int, step: int) -> Tensor:
         """The rows (K, D) of a cohort's submissions."""
         workers = self._cohorts[index]
-        return self.submissions_ND[workers.start : workers.stop]
+        return self.submissions(step)[workers.start : workers.stop]
 
     def report(self, index: int, step: int) -> Tensor:
         """A cohort's report on a step."""
@@ -91,34 +128,82 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def pack_report(contribution: Contribution, report: Tensor) -> None:
-    """Write a contribution into a report."""
+def pack_report(contribution: Contribution, buffers: State, report: Tensor) -> None:
+    """Write a contribution, and the workers' buffers (K, ...), into a report."""
     workers = len(contribution.losses_K)
     report[:workers].copy_(contribution.losses_K)
+    end = pack_buffers(buffers, report, workers)
     if contribution.sampled is not None:
-        report[workers].copy_(contribution.sampled.scatter)
-        report[workers + 1 :].copy_(contribution.sampled.mean_D)
+        report[end].copy_(contribution.sampled.scatter)
+        report[end + 1 :].copy_(contribution.sampled.mean_D)
 
 
-def unpack_report(report: Tensor, workers: int) -> Contribution:
-    """The contribution that :func:`pack_report` wrote; it looks into the report."""
-    if len(report) == workers:
-        return Contribution(report, None)
-    return Contribution(report[:workers], Moments(workers, report[workers + 1 :], report[workers]))
+def pack_buffers(buffers: State, report: Tensor, workers: int) -> int:
+    """Write the buffers of a cohort's workers, byte by byte, into its report; returns where they end there."""
+    end = workers
+    for buffer in buffers.values():
+        size = _numbers(buffer)
+        report[end : end + size].view(torch.uint8)[: buffer.nbytes].copy_(_bytes(buffer))
+        end += size
+    return end
+
+
+def unpack_buffers(report: Tensor, workers: int, like: State) -> State:
+    """The buffers (K, ...) in the report of a cohort, on the CPU.
+
+    Args:
+        report: the report, on any device.
+        workers: K.
+        like: the buffers of one worker.
+    """
+    found, end = {}, workers
+    for name, buffer in like.items():
+        stacked = torch.empty(workers, *buffer.shape, dtype=buffer.dtype)
+        size = _numbers(stacked)
+        _bytes(stacked).copy_(report[end : end + size].view(torch.uint8)[: stacked.nbytes])
+        found[name] = stacked
+        end += size
+    return found
+
+
+def _numbers(stacked: Tensor) -> int:
+    """How many numbers of a report the buffers (K, ...) of a cohort take; whole ones for each worker."""
+    return len(stacked) * -(-stacked[0].nbytes // torch.float32.itemsize)
+
+
+def _bytes(stacked: Tensor) -> Tensor:
+    """The bytes of buffers, a view if they are contiguous."""
+    return stacked.flatten().view(torch.uint8)
+
+
+def unpack_report(report: Tensor, layout: Layout, index: int, came: int) -> Contribution:
+    """The contribution that :func:`pack_report` wrote; it looks into the report.
+
+    Args:
+        report: the report, on any device.
+        layout: of the board.
+        index: of the cohort.
+        came: from how many of its workers a submission came.
+    """
+    workers = len(layout.cohorts[index])
+    moments = report[workers * (1 + layout.carried) :]
+    return Contribution(report[:workers], Moments(came, moments[1:], moments[0]) if layout.moments else None)
 
 
 class ServerChannel:
     """The server's end. For each step: :meth:`send`, :meth:`receive`, :meth:`contributions`.
 
+    What :meth:`receive` does not complete has changed nothing on the server.
+
     Args:
         group: the connections.
         server: whose matrix the submissions go to.
-        layout: of the board.
+        cohorts: which workers the actors of ranks 1, 2, ... hold.
     """
 
-    def __init__(self, group: Group, server: Server, layout: Layout) -> None:
+    def __init__(self, group: Group, server: Server, cohorts: Sequence[range]) -> None:
         self.server = server
-        self.cohorts = layout.cohorts
+        self.layout = layout = Layout.of(server.setup, server.network, cohorts)
         self._near = group.near(server.device)
         if self._near:
             numbers = shared_among(list(self._near.values()), layout.total())
@@ -126,44 +211,87 @@ class ServerChannel:
             numbers = torch.zeros(layout.total(), device=server.device if group.direct(server.device) else "cpu")
         self.board = Board(layout, numbers)
         # gloo and shared memory are of the host.
-        self._copied = self.board.point_D.device.type != server.device.type
-        if not self._copied:
-            server.keep_submissions_in(self.board.submissions_ND)
+        self._copied = self.board.message.device.type != server.device.type
         self._step = 0
-        self._submissions: list[dist.Work | None] = []
-        self._reports: list[dist.Work | None] = []
+        self._transfers: list[dist.Work | None] = []
+        self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
+        self.keep({f"{BUFFER}{name}": _repeated(one, server.setup.honest) for name, one in self._buffers.items()})
 
     def send(self) -> None:
         """Send the server's point, and be ready for the answers."""
         self._step = self.server.step_number
         board = self.board
+        if not self._copied:
+            self.server.keep_submissions_in(board.submissions(self._step))
         board.point_D.copy_(self.server.point())
-        for index in range(len(self.cohorts)):
+        for index in range(len(self.layout.cohorts)):
             rank = index + 1
             if rank in self._near:
                 self._near[rank].signal()
             else:
                 # In this order: NCCL does one after the other what goes between two ranks.
-                self._submissions.append(dist.isend(board.point_D, rank))
-                self._submissions.append(dist.irecv(board.rows(index), rank))
-                self._reports.append(dist.irecv(board.report(index, self._step), rank))
+                self._transfers.append(dist.isend(board.message, rank))
+                self._transfers.append(dist.irecv(board.rows(index, self._step), rank))
+                self._transfers.append(dist.irecv(board.report(index, self._step), rank))
+
+    def end(self) -> None:
+        """Tell the workers that no step follows."""
+        self.board.message[-1] = 1
+        for index in range(len(self.layout.cohorts)):
+            rank = index + 1
+            if rank in self._near:
+                self._near[rank].signal()
+            else:
+                self._transfers.append(dist.isend(self.board.message, rank))
+        _finish(self._transfers)
 
     def receive(self) -> None:
-        """Wait until the submissions are in the server's matrix."""
+        """Wait until the submissions are in the server's matrix, and the reports there."""
         for near in self._near.values():
             near.wait()
-        _finish(self._submissions)
+        _finish(self._transfers)
         if self._copied:
             honest_HD = self.server.honest_HD
-            honest_HD.copy_(self.board.submissions_ND[: len(honest_HD)])
+            honest_HD.copy_(self.board.submissions(self._step)[: len(honest_HD)])
 
     def contributions(self) -> list[Contribution]:
         """The contributions of the step, in the order of their workers; valid until the next but one point is sent."""
-        _finish(self._reports)
+        setup = self.server.setup
         return [
-            unpack_report(self.board.report(index, self._step).to(self.server.device), len(workers))
-            for index, workers in enumerate(self.cohorts)
+            unpack_report(
+                self.board.report(index, self._step).to(self.server.device),
+                self.layout,
+                index,
+                setup.present(workers, self._step),
+            )
+            for index, workers in enumerate(self.layout.cohorts)
         ]
+
+    def kept(self) -> State:
+        """The state of all honest workers before the server's next step, as they sent it."""
+        before, honest = self.server.step_number - 1, self.server.setup.honest
+        state = {}
+        if self.layout.turns == 2:
+            state["worker momentum"] = self.board.submissions(before)[:honest].cpu().clone()
+        parts = [
+            unpack_buffers(self.board.report(index, before), len(workers), self._buffers)
+            for index, workers in enumerate(self.layout.cohorts)
+        ]
+        return state | {f"{BUFFER}{name}": torch.cat([part[name] for part in parts]) for name in self._buffers}
+
+    def keep(self, state: State) -> None:
+        """Keep the state that all honest workers begin with, as if they had sent it."""
+        before = self.server.step_number - 1
+        if self.layout.turns == 2 and "worker momentum" in state:
+            momentum_HD = state["worker momentum"]
+            self.board.submissions(before)[: len(momentum_HD)].copy_(momentum_HD)
+        for index, workers in enumerate(self.layout.cohorts):
+            own = {name: state[f"{BUFFER}{name}"][workers.start : workers.stop] for name in self._buffers}
+            pack_buffers(own, self.board.report(index, before), len(workers))
+
+
+def _repeated(one: Tensor, workers: int) -> Tensor:
+    return torch.stack([one] * workers)
 
 
 class WorkerChannel:
@@ -171,14 +299,13 @@ class WorkerChannel:
 
     Args:
         group: the connections.
+        cohort: the workers.
         layout: of the server's board.
         device: where the cohort computes.
-
-    Attributes:
-        submissions_KD: where the cohort puts its submissions.
     """
 
-    def __init__(self, group: Group, layout: Layout, device: torch.device) -> None:
+    def __init__(self, group: Group, cohort: Cohort, layout: Layout, device: torch.device) -> None:
+        self.cohort = cohort
         self.device = device
         self._index = group.rank - 1
         self._server = group.near(device).get(0)
@@ -187,28 +314,35 @@ class WorkerChannel:
         else:
             layout, self._index = layout.alone(self._index), 0
             self._board = Board(layout, torch.zeros(layout.total(), device=device if group.direct(device) else "cpu"))
-        self._rows_KD = self._board.rows(self._index)
-        same = self._rows_KD.device.type == device.type
-        self.submissions_KD = self._rows_KD if same else torch.zeros_like(self._rows_KD, device=device)
+        rows_KD = self._board.rows(self._index, 0)
+        # Only then a message need be looked at, which on a GPU means to wait for it.
+        self._may_end = cohort.setup.divergence == "stop"
+        self._copied_KD = None if rows_KD.device.type == device.type else torch.zeros_like(rows_KD, device=device)
 
-    def receive(self) -> Tensor:
-        """The point that the server sends."""
+    def receive(self) -> Tensor | None:
+        """The point that the server sends; none if no step follows."""
         if self._server is not None:
             self._server.wait()
         else:
-            dist.recv(self._board.point_D, src=0)
-        return self._board.point_D.to(self.device)
+            dist.recv(self._board.message, src=0)
+        ended = self._may_end and bool(self._board.message[-1])
+        return None if ended else self._board.point_D.to(self.device)
+
+    def submissions(self, step: int) -> Tensor:
+        """Where the cohort puts its submissions (K, D)."""
+        return self._board.rows(self._index, step) if self._copied_KD is None else self._copied_KD
 
     def send(self, contribution: Contribution, step: int) -> None:
         """Answer with the submissions and the report."""
-        report = self._board.report(self._index, step)
-        if self.submissions_KD is not self._rows_KD:
-            self._rows_KD.copy_(self.submissions_KD)
-        pack_report(contribution, report)
+        rows_KD, report = self._board.rows(self._index, step), self._board.report(self._index, step)
+        if self._copied_KD is not None:
+            rows_KD.copy_(self._copied_KD)
+        buffers = {name: buffer for name, buffer in self.cohort.state().items() if name.startswith(BUFFER)}
+        pack_report(contribution, buffers, report)
         if self._server is not None:
             self._server.signal()
         else:
-            _finish([dist.isend(self._rows_KD, dst=0), dist.isend(report, dst=0)])
+            _finish([dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)])
 
 
 def _finish(transfers: list[dist.Work | None]) -> None:

@@ -8,25 +8,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.group import arrange
-from actors.near import PeerLost
 from actors.server import ServerActor
+from actors.supervision import ActorLost, FleetError, Supervision, is_silence, more_telling, reason
 from actors.worker import WorkerActor
 from byzray.setups import Actors, Setup
 
 # How long a fleet waits for the cluster to have room for it, in seconds.
 PLACEMENT_SECONDS = 60.0
 
-# How long, after a first failure, a fleet listens for what the other actors have to say, in seconds.
+# How long, after a first failure, a fleet listens for what the other actors have to say, in seconds; after a silence,
+# which one of them will not break, not so long.
 GRACE_SECONDS = 10.0
+SILENCE_SECONDS = 1.0
 
+# How long a fleet waits until actors that were lost are back, perhaps on another node, in seconds.
+RETURN_SECONDS = 120.0
 
-class FleetError(Exception):
-    """The fleet could not be placed, or one of its actors was lost."""
+# How long an actor that should be idle may take to answer, in seconds.
+ANSWER_SECONDS = 5.0
 
 
 class Fleet:
@@ -42,6 +46,10 @@ class Fleet:
         device: `cpu` reserves no GPU.
         group: a placement group with a bundle for the server and then one for each worker actor, all alike; by default
             one is made, and removed again with the fleet.
+        supervision: when actors count as lost.
+
+    Attributes:
+        places: where the actors are, the server's first, see :meth:`actors.member.Member.whereabouts`.
     """
 
     def __init__(
@@ -51,12 +59,16 @@ class Fleet:
         layout: Actors | None = None,
         device: str = "auto",
         group: PlacementGroup | None = None,
+        supervision: Supervision = Supervision(),
     ) -> None:
         self.size = len(cohorts)
-        self.layout = layout or Actors()
-        self.joined = False
-        self._owns_group = group is None
         count = self.size + 1
+        self.layout = layout or Actors()
+        self.supervision = supervision
+        self.joined = False
+        self.places: list[dict[str, Any]] = []
+        self.roles = ["server", *(role_name(workers) for workers in cohorts)]
+        self._owns_group = group is None
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
             self.group = self._place(count, cpus, gpus)
@@ -65,35 +77,36 @@ class Fleet:
             cpus, gpus = (group.bundle_specs[0].get(resource, 0.0) for resource in ("CPU", "GPU"))
         namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
 
-        def options(index: int, role: str) -> dict[str, Any]:
+        def options(index: int) -> dict[str, Any]:
             strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
             return {
-                "name": f"{label}: {role}",
+                "name": f"{label}: {self.roles[index]}",
                 "namespace": namespace,
                 "num_cpus": cpus,
                 "num_gpus": gpus,
                 "scheduling_strategy": strategy,
+                # Ray starts those again that die, on another node if theirs is lost; the fleet counts how often.
+                "max_restarts": -1,
             }
 
         threads = max(1, int(cpus))
         # Handles are Any: Ray makes their methods at run time.
-        self.server: Any = ray.remote(ServerActor).options(**options(0, "server")).remote(threads)
+        self.server: Any = ray.remote(ServerActor).options(**options(0)).remote(threads)
         self.workers: list[Any] = [
-            ray.remote(WorkerActor).options(**options(index, role_name(workers))).remote(threads)
-            for index, workers in enumerate(cohorts, start=1)
+            ray.remote(WorkerActor).options(**options(index)).remote(threads) for index in range(1, count)
         ]
         try:
-            self.join()
+            self.revive()
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def for_setup(cls, setup: Setup) -> "Fleet":
+    def for_setup(cls, setup: Setup, supervision: Supervision = Supervision()) -> "Fleet":
         """A fleet laid out as a setup says."""
         layout = setup.actors or Actors()
         count = math.ceil(setup.honest / layout.workers_per_actor)
-        return cls(setup.label(), split(setup.honest, count), layout, setup.device)
+        return cls(setup.label(), split(setup.honest, count), layout, setup.device, supervision=supervision)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -109,22 +122,73 @@ class Fleet:
             remove_placement_group(group)
             raise FleetError(
                 f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each after {PLACEMENT_SECONDS:g} s: "
-                f"the cluster has {_resources(ray.cluster_resources())}, "
-                f"of which free {_resources(ray.available_resources())}; "
-                "pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
+                f"{_room()}; pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
                 "(actors.cpus_per_actor, actors.gpus_per_actor)"
             ) from None
         return group
 
-    def join(self) -> None:
-        """Connect the actors with each other, anew if one has left."""
-        if self.joined:
-            return
-        members = [self.server, *self.workers]
-        places = self.call([member.whereabouts.remote() for member in members])
-        meeting = arrange(places)
-        port, path = self.call([self.server.serve.remote(meeting)])[0]
-        self.call([member.join.remote(meeting, port, path, rank) for rank, member in enumerate(members)])
+    @property
+    def members(self) -> list[Any]:
+        """The actors by rank: the server, then the worker actors."""
+        return [self.server, *self.workers]
+
+    def revive(self, silent: bool = False) -> list[str]:
+        """Wait until all actors answer, replaced where need be, and connect them with each other.
+
+        Args:
+            silent: whether actors that do not answer soon are to be replaced, rather than waited for.
+
+        Returns:
+            In words, which actors were replaced since the fleet was connected the last time.
+
+        Raises:
+            FleetError: an actor did not come back.
+        """
+        before = self.places
+        for _ in range(1 + self.supervision.restarts):
+            places = self._whereabouts(ANSWER_SECONDS if silent else self.supervision.deadline)
+            try:
+                self._connect(places)
+            except ActorLost:  # in the meantime
+                continue
+            return [
+                f"{role} was lost ({_process(old)}) and is back ({_process(new)})"
+                for role, old, new in zip(self.roles, before, places, strict=False)
+                if _process(old) != _process(new)
+            ]
+        raise FleetError(f"the actors of the fleet could not be connected in {1 + self.supervision.restarts} attempts")
+
+    def _whereabouts(self, patience: float) -> list[dict[str, Any]]:
+        """Where the actors are, once all are there; one that does not answer for so many seconds is started anew."""
+        found: dict[int, dict[str, Any]] = {}
+        asked = {member.whereabouts.remote(): rank for rank, member in enumerate(self.members)}
+        replace_after = time.monotonic() + patience
+        give_up_after = replace_after + RETURN_SECONDS
+        while len(found) < len(self.members):
+            done, waiting = ray.wait(list(asked), num_returns=1, timeout=1.0)
+            for reference in done:
+                rank = asked.pop(reference)
+                try:
+                    found[rank] = ray.get(reference)
+                except RayActorError:  # not back yet
+                    time.sleep(0.2)
+                    asked[self.members[rank].whereabouts.remote()] = rank
+            now = time.monotonic()
+            if now > replace_after:
+                replace_after = math.inf
+                for reference in waiting:
+                    ray.kill(self.members[asked[reference]], no_restart=False)
+            if now > give_up_after:
+                missing = ", ".join(self.roles[rank] for rank in sorted(asked.values()))
+                raise FleetError(f"did not come back within {RETURN_SECONDS:g} s: {missing}; {_room()}")
+        return [found[rank] for rank in range(len(self.members))]
+
+    def _connect(self, places: list[dict[str, Any]]) -> None:
+        meeting = arrange(places, self.supervision.deadline)
+        patience = self.supervision.deadline
+        port, path = self.call([self.server.serve.remote(meeting)], patience)[0]
+        joining = [member.join.remote(meeting, port, path, rank) for rank, member in enumerate(self.members)]
+        self.call(joining, patience)
         self.places = places
         self.joined = True
 
@@ -142,57 +206,70 @@ class Fleet:
             )
         return self.layout.model_copy(update={"workers_per_actor": packed})
 
-    def call(self, references: Sequence[Any]) -> list[Any]:
+    def call(self, references: Sequence[Any], patience: float = math.inf) -> list[Any]:
         """The results of calls to actors, in order.
 
+        Args:
+            references: of the calls.
+            patience: after so many seconds without a result actors count as lost.
+
         Raises:
-            FleetError: an actor was lost.
+            ActorLost: an actor was lost.
             Exception: what an actor raised, itself.
         """
         waiting = list(references)
         failure: Exception | None = None
-        deadline = math.inf
+        deadline = time.monotonic() + patience
         while waiting and time.monotonic() < deadline:
             # One failure makes the others' transfers fail as well, most at once; the one to report is that which is
             # not a consequence, so the others are heard too, for a while.
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=None if failure is None else 0.1)
+            wait = min(1.0, deadline - time.monotonic()) if failure is None else 0.1
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, wait))
             try:
                 ray.get(done)
             except RayError as error:
                 self.joined = False
-                failure = _more_telling(failure, error)
-                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+                failure = more_telling(failure, error)
+                grace = SILENCE_SECONDS if is_silence(error) else GRACE_SECONDS
+                deadline = min(deadline, time.monotonic() + grace)
         if failure is not None:
-            raise _reason(failure)
+            raise reason(failure)
+        if waiting:
+            self.joined = False
+            raise ActorLost(f"an actor of the fleet did not answer within {patience:g} s", silent=True)
         return ray.get(list(references))
 
-    def prepare(self, setup: Setup, data: Any, parameters: Any = None) -> list[range]:
+    def prepare(self, setup: Setup, data: Any, parameters: Any = None, healthy: int = 0) -> list[range]:
         """Get all actors ready for a run; returns which workers each holds.
 
         Args:
             setup: the setup of the run.
             data: the data set or, better, a reference to it in Ray's object store.
             parameters: the initial parameters, if not PyTorch's.
+            healthy: before this step no actor fails by declaration.
 
         Raises:
-            FleetError: there are fewer honest workers than actors, or an actor was lost.
+            FleetError: there are fewer honest workers than actors.
+            ActorLost: an actor was lost.
         """
         if setup.honest < self.size:
             raise FleetError(f"a fleet of {self.size} worker actors cannot hold {setup.honest} honest workers")
-        self.join()
+        if not self.joined:
+            self.revive()
         cohorts = split(setup.honest, self.size)
         description, paths = setup.describe(), list(sys.path)
         self.columns, *_ = self.call(
             [
                 self.server.prepare.remote(description, paths, cohorts, data, parameters),
-                *(actor.prepare.remote(description, paths, cohorts, data) for actor in self.workers),
-            ]
+                *(actor.prepare.remote(description, paths, cohorts, data, healthy) for actor in self.workers),
+            ],
+            self.supervision.deadline,
         )
         return cohorts
 
     def close(self) -> None:
         """End the actors and give their resources back."""
-        for actor in [self.server, *self.workers]:
+        for actor in self.members:
             ray.kill(actor)
         if self._owns_group:
             remove_placement_group(self.group)
@@ -242,23 +319,14 @@ def largest_share(units: Sequence[float], count: int) -> float:
     return max(fitting, default=0.0)
 
 
+def _room() -> str:
+    there, free = _resources(ray.cluster_resources()), _resources(ray.available_resources())
+    return f"the cluster has {there}, of which free {free}"
+
+
+def _process(place: dict[str, Any]) -> str:
+    return f"process {place['pid']} on {place['address']}"
+
+
 def _resources(resources: dict[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-
-
-def _is_consequence(error: Exception) -> bool:
-    """Whether an error is but the echo of a peer's: torch.distributed reports a closed connection as RuntimeError."""
-    if not isinstance(error, RayTaskError):
-        return False
-    cause = error.cause
-    return isinstance(cause, PeerLost) or (isinstance(cause, RuntimeError) and "onnection" in str(cause))
-
-
-def _more_telling(known: Exception | None, new: Exception) -> Exception:
-    return new if known is None or (_is_consequence(known) and not _is_consequence(new)) else known
-
-
-def _reason(error: Exception) -> Exception:
-    if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, Exception) else error
-    return FleetError(f"an actor of the fleet was lost: {error}")

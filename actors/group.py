@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from actors.near import TIMEOUT_SECONDS, Door, Near
+from actors.near import Door, Near
 
 LOOPBACK = "127.0.0.1"
-
-TIMEOUT = timedelta(seconds=TIMEOUT_SECONDS)
 
 
 class Meeting(NamedTuple):
@@ -27,15 +25,17 @@ class Meeting(NamedTuple):
         near: the ranks of the worker actors that are on the server's machine.
         backend: what the torch.distributed group uses; none: nobody needs the group.
         host: where the group meets.
+        deadline: after so many seconds an actor that sends nothing counts as lost.
     """
 
     size: int
     near: frozenset[int]
     backend: str | None
     host: str
+    deadline: float
 
 
-def arrange(places: Sequence[dict[str, Any]]) -> Meeting:
+def arrange(places: Sequence[dict[str, Any]], deadline: float) -> Meeting:
     """The connections of actors that are where :meth:`actors.member.Member.whereabouts` says, in the order of ranks."""
     home = places[0]["node"]
     near = frozenset(rank for rank, place in enumerate(places) if rank and place["node"] == home and place["shares"])
@@ -47,7 +47,7 @@ def arrange(places: Sequence[dict[str, Any]]) -> Meeting:
     else:
         backend = "gloo" if len(near) < len(places) - 1 else None
     alone = all(place["node"] == home for place in places)
-    return Meeting(len(places), near, backend, LOOPBACK if alone else places[0]["address"])
+    return Meeting(len(places), near, backend, LOOPBACK if alone else places[0]["address"], deadline)
 
 
 class Group:
@@ -55,11 +55,13 @@ class Group:
 
     Attributes:
         rank: this actor's.
+        joined: whether it is connected.
         nccl: whether GPUs talk to each other directly.
     """
 
     def __init__(self) -> None:
         self.rank = 0
+        self.joined = False
         self.nccl = False
         self._near: dict[int, Near] = {}
         self._door: Door | None = None
@@ -77,9 +79,10 @@ class Group:
         """Open where the others come to; returns the port of the group's store and the path of the door, if needed."""
         self.leave()
         if meeting.near:
-            self._door = Door()
+            self._door = Door(meeting.deadline)
         if meeting.backend is not None:
-            self._store = dist.TCPStore(meeting.host, 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+            timeout = timedelta(seconds=meeting.deadline)
+            self._store = dist.TCPStore(meeting.host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
         return self._store.port if self._store else 0, self._door.path if self._door else ""
 
     def join(self, meeting: Meeting, port: int, path: str, rank: int) -> None:
@@ -87,27 +90,30 @@ class Group:
         if rank:
             self.leave()
             if rank in meeting.near:
-                self._near[0] = Near.enter(path, rank)
+                self._near[0] = Near.enter(path, rank, meeting.deadline)
         self.rank = rank
         if meeting.backend is not None:
             self._join_group(meeting, port)
         if self._door is not None:
             self._near = self._door.admit(len(meeting.near))
             self._close_door()
+        self.joined = True
 
     def _join_group(self, meeting: Meeting, port: int) -> None:
         assert meeting.backend is not None
+        timeout = timedelta(seconds=meeting.deadline)
         if self.rank:
-            self._store = dist.TCPStore(meeting.host, port, is_master=False, timeout=TIMEOUT)
+            self._store = dist.TCPStore(meeting.host, port, is_master=False, timeout=timeout)
         if meeting.host == LOOPBACK and sys.platform == "linux":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group(
-            meeting.backend, store=self._store, rank=self.rank, world_size=meeting.size, timeout=TIMEOUT
+            meeting.backend, store=self._store, rank=self.rank, world_size=meeting.size, timeout=timeout
         )
         self.nccl = "nccl" in meeting.backend
 
     def leave(self) -> None:
         """Close all connections, which the others notice at once."""
+        self.joined = False
         for near in self._near.values():
             near.close()
         self._near = {}

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from actors.group import Group, Meeting
-from actors.near import AVAILABLE
+from actors.near import AVAILABLE, PeerLost
 from byzray.devices import keep_freed_memory
 from byzray.mistakes import SetupError, lines
 from byzray.setups import Setup
@@ -43,6 +43,15 @@ class Member:
             "pid": os.getpid(),
             "gpus": context.get_accelerator_ids().get("GPU", []),
         }
+
+    def check_joined(self) -> None:
+        """Check that this actor is still the one that was connected.
+
+        Raises:
+            PeerLost: it was started anew.
+        """
+        if not self.group.joined:
+            raise PeerLost("this actor was started anew")
 
     @contextmanager
     def leaving_on_failure(self) -> Iterator[None]:

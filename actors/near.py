@@ -19,26 +19,31 @@ from torch import Tensor
 # Whether this system has memory without a name.
 AVAILABLE = sys.platform == "linux"
 
-# By then a peer that sends nothing counts as lost. The slowest step of the largest models must fit in.
-TIMEOUT_SECONDS = 600.0
-
 
 class PeerLost(Exception):
     """The actor at the other end of a connection has closed it, or ended."""
 
 
+class PeerSilent(PeerLost):
+    """The actor at the other end of a connection has sent nothing for too long."""
+
+
 class Door:
     """Where a server waits for the actors on its machine.
+
+    Args:
+        deadline: after so many seconds an actor that sends nothing counts as lost.
 
     Attributes:
         path: of the socket, in a folder that only this user can enter.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float) -> None:
         self._folder = tempfile.mkdtemp(prefix="byzray-")
         self.path = os.path.join(self._folder, "door")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(TIMEOUT_SECONDS)
+        self._deadline = deadline
+        self._socket.settimeout(deadline)
         self._socket.bind(self.path)
         self._socket.listen(socket.SOMAXCONN)
 
@@ -46,7 +51,8 @@ class Door:
         """The connections of so many actors, by rank."""
         found = {}
         for _ in range(count):
-            near = Near(self._socket.accept()[0])
+            with _losing():
+                near = Near(self._socket.accept()[0], self._deadline)
             found[near.number()] = near
         return found
 
@@ -59,21 +65,25 @@ class Door:
 class Near:
     """A connection to an actor on this machine."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(TIMEOUT_SECONDS)
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        connection.settimeout(deadline)
         self._connection = connection
 
     @classmethod
-    def enter(cls, path: str, rank: int) -> Self:
+    def enter(cls, path: str, rank: int, deadline: float) -> Self:
         """Connect to a server's door."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(path)
-        connection.sendall(rank.to_bytes(4, "big"))
-        return cls(connection)
+        with _losing():
+            connection.connect(path)
+            connection.sendall(rank.to_bytes(4, "big"))
+        return cls(connection, deadline)
 
     def number(self) -> int:
         """The rank with which the other end came in."""
-        return int.from_bytes(self._connection.recv(4, socket.MSG_WAITALL), "big")
+        with _losing():
+            rank = self._connection.recv(4, socket.MSG_WAITALL)
+            _check(rank)
+        return int.from_bytes(rank, "big")
 
     def signal(self) -> None:
         """Tell the other end that what it waits for lies in the shared memory."""
@@ -108,8 +118,8 @@ def _losing() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise PeerLost(f"the other end of a connection sent nothing for {TIMEOUT_SECONDS:g} s") from error
-    except ConnectionError as error:
+        raise PeerSilent("the other end of a connection sent nothing for too long") from error
+    except (ConnectionError, FileNotFoundError) as error:
         raise PeerLost("the connection was closed by the other end") from error
 
 

@@ -1,20 +1,62 @@
 """The actor that holds the server."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.channel import Layout, ServerChannel
+from actors.channel import ServerChannel
 from actors.member import Member, resolve
+from actors.near import PeerLost
 from byzray.datasets import Data
 from byzray.devices import pick_device
+from byzray.divergence import Divergence
+from byzray.recording import State
 from byzray.server import Server
+
+
+class Stretch(NamedTuple):
+    """Steps that were taken.
+
+    Attributes:
+        rows: of metrics, one a step.
+        step: how many steps have been taken in all.
+        diverged: where and why the parameters became non-finite, if they did.
+    """
+
+    rows: NDArray[np.float64]
+    step: int
+    diverged: Divergence | None
+
+
+class Rescued(NamedTuple):
+    """All that is needed to go on after a worker was lost.
+
+    Attributes:
+        stretch: the steps that were taken since the last call of :meth:`ServerActor.run`.
+        state: of the server, and of all workers before the step under way.
+    """
+
+    stretch: Stretch
+    state: State
 
 
 class ServerActor(Member):
     """The parameters, the adversary and the aggregation rule, on this actor's share of a device."""
+
+    prepared: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        """The server of the run.
+
+        Raises:
+            PeerLost: this actor was started anew since it was made ready.
+        """
+        if self.prepared is None:
+            raise PeerLost("this actor was started anew")
+        return self.prepared
 
     def prepare(
         self,
@@ -26,29 +68,46 @@ class ServerActor(Member):
     ) -> tuple[str, ...]:
         """Get ready for a run from its first step; returns the names of the metrics' columns."""
         with self.leaving_on_failure():
+            self.check_joined()
+            self.prepared = None  # so that nothing of another run is rescued
             setup = resolve(description, import_paths)
             self.device = pick_device(setup.device)
-            self.server = Server(setup, data, self.device, parameters)
-            dimension = self.server.network.dimension
-            layout = Layout(setup.workers, dimension, tuple(cohorts), setup.workers_report_moments)
-            self.channel = ServerChannel(self.group, self.server, layout)
-            return self.server.columns()
+            server = Server(setup, data, self.device, parameters)
+            self.channel = ServerChannel(self.group, server, cohorts)
+            self._rows = server.take_rows()
+            self.prepared = server
+            return server.columns()
 
-    def run(self, stop: int) -> NDArray[np.float64]:
-        """Take the steps up to `stop`, exclusive, together with the workers; returns their rows of metrics."""
+    def run(self, stop: int) -> Stretch:
+        """Take the steps up to `stop`, exclusive, together with the workers."""
         with self.leaving_on_failure():
-            channel, server = self.channel, self.server
+            server = self.server
+            channel = self.channel
+            self._rows = server.take_rows()  # none
             if server.step_number < stop:
                 channel.send()
-            while server.step_number < stop:
+            while server.step_number < stop and not server.halted:
                 channel.receive()
-                outcome = server.update()
                 contributions = channel.contributions()
-                if server.step_number < stop:
-                    channel.send()
-                # While the workers are at the next step.
-                server.study(outcome, contributions)
-            return server.take_rows()
+                observed = server.update()
+                try:
+                    if server.step_number < stop:
+                        channel.end() if server.halted else channel.send()
+                finally:
+                    # While the workers are at the next step.
+                    server.study(observed, contributions)
+            return self._stretch()
+
+    def _stretch(self) -> Stretch:
+        """The steps since :meth:`run` was called, however often it is asked for."""
+        self._rows = np.concatenate([self._rows, self.server.take_rows()])
+        return Stretch(self._rows, self.server.step_number, self.server.diverged)
+
+    def rescue(self) -> Rescued | None:
+        """What the run can go on from after a worker was lost; none if this actor itself was, and is back."""
+        if self.prepared is None:
+            return None
+        return Rescued(self._stretch(), self.state() | self.channel.kept())
 
     def evaluate(self, buffers: dict[str, Tensor]) -> float:
         """The accuracy, with the given statistics for BatchNorm if there are any."""
@@ -58,13 +117,14 @@ class ServerActor(Member):
         """The parameters (D,)."""
         return self.server.theta_D.cpu().numpy()
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """The server's state."""
         return {name: tensor.cpu() for name, tensor in self.server.state().items()}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Take up a state."""
+    def restore(self, state: State, of_workers: State, step: int) -> None:
+        """Take up a state, and keep that of the workers for them."""
         self.server.restore(state, step)
+        self.channel.keep(of_workers)
 
     def environment(self) -> dict[str, Any]:
         """Where the server computes."""

@@ -1,8 +1,8 @@
 """A run on a fleet of actors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -13,16 +13,25 @@ from torch import Tensor
 
 from actors.cluster import connect
 from actors.fleet import Fleet
+from actors.server import Rescued, Stretch
+from actors.supervision import ActorLost, FleetError, Supervision
 from byzray.datasets import Data
+from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
-from byzray.recording import Progress, State, record
+from byzray.recording import CheckpointInterval, Progress, State, StateLost, record
 from byzray.results import Result
 from byzray.setups import Actors, Setup
 from byzray.simulation import data_root, load_data, mean_buffers
 
+T = TypeVar("T")
+
 
 class FleetSimulation:
-    """A run on a fleet.
+    """A run on a fleet. Actors that are lost are replaced, and no bit of the run changes.
+
+    A worker actor gets its momentum back from the server, and the step under way is repeated. If the server is lost,
+    :class:`byzray.recording.StateLost` is raised as soon as the fleet is complete again: the run can go on from a
+    checkpoint.
 
     Args:
         setup: the setup.
@@ -30,53 +39,162 @@ class FleetSimulation:
             reference to it there.
         fleet: actors that no other run uses at the same time.
         parameters: the initial parameters (D,); by default PyTorch's initialisation for the setup's seed.
+
+    Attributes:
+        restarts: how often actors that were lost were replaced, other than those that the setup has crash or hang.
     """
 
     def __init__(self, setup: Setup, data: Data | ObjectRef, fleet: Fleet, parameters: Tensor | None = None) -> None:
         self.setup = setup
         self.fleet = fleet
         self.step_number = 0
+        self.diverged: Divergence | None = None
+        self.restarts = 0
+        self._story: list[str] = []
+        self._told = 0  # how much of the story was taken
+        self._parameters = parameters
         self._data = data if isinstance(data, ObjectRef) else ray.put(data)
-        self.cohorts = fleet.prepare(setup, self._data, parameters)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        self._begin(self._prepare)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        """Do what needs no earlier state, until no actor is lost on the way."""
+        while True:
+            try:
+                return work()
+            except ActorLost as loss:
+                self._count(loss)
+                self._replace(loss)
+
+    def _prepare(self, healthy: int = 0) -> None:
+        self.cohorts = self.fleet.prepare(self.setup, self._data, self._parameters, healthy)
+        self.step_number = 0
+        self.diverged = None
 
     def advance(self, stop: int) -> NDArray[np.float64]:
+        parts: list[NDArray[np.float64]] = []
+        while True:
+            try:
+                parts.append(self._run(stop))
+            except ActorLost as loss:
+                parts.append(self._recover(loss))
+            if self.step_number == stop or (self.diverged is not None and self.setup.divergence == "stop"):
+                return np.concatenate(parts)
+
+    def _run(self, stop: int) -> NDArray[np.float64]:
         fleet = self.fleet
         calls = [fleet.server.run.remote(stop), *(actor.run.remote(self.step_number, stop) for actor in fleet.workers)]
-        rows = fleet.call(calls)[0]
-        self.step_number = stop
-        return rows
+        return self._taken(fleet.call(calls)[0])
+
+    def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
+        self.step_number = stretch.step
+        self.diverged = self.diverged or stretch.diverged
+        return stretch.rows
+
+    def _recover(self, loss: ActorLost) -> NDArray[np.float64]:
+        """Replace what was lost, and get all actors to where the server is.
+
+        Returns:
+            the rows of the steps that were taken since the last stretch.
+
+        Raises:
+            StateLost: the server was lost.
+            FleetError: too many were lost.
+        """
+        rescued: Rescued | None = None
+        start, diverged = self.step_number, self.diverged
+        while True:
+            try:
+                self._replace(loss)
+                rescued = rescued or self._call([self.fleet.server.rescue.remote()])[0]
+                if rescued is None:
+                    self._count(loss)
+                    raise StateLost("the server was lost, and the state with it")
+                step = rescued.stretch.step
+                if not self._declared(step):
+                    self._count(loss)
+                self._prepare(healthy=step + 1)
+                self._restore(rescued.state, step)
+                self.diverged = diverged
+                rows = self._taken(rescued.stretch)
+                return rows[rows[:, 0] >= start]
+            except ActorLost as another:
+                loss = another
+
+    def _replace(self, loss: ActorLost) -> None:
+        self._story.append(f"after step {self.step_number}: {loss}")
+        self._story += self.fleet.revive(loss.silent)
+
+    def _declared(self, step: int) -> bool:
+        """Whether the setup has some actor crash or hang at this step."""
+        faults = self.setup.faults
+        return faults is not None and not {"crash", "hang"}.isdisjoint(faults.at(step).values())
+
+    def _count(self, loss: ActorLost) -> None:
+        self.restarts += 1
+        limit = self.fleet.supervision.restarts
+        if self.restarts > limit:
+            raise FleetError("\n".join([f"actors were lost more than {limit} times", *self._story])) from loss
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """The result of some calls to actors, once none of them was lost on the way."""
+        while True:
+            try:
+                return work()
+            except ActorLost as loss:
+                self._recover(loss)
+
+    def take_events(self) -> list[str]:
+        new = self._story[self._told :]
+        self._told = len(self._story)
+        return new
 
     def evaluate(self) -> float:
+        return self._patiently(self._evaluate)
+
+    def _evaluate(self) -> float:
         buffers = mean_buffers(self._worker_state()) if self.setup.model.training else {}
         return self.fleet.call([self.fleet.server.evaluate.remote(buffers)])[0]
 
     def parameters(self) -> NDArray[np.float32]:
         # A copy, as what Ray returns is read-only and keeps its place in the object store.
-        return self.fleet.call([self.fleet.server.parameters.remote()])[0].copy()
+        return self._patiently(lambda: self._call([self.fleet.server.parameters.remote()])[0].copy())
 
     def columns(self) -> Sequence[str]:
         return self.fleet.columns
 
+    def _call(self, references: Sequence[Any]) -> list[Any]:
+        return self.fleet.call(references, self.fleet.supervision.deadline)
+
     def _worker_state(self) -> State:
-        parts = self.fleet.call([actor.state.remote() for actor in self.fleet.workers])
+        parts = self._call([actor.state.remote() for actor in self.fleet.workers])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def state(self) -> State:
-        return {**self.fleet.call([self.fleet.server.state.remote()])[0], **self._worker_state()}
+        return self._patiently(lambda: {**self._call([self.fleet.server.state.remote()])[0], **self._worker_state()})
 
     def restore(self, state: State, step: int) -> None:
-        of_workers = {name for name in state if name.startswith(("worker ", "buffer "))}
+        def start_there() -> None:
+            self._prepare()
+            self._restore(state, step)
+
+        self._begin(start_there)
+
+    def _restore(self, state: State, step: int) -> None:
+        of_workers = {name: tensor for name, tensor in state.items() if name.startswith(("worker ", "buffer "))}
         of_server = {name: tensor for name, tensor in state.items() if name not in of_workers}
-        calls: list[Any] = [self.fleet.server.restore.remote(of_server, step)]
+        calls: list[Any] = [self.fleet.server.restore.remote(of_server, of_workers, step)]
         for actor, workers in zip(self.fleet.workers, self.cohorts, strict=True):
             # Cloned, as a slice of a tensor is pickled with all that it is a slice of.
-            own = {name: state[name][workers.start : workers.stop].clone() for name in of_workers}
+            own = {name: tensor[workers.start : workers.stop].clone() for name, tensor in of_workers.items()}
             calls.append(actor.restore.remote(own))
-        self.fleet.call(calls)
+        self._call(calls)
         self.step_number = step
 
     def environment(self) -> Environment:
-        found = self.fleet.call([self.fleet.server.environment.remote()])[0]
+        found = self._patiently(lambda: self._call([self.fleet.server.environment.remote()])[0])
         return {**found, "actors": self.fleet.places}
 
 
@@ -90,6 +208,8 @@ def simulate(
     data: str | Path | None = None,
     download: bool = False,
     resume: bool = False,
+    checkpoints: CheckpointInterval = CheckpointInterval(),
+    supervision: Supervision = Supervision(),
     progress: Progress | None = None,
 ) -> Result:
     """Run a setup on Ray actors.
@@ -100,13 +220,14 @@ def simulate(
         fleet: warm actors to use, on which the workers are spread evenly; by default a fleet is started for this run,
             and ended after it.
         address: of a running Ray cluster, see :func:`actors.connect`; none is started if the run is already there.
-        output, data, download, resume, progress: as in :func:`byzray.simulate`.
+        supervision: when actors count as lost, and how often they are replaced; a fleet that is given has its own.
+        output, data, download, resume, checkpoints, progress: as in :func:`byzray.simulate`.
 
     Returns:
         The same as :func:`byzray.simulate`.
 
     Raises:
-        actors.FleetError: the cluster has no room, or an actor was lost.
+        actors.FleetError: the cluster has no room, or actors were lost for good.
         Exception: whatever :func:`byzray.simulate` raises.
     """
     layout = fleet.layout_for(setup.honest) if fleet is not None else setup.actors or Actors()
@@ -117,12 +238,13 @@ def simulate(
         loaded = load_data(setup, data, download)
         connect(address)
         if fleet is None:
-            own.append(Fleet.for_setup(setup))
+            own.append(Fleet.for_setup(setup, supervision))
         return FleetSimulation(setup, loaded, fleet or own[0])
 
     try:
         files = fingerprints(setup, data_root(data))
-        return record(setup, start, fingerprints=files, output=output, resume=resume, progress=progress)
+        options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": progress}
+        return record(setup, start, fingerprints=files, **options)
     finally:
         for started in own:
             started.close()

@@ -52,7 +52,7 @@ from rich.table import Table
 from byzray import Setup
 from byzray.datasets import DATASETS, Data, MissingData
 from byzray.environment import environment
-from byzray.results import write_atomically
+from byzray.files import write_atomically
 from byzray.simulation import LocalSimulation, data_root
 from sweeps.grid import setups
 from sweeps.paper import CIFAR, MNIST, SEEDS

@@ -44,7 +44,7 @@ import byzray
 from byzray import Setup, Update
 from byzray.aggregators import AGGREGATORS
 from byzray.environment import environment
-from byzray.results import write_atomically
+from byzray.files import write_atomically
 from byzray.simulation import LocalSimulation, data_root, load_data
 from sweeps.paper import DEMO, MNIST
 

@@ -21,13 +21,14 @@ from rich.table import Table
 
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
-from byzray.mistakes import SetupError
+from byzray.mistakes import Failure, SetupError
 from byzray.options import Options, Registry
 from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
 
 if TYPE_CHECKING:
     from byzray.doctor import Finding
+    from byzray.recording import CheckpointInterval
     from sweeps.storage import Storage
 
 T = TypeVar("T")
@@ -44,6 +45,18 @@ Overrides = Annotated[
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The folder that holds data sets.", show_default="$BYZRAY_DATA"),
+]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|Ns",
+        help="Save a state to continue from every N steps, or N seconds.",
+        show_default="about once a minute",
+    ),
+]
+Restarts = Annotated[int, typer.Option(min=0, help="How often actors of a run that were lost are replaced.")]
+Deadline = Annotated[
+    float, typer.Option(min=1.0, metavar="SECONDS", help="An actor that is silent for so long counts as lost.")
 ]
 Address = Annotated[
     str | None,
@@ -65,6 +78,9 @@ def main() -> None:
     except (SetupError, MissingData, RunExists, WrongInput) as error:
         err.print(f"[red]byzray:[/] {escape(str(error))}")
         sys.exit(2)
+    except Failure as error:
+        err.print(f"[red]byzray:[/] failed: {escape(str(error))}")
+        sys.exit(1)
     except Interrupted as error:
         err.print(f"[yellow]byzray:[/] {escape(str(error))}; the same command with --resume continues it")
         sys.exit(1)
@@ -102,6 +118,9 @@ def run(
     ),
     in_process: Annotated[bool, typer.Option("--in-process", help="Compute in this process, without Ray.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    checkpoint_every: CheckpointEvery = None,
+    restarts: Restarts = 20,
+    deadline: Deadline = 600.0,
     data: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")] = False,
     address: Address = None,
@@ -112,6 +131,7 @@ def run(
     began = time.monotonic()
     with shown_progress(setup) as progress:
         options: dict[str, Any] = {"output": output, "data": data, "download": download, "resume": resume}
+        options["checkpoints"] = _interval(checkpoint_every)
         if setup.actors is None:
             from byzray.simulation import simulate
 
@@ -119,14 +139,23 @@ def run(
         else:
             import actors
 
-            result = actors.simulate(setup, progress=progress, address=address, **options)
+            supervision = actors.Supervision(restarts, deadline)
+            result = actors.simulate(setup, progress=progress, address=address, supervision=supervision, **options)
     last = result.evaluations.iloc[-1]
     took = "computed earlier, not run again" if result.reused else f"{time.monotonic() - began:.1f} s"
     out.print(
         f"{setup.label()}: best accuracy {result.best_accuracy:.4f}, "
         f"{last['accuracy']:.4f} at step {int(last['step'])}, {took}"
     )
+    if result.diverged is not None:
+        out.print(f"diverged at step {result.diverged.step}: {result.diverged.reason}")
     out.print(str(result.directory))
+
+
+def _interval(text: str | None) -> "CheckpointInterval":
+    from byzray.recording import CheckpointInterval
+
+    return CheckpointInterval() if text is None else _parsed("--checkpoint-every", text, CheckpointInterval.parse)
 
 
 @contextmanager
@@ -146,6 +175,8 @@ def shown_progress(setup: Setup) -> Iterator[Callable[[Any], bool]]:
         with (_live if err.is_terminal else _lines)(setup) as show:
 
             def report(update: Any) -> bool:
+                for event in update.events:
+                    err.print(f"[yellow]byzray:[/] {escape(event)}")
                 show(update)
                 return stopping
 
@@ -193,7 +224,7 @@ def _lines(setup: Setup) -> Iterator[Callable[[Any], None]]:
         steps_per_second = pace.at(update.step)
         if not started:  # nothing to tell yet
             return
-        if now - shown >= 5 or update.step == setup.steps:
+        if now - shown >= 5 or update.ended:
             shown = now
             left = (setup.steps - update.step) / steps_per_second if steps_per_second else float("nan")
             err.print(
@@ -266,12 +297,15 @@ def sweep(
         float | None, typer.Option(min=0, help="GPUs of a run.", show_default="1/4 or more where there are any")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a run that failed is tried again.")] = 1,
+    checkpoint_every: CheckpointEvery = None,
+    restarts: Restarts = 20,
+    deadline: Deadline = 600.0,
     data: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
     address: Address = None,
 ) -> None:
     """Run many setups on Ray Tune, continue those under way, and write the report."""
-    from actors import FleetError
+    from actors import FleetError, Supervision
     from byzray.simulation import data_root
     from sweeps.definition import load_sweep, parse_seeds
     from sweeps.grid import SweepError
@@ -302,7 +336,15 @@ def sweep(
                     measure_kinds(planned, data_root(data), paces)
                 print_plan(planned, storage, resources, paces, out)
                 return
-            options = SweepOptions(resources, retries, data_root(data), download, address)
+            options = SweepOptions(
+                resources,
+                retries,
+                data_root(data),
+                download,
+                address,
+                checkpoints=_interval(checkpoint_every),
+                supervision=Supervision(restarts, deadline),
+            )
             outcome = run_sweep(planned, storage, options, err)
             print_outcome(outcome, storage, out)
             if not outcome.interrupted:

@@ -21,9 +21,10 @@ class Contribution(NamedTuple):
     """What a cohort reports beside its submissions.
 
     Attributes:
-        losses_K: each worker's loss, regularisation included (averaged over local steps).
+        losses_K: each worker's loss, regularisation included (averaged over local steps); what stands there for a
+            worker whose submission is missing does not matter.
         sampled: the moments of the gradients before momentum, where the server cannot see them: with a study and
-            placement `worker`.
+            placement `worker`. Those of the workers whose submissions come, maybe none.
     """
 
     losses_K: Tensor
@@ -62,19 +63,40 @@ class Cohort:
     def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
 
+        A worker that crashes or hangs at this step, while the server does without it, stays as it was: all are
+        computed, so that nothing changes for the others, and its part is undone. Its momentum stands in its row.
+
         Args:
             point_D: the point that the server sent.
             step: the number of the step, from 0.
             out_KD: where the submissions go.
         """
+        missing = [worker - self.workers.start for worker in self.setup.missing_at(step) if worker in self.workers]
+        undone = self._undone(missing, step) if missing else []
         rate = self.setup.learning_rate.at(step)
         points = self.momentum.points(point_D, rate)
         sampled_KD = out_KD if self._sampled_KD is None else self._sampled_KD
         losses_K = self._sample(points, step, rate, sampled_KD)
         submissions_KD = self.momentum.submit(sampled_KD)
+        for tensor, before in undone:
+            tensor.copy_(before)
         if submissions_KD is not out_KD:
             out_KD.copy_(submissions_KD)
-        return Contribution(losses_K, _moments(sampled_KD) if self.setup.workers_report_moments else None)
+        if not self.setup.workers_report_moments:
+            return Contribution(losses_K, None)
+        if missing:
+            sampled_KD = sampled_KD[[i for i in range(len(self.workers)) if i not in missing]]
+        return Contribution(losses_K, _moments(sampled_KD))
+
+    def _undone(self, missing: list[int], step: int) -> list[tuple[Tensor, Tensor]]:
+        """What the missing workers keep, but for those that compute, with a copy of each tensor."""
+        faults = self.setup.faults
+        assert faults is not None
+        idle = [i for i in missing if faults.at(step)[self.workers[i]] != "silent"]
+        kept = [buffer for i in idle for buffer in self.buffers[i].values()]
+        if self.momentum.buffers_KD is not None:
+            kept += [self.momentum.buffers_KD[i] for i in idle]
+        return [(tensor, tensor.clone()) for tensor in kept]
 
     def _sample(self, points: Tensor, step: int, rate: float, out_KD: Tensor) -> Tensor:
         """Each worker's clipped gradient, or the sum of those it met on its local steps; returns the (K,) losses."""
@@ -124,6 +146,8 @@ class Cohort:
 def _moments(sampled_KD: Tensor) -> Moments:
     if len(sampled_KD) > 1:
         return Moments.of(sampled_KD)
+    if not len(sampled_KD):
+        return Moments(0, sampled_KD.sum(dim=0), sampled_KD.sum())
     # One vector is its own mean, and saves most of the passes. What is not finite has no scatter: NaN.
     only_D = sampled_KD[0]
     return Moments(1, only_D, (only_D - only_D).sum())

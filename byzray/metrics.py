@@ -63,7 +63,11 @@ class Moments(NamedTuple):
 
     @classmethod
     def merge(cls, parts: Sequence[Self]) -> Self:
-        """The moments of the union of disjoint sets (Chan, Golub and LeVeque, 1983: no digits are cancelled)."""
+        """The moments of the union of disjoint sets (Chan, Golub and LeVeque, 1983: no digits are cancelled).
+
+        What stands in those of an empty set does not matter; at least one is not empty.
+        """
+        parts = [part for part in parts if part.size]
         if len(parts) == 1:
             return parts[0]
         means = torch.stack([part.mean_D for part in parts])

@@ -32,6 +32,10 @@ PLAIN_WORDS = {
 }
 
 
+class Failure(Exception):
+    """Something that the user should know failed, for no mistake in the code; the message says all there is to say."""
+
+
 class SetupError(Exception):
     """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected.
 
@@ -77,7 +81,7 @@ def in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any], known: K
     merged: list[tuple[Location, str, Any]] = []
     for one in found:
         loc, message = one["loc"], _expected(one, data, known)
-        if loc[-1] == "[key]":
+        if loc[-1:] == ("[key]",):
             loc, message = loc[:-1], f"{message} as the key"
         elif len(loc) > 1 and one["type"] not in (*UNKNOWN_KEY, "missing") and _at(data, loc[:-1]) is one["input"]:
             loc = loc[:-1]  # its end names an alternative, not a key of the file

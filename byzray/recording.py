@@ -1,27 +1,39 @@
 """The loop around a run, wherever it computes: advance, evaluate, record, save, report progress."""
 
+import math
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from byzray.checkpoints import Checkpoint
+from byzray.divergence import Divergence
 from byzray.environment import Environment
+from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
-from byzray.results import EVALUATION_COLUMNS, Result, RunDirectory, Table
+from byzray.results import EVALUATION_COLUMNS, FAULT_COLUMNS, Result, RunDirectory
 from byzray.setups import Setup
+from byzray.table import Table
 
-# How often a run saves the state to continue from, in seconds.
+# By default a run saves a state to continue from about this often, in seconds ...
 CHECKPOINT_SECONDS = 60.0
+
+# ... but not so often that saving takes more than this share of its time.
+CHECKPOINT_SHARE = 0.01
 
 # Progress is reported, a request to stop is heard, and tables are written about this often, in seconds.
 STRETCH_SECONDS = 1.0
+
+# What became of missing submissions, as the table of faults says it.
+SUBMISSIONS = {"recover": "recovered", "zero": "zero vector", "drop": "left out"}
 
 State = dict[str, Tensor]
 
@@ -53,6 +65,16 @@ class Simulation(Protocol):
     def restore(self, state: State, step: int) -> None:
         """Take up a state."""
 
+    def begin_anew(self) -> None:
+        """Go back to the initial state."""
+
+    @property
+    def diverged(self) -> Divergence | None:
+        """Where and why the parameters became non-finite since the start or the last restored state, if they did."""
+
+    def take_events(self) -> list[str]:
+        """What happened to the run since the last call that its user should know."""
+
     def environment(self) -> Environment:
         """Where it runs."""
 
@@ -67,6 +89,8 @@ class Update:
         loss: the average loss of the last step; NaN before the first.
         accuracy: the last one measured; NaN before the first.
         best: the highest one measured.
+        ended: whether this is the last.
+        events: what happened since the last update: actors that were lost and replaced, say.
     """
 
     setup: Setup
@@ -74,6 +98,8 @@ class Update:
     loss: float
     accuracy: float
     best: float
+    ended: bool = False
+    events: tuple[str, ...] = ()
 
 
 # Called after each stretch of steps; a true return value asks the run to stop there, to be continued later.
@@ -86,6 +112,39 @@ class Interrupted(Exception):
     """The run stopped because it was asked to."""
 
 
+class StateLost(Exception):
+    """The state of a simulation was lost; it can go on from one that is restored."""
+
+
+@dataclass(frozen=True)
+class CheckpointInterval:
+    """How often a run saves a state to continue from.
+
+    Attributes:
+        steps: every so many steps.
+        seconds: about so often; without either, about once a minute, but rarer where saving takes long.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From ``100`` (steps) or ``30s`` (seconds).
+
+        Raises:
+            ValueError: it is neither.
+        """
+        number = text.removesuffix("s")
+        try:
+            interval = cls(seconds=float(number)) if number != text else cls(steps=int(number))
+        except ValueError:
+            interval = cls(steps=0)
+        if not 0 < (interval.seconds or interval.steps or 0) < math.inf:
+            raise ValueError("expected a number of steps, such as 100, or of seconds, such as 30s")
+        return interval
+
+
 def record(
     setup: Setup,
     start: Callable[[], Simulation],
@@ -93,19 +152,21 @@ def record(
     fingerprints: dict[str, str],
     output: str | Path | None = None,
     resume: bool = False,
+    checkpoints: CheckpointInterval = CheckpointInterval(),
     progress: Progress | None = None,
 ) -> Result:
     """Run a setup to its end, in a directory of its own below `output` if that is given.
 
     Args:
-        setup, start, fingerprints, output, resume: see :func:`recorded`.
+        setup, start, fingerprints, output, resume, checkpoints: see :func:`recorded`.
         progress: see :data:`Progress`.
 
     Raises:
         Interrupted: `progress` asked for it.
         Exception: whatever :func:`recorded` raises.
     """
-    updates = recorded(setup, start, fingerprints=fingerprints, output=output, resume=resume)
+    options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints}
+    updates = recorded(setup, start, fingerprints=fingerprints, **options)
     while True:
         try:
             update = next(updates)
@@ -115,7 +176,7 @@ def record(
             stop = progress is not None and progress(update)
         except BaseException as error:
             updates.throw(error)  # so that the run's status tells of it
-        if stop and update.step < setup.steps:
+        if stop and not update.ended:
             interrupt(updates, update)
 
 
@@ -135,6 +196,7 @@ def recorded(
     fingerprints: dict[str, str],
     output: str | Path | None = None,
     resume: bool = False,
+    checkpoints: CheckpointInterval = CheckpointInterval(),
     figure: bool = True,
 ) -> Updates:
     """Run a setup stretch by stretch: a generator that yields after each, and returns the result.
@@ -145,85 +207,141 @@ def recorded(
         fingerprints: of the files that shape the result, see :func:`byzray.environment.fingerprints`.
         output: the folder in which the run gets a directory of its own; none: nothing is written.
         resume: whether to continue a run that was interrupted.
+        checkpoints: how often to save a state to continue from.
         figure: whether the directory gets the figure of the run.
 
     Raises:
-        byzray.results.RunExists: the directory holds an interrupted run and `resume` is False.
+        byzray.results.RunExists: the directory holds an interrupted run and `resume` is False, or is damaged.
+        byzray.files.StorageFault: something cannot be written.
         Interrupted: it was thrown in, see :func:`interrupt`.
     """
     if output is None:
-        return (yield from _Recording(start(), None, fingerprints).run())
+        return (yield from _Recording(start(), None, checkpoints).run())
     with RunDirectory(Path(output), setup) as directory:
         known = directory.examine(resume, fingerprints)
         if known is not None:
             return known
-        result = yield from _Recording(start(), directory, fingerprints).run()
+        simulation = start()
+        directory.begin({**simulation.environment(), "files": fingerprints})
+        result = yield from _Recording(simulation, directory, checkpoints).run()
         directory.finish(result, figure)
         return result
 
 
 class _Recording:
-    def __init__(self, simulation: Simulation, directory: RunDirectory | None, fingerprints: dict[str, str]) -> None:
+    def __init__(self, simulation: Simulation, directory: RunDirectory | None, checkpoints: CheckpointInterval) -> None:
         self.simulation = simulation
         self.directory = directory
-        self.loss = self.accuracy = self.best = float("nan")
+        self.interval = checkpoints
+        self.tables = self._make_tables()
+        self.metrics, self.evaluations = self.tables["metrics.csv"], self.tables["evaluations.csv"]
+        self.faults = self.tables.get("faults.csv")
         self.pace = 0.0  # seconds a step, of the last stretch
-        self.saved = self.flushed = time.monotonic()
+        self.flushed = time.monotonic()
+        self.saved = self.flushed, simulation.step_number
+        self.cost = 0.0  # seconds that the last checkpoint took
         self.seconds = 0.0
-        if directory is None:
-            self.metrics, self.evaluations = Table(simulation.columns()), Table(EVALUATION_COLUMNS)
-            return
-        earlier = directory.status
-        directory.begin({**simulation.environment(), "files": fingerprints})
-        checkpoint = directory.checkpoint()
-        if checkpoint is not None:
-            simulation.restore(*checkpoint)
-            self.seconds = earlier.get("seconds", 0.0)
-        self.metrics, self.evaluations = directory.tables(simulation.columns(), simulation.step_number)
-        self.best = float(self.evaluations.frame()["accuracy"].max())
+        self.diverged: Divergence | None = None
+        self._go_back()
         self._set_status("running")
+
+    def _make_tables(self) -> dict[str, Table]:
+        columns = {"metrics.csv": self.simulation.columns(), "evaluations.csv": EVALUATION_COLUMNS}
+        if self.simulation.setup.faults is not None:
+            columns["faults.csv"] = FAULT_COLUMNS
+        folder = None if self.directory is None else self.directory.path
+        return {name: Table(names, folder and folder / name) for name, names in columns.items()}
+
+    def _go_back(self, lost: bool = False) -> None:
+        """Go on from the newest checkpoint that can be used, or from the start; `lost`: the simulation has no state."""
+        checkpoint = None if self.directory is None else self.directory.continued(self.tables)
+        if checkpoint is not None:
+            self.simulation.restore(checkpoint.state, checkpoint.step)
+            self.seconds = max(self.seconds, checkpoint.record["seconds"])
+            diverged = checkpoint.record["diverged"]
+            self.diverged = None if diverged is None else Divergence(*diverged)
+        elif lost:
+            self.simulation.begin_anew()
+            self.diverged = None
+            for table in self.tables.values():
+                table.clear()
+        self.loss = float(self.metrics.frame()["Average loss"].iloc[-1]) if self.simulation.step_number else math.nan
+        accuracies = self.evaluations.frame()["accuracy"]
+        self.accuracy = float(accuracies.iloc[-1]) if len(accuracies) else math.nan
+        self.best = float(accuracies.max())
+        self._log(f"goes on from step {self.simulation.step_number}" if checkpoint else "begins")
+        self._flush()
 
     def run(self) -> Updates:
         try:
-            yield from self._stretches()
+            yield from self._supervised_stretches()
+            self._flush()
         except Interrupted:
-            self._save("interrupted")
+            with suppress(StateLost):  # then there is the last checkpoint
+                self._save("interrupted")
+            self._log(f"interrupted at step {self.simulation.step_number}")
             raise
         except (GeneratorExit, SystemExit):  # the process ends; what is on disk is enough to go on
             raise
         except BaseException as error:
-            # The state may be that of half a step, so the last checkpoint stays as it is.
-            with suppress(OSError):  # a full disk must not hide the error
-                self._flush()
-            self._set_status("failed", f"{type(error).__name__}: {error}")
+            self._fail(error)
             raise
-        self._flush()
         return Result(
             setup=self.simulation.setup,
             metrics=self.metrics.frame(),
             evaluations=self.evaluations.frame(),
             parameters=self.simulation.parameters(),
             directory=None if self.directory is None else self.directory.path,
+            faults=None if self.faults is None else self.faults.frame(),
+            diverged=self.diverged,
             seconds=self.seconds,
         )
+
+    def _fail(self, error: BaseException) -> None:
+        """Record why. The state may be that of half a step, so the last checkpoint stays as it is."""
+        for event in self.simulation.take_events():
+            self._log(event)
+        self._log("".join(traceback.format_exception(error)).rstrip())
+        with suppress(StorageFault):  # a full disk must not hide the error
+            self._flush()
+            self._set_status("failed", f"{type(error).__name__}: {error}")
+
+    def _supervised_stretches(self) -> Iterator[Update]:
+        while True:
+            try:
+                yield from self._stretches()
+                return
+            except StateLost as loss:
+                self._log(str(loss))
+                self._go_back(lost=True)
 
     def _stretches(self) -> Iterator[Update]:
         simulation, setup = self.simulation, self.simulation.setup
         while True:
             began = time.monotonic()
             step = simulation.step_number
-            if step == setup.steps or (setup.evaluation_interval and step % setup.evaluation_interval == 0):
+            ended = step == setup.steps or (self.diverged is not None and setup.divergence == "stop")
+            due = setup.evaluation_interval and step % setup.evaluation_interval == 0
+            # It may have been measured before the run was interrupted here.
+            if (ended or due) and self.evaluations.last_step() != step:
                 self._evaluate(step)
             self.seconds += time.monotonic() - began
-            yield Update(setup, step, self.loss, self.accuracy, self.best)
-            if step == setup.steps:
+            self._save_if_due()
+            yield self._update(step, ended)
+            if ended:
                 return
             began = time.monotonic()
             rows = simulation.advance(self._next_stop(step))
             took = time.monotonic() - began
             self.pace = took / len(rows)
             self.seconds += took
-            self._extend(rows)
+            self._extend(step, rows)
+
+    def _update(self, step: int, ended: bool) -> Update:
+        events = tuple(self.simulation.take_events())
+        for event in events:
+            self._log(event)
+        return Update(self.simulation.setup, step, self.loss, self.accuracy, self.best, ended, events)
 
     def _evaluate(self, step: int) -> None:
         self.accuracy = self.simulation.evaluate()
@@ -231,37 +349,77 @@ class _Recording:
         self.evaluations.extend(pd.DataFrame([(step, self.accuracy)], columns=self.evaluations.columns))
 
     def _next_stop(self, step: int) -> int:
-        """The next evaluation, or earlier: after about a second of steps. Where a stretch ends shapes no result."""
-        setup = self.simulation.setup
-        interval = setup.evaluation_interval or setup.steps
-        evaluation = (step // interval + 1) * interval
-        stretch = 1 if not self.pace else max(1, int(STRETCH_SECONDS / self.pace))
-        return min(step + stretch, evaluation, setup.steps)
+        """The next evaluation or checkpoint, or earlier: after about a second of steps.
 
-    def _extend(self, rows: NDArray[np.float64]) -> None:
+        Where a stretch ends shapes no result.
+        """
+        setup = self.simulation.setup
+        stretch = 1 if not self.pace else max(1, int(STRETCH_SECONDS / self.pace))
+        ends = [
+            (step // interval + 1) * interval
+            for interval in (setup.evaluation_interval, self.interval.steps)
+            if interval
+        ]
+        return min(step + stretch, setup.steps, *ends)
+
+    def _extend(self, step: int, rows: NDArray[np.float64]) -> None:
         self.loss = float(rows[-1, 2])
         columns = dict(zip(self.metrics.columns, rows.T, strict=True))
         counts = {name: columns[name].astype(np.int64) for name in METRIC_COLUMNS[:2]}
         self.metrics.extend(pd.DataFrame({**columns, **counts}))
-        now = time.monotonic()
-        if now - self.flushed > STRETCH_SECONDS:
+        self._tell_faults(range(step, step + len(rows)))
+        if self.diverged is None and self.simulation.diverged is not None:
+            self.diverged = self.simulation.diverged
+            self._log(f"diverged at step {self.diverged.step}: {self.diverged.reason}")
+        if time.monotonic() - self.flushed > STRETCH_SECONDS:
             self._flush()
-        if self.directory is not None and now - self.saved > CHECKPOINT_SECONDS:
-            self._save("running")
 
-    def _flush(self) -> None:
-        self.metrics.flush()
-        self.evaluations.flush()
+    def _tell_faults(self, steps: range) -> None:
+        faults = self.simulation.setup.faults
+        if faults is None or self.faults is None:
+            return
+        became = SUBMISSIONS[faults.missing]
+        rows = [(step, worker, kind, became) for step in steps for worker, kind in faults.at(step).items()]
+        if rows:
+            self.faults.extend(pd.DataFrame(rows, columns=list(FAULT_COLUMNS)))
+
+    def _flush(self, durably: bool = False) -> None:
+        for table in self.tables.values():
+            table.flush(durably)
         self.flushed = time.monotonic()
+
+    def _save_if_due(self) -> None:
+        when, step = self.saved
+        now = self.simulation.step_number
+        if self.interval.steps is not None:
+            due = now % self.interval.steps == 0
+        else:
+            wait = self.interval.seconds or max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE)
+            due = time.monotonic() - when > wait
+        if due and now > step:
+            self._save("running")
 
     def _save(self, state: str) -> None:
         if self.directory is None:
             return
-        self._flush()  # a checkpoint needs all rows before it
-        self.directory.save_checkpoint(self.simulation.state(), self.simulation.step_number)
+        began = time.monotonic()
+        self._flush(durably=True)  # a checkpoint needs all rows before it
+        record = {
+            "files": {name: table.position() for name, table in self.tables.items()},
+            "seconds": self.seconds,
+            "diverged": self.diverged,
+        }
+        step = self.simulation.step_number
+        self.directory.checkpoints.save(Checkpoint(step, self.simulation.state(), record))
         self._set_status(state)
-        self.saved = time.monotonic()
+        self.saved = time.monotonic(), step
+        self.cost = self.saved[0] - began
 
     def _set_status(self, state: str, reason: str | None = None) -> None:
         if self.directory is not None:
-            self.directory.set_status(state, self.simulation.step_number, reason, self.seconds)
+            more = {"reason": reason, "seconds": self.seconds, "diverged": self.diverged}
+            self.directory.set_status(state, self.simulation.step_number, **more)
+
+    def _log(self, text: str) -> None:
+        if self.directory is not None:
+            self.directory.log(text)

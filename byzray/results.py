@@ -6,42 +6,86 @@ A run directory holds
     environment.json    versions, devices, git commit
     metrics.csv         one row a step
     evaluations.csv     step, accuracy
-    checkpoint.safetensors   the state to continue from, while the run is not finished
+    faults.csv          of a setup that declares faults: one row for each
+    checkpoints/        the newest states to continue from, while the run is not finished
     parameters.npy      the final parameters
     accuracy.png, .svg  accuracy, and the variance-norm ratio against the bound
-    status.json         running, interrupted, failed, stopped (early, by a sweep's scheduler) or finished; the last step
+    status.json         running, interrupted, failed, stopped (early, by a sweep's scheduler) or finished; the last
+                        step; where it diverged; the digests of the files of a finished run
+    log.txt             what happened to the run: starts, actors that were lost and replaced, damage, failures
     error.txt           of a failed run of a sweep: the traceback
 """
 
-import io
+import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, ValidationError, field_validator
 
+from byzray.checkpoints import Checkpoint, Checkpoints
+from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.metrics import METRIC_COLUMNS
+from byzray.files import remove_temporaries, save, writing
+from byzray.mistakes import lines
 from byzray.setups import Setup
+from byzray.table import Table, read_table
 
 EVALUATION_COLUMNS = ("step", "accuracy")
 
-# The columns of either table that count something.
-COUNTS = ("step", *METRIC_COLUMNS[:2])
+FAULT_COLUMNS = ("step", "worker", "fault", "submission")
+
+# What a finished run is known by.
+FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
 
 
 class RunExists(Exception):
     """The run's directory exists and cannot simply be used; the message says why and how to go on."""
+
+
+class Status(BaseModel):
+    """What status.json holds.
+
+    Attributes:
+        state: what became of the run.
+        step: how many steps were taken, when it was written.
+        reason: why it failed or was stopped.
+        seconds: how long its steps and evaluations took so far.
+        diverged: where and why its parameters became non-finite.
+        files: of a finished run: the SHA-256 of its files.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    state: Literal["running", "interrupted", "failed", "stopped", "finished"]
+    step: NonNegativeInt
+    reason: str | None = None
+    seconds: float | None = None
+    diverged: Annotated[Divergence, PlainSerializer(Divergence._asdict)] | None = None
+    files: dict[str, str] | None = None
+
+    @field_validator("seconds")
+    @classmethod
+    def _in_milliseconds(cls, seconds: float | None) -> float | None:
+        return seconds if seconds is None else round(seconds, 3)
+
+
+class _Environment(BaseModel):
+    """What is looked at of environment.json."""
+
+    model_config = ConfigDict(extra="allow")
+
+    files: dict[str, str] = {}
+    earlier: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -54,6 +98,8 @@ class Result:
         evaluations: columns step and accuracy (a share of 1).
         parameters: (D,) the final parameters.
         directory: where it lies, if it was written.
+        faults: of a setup that declares faults, columns step, worker, fault and submission (what became of it).
+        diverged: where and why its parameters became non-finite, if they did.
         seconds: how long its steps and evaluations took; NaN if that is not known.
         reused: whether it was computed earlier and only read from there.
     """
@@ -63,6 +109,8 @@ class Result:
     evaluations: pd.DataFrame
     parameters: NDArray[np.float32]
     directory: Path | None = None
+    faults: pd.DataFrame | None = None
+    diverged: Divergence | None = None
     seconds: float = float("nan")
     reused: bool = False
 
@@ -72,22 +120,13 @@ class Result:
         return float(self.evaluations["accuracy"].max())
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then put it in the place of `path`: a reader sees the old or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class RunDirectory:
     """The directory of one run: never overwritten, named after the whole resolved setup and its seed."""
 
     def __init__(self, root: Path, setup: Setup) -> None:
         self.setup = setup
         self.path = root / self.name(setup)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._lock = FileLock(self.path / ".lock")
 
     @staticmethod
@@ -112,28 +151,49 @@ class RunDirectory:
         self._lock.release()
         if not (self.path / "setup.yaml").exists():  # nothing was begun: leave no empty directory
             Path(self._lock.lock_file).unlink(missing_ok=True)
-            self.path.rmdir()
+            with suppress(OSError):  # it holds something else
+                self.path.rmdir()
 
     @property
     def status(self) -> dict[str, Any]:
-        """The content of status.json, empty for a new directory."""
-        return self._read_json("status.json")
+        """The content of status.json, empty for a new directory.
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+        Raises:
+            RunExists: it is damaged.
+        """
+        return self._read_json("status.json", Status)
+
+    def _read_json(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return kind.model_validate_json(path.read_bytes()).model_dump(exclude_none=True)
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise RunExists(f"{path}: is damaged ({error}); move the directory away") from error
-        return content if isinstance(content, dict) else {}
+        except (OSError, ValueError) as error:
+            reason = lines(error)[0] if isinstance(error, ValidationError) else str(error)
+            raise RunExists(
+                f"{path}: is damaged ({reason}). Without this file --resume goes on from the last checkpoint, if there "
+                "is one; or move the directory away to start anew"
+            ) from error
 
-    def set_status(self, state: str, step: int, reason: str | None = None, seconds: float | None = None) -> None:
-        """Record what became of the run, and how long its steps and evaluations took so far."""
-        content = {"state": state, "step": step, "reason": reason, "seconds": seconds and round(seconds, 3)}
-        content = {key: value for key, value in content.items() if value is not None}
-        write_atomically(self.path / "status.json", lambda path: _write_json(path, content))
+    def set_status(self, state: str, step: int, **more: Any) -> None:
+        """Record what became of the run.
+
+        Args:
+            state: one of the states of :class:`Status`.
+            step: how many steps were taken.
+            more: other fields of it.
+
+        Raises:
+            StorageFault: it cannot be written.
+        """
+        content = Status(state=state, step=step, **more).model_dump(exclude_none=True)  # type: ignore[arg-type]
+        save(self.path / "status.json", lambda path: _write_json(path, content))
+
+    def log(self, text: str) -> None:
+        """Add what happened, with the time, to log.txt; a log that cannot be written stops nothing."""
+        with suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
     def examine(self, resume: bool, fingerprints: dict[str, str]) -> Result | None:
         """What the directory holds already: the result of a finished run, or nothing that stands in the way.
@@ -158,13 +218,20 @@ class RunDirectory:
         if finished:
             return self.result()
         if not resume:
-            saved = self.checkpoint_step()
-            onwards = f"continues it from step {saved}" if saved else "starts it anew, as no checkpoint was saved yet"
             raise RunExists(
                 f"{self.path}: holds this run, {status.get('state', 'interrupted')} at step {status.get('step', 0)} "
-                f"of {self.setup.steps}; resume it (--resume {onwards}), or move the directory away"
+                f"of {self.setup.steps}; resume it (--resume {self._onwards()}), or move the directory away"
             )
         return None
+
+    def _onwards(self) -> str:
+        """What resuming would do."""
+        newest = next(self.checkpoints.intact([]), None)
+        if newest is not None:
+            return f"continues it from step {newest.step}"
+        if self.checkpoints.paths():
+            return "refuses to, as its checkpoints are damaged"
+        return "starts it anew, as no checkpoint was saved yet"
 
     def _compare(self, fingerprints: dict[str, str]) -> None:
         earlier = self.environment.get("files", {})
@@ -186,82 +253,71 @@ class RunDirectory:
     @property
     def environment(self) -> Environment:
         """The content of environment.json, empty if there is none."""
-        return self._read_json("environment.json")
+        return self._read_json("environment.json", _Environment)
 
     def begin(self, environment: Environment) -> None:
         """Describe the run that starts, or continues, now; where it computed before stays on record."""
+        remove_temporaries(self.path)
+        self.checkpoints.tidy()
         known = self.environment
         if known:
             environment = {**environment, "earlier": [*known.pop("earlier", []), known]}
-        write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
-        write_atomically(self.path / "environment.json", lambda path: _write_json(path, environment))
+        save(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
+        save(self.path / "environment.json", lambda path: _write_json(path, environment))
 
     def fail(self, reason: str, log: str) -> None:
         """Record why the run failed, for those who look later; whatever it computed stays."""
         known = self.status
         if not (self.path / "setup.yaml").exists():
-            write_atomically(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
-        write_atomically(self.path / "error.txt", lambda path: _write_text(path, log))
-        self.set_status("failed", known.get("step", 0), reason, known.get("seconds"))
+            save(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
+        save(self.path / "error.txt", lambda path: _write_text(path, log))
+        kept = {name: known.get(name) for name in ("seconds", "diverged")}
+        self.set_status("failed", known.get("step", 0), reason=reason, **kept)
 
-    def checkpoint_step(self) -> int:
-        """The step of the checkpoint, 0 if there is none."""
-        found = self.checkpoint()
-        return found[1] if found else 0
+    def continued(self, tables: Mapping[str, Table]) -> Checkpoint | None:
+        """The newest checkpoint from which the run can go on, none if none was saved; the tables go back to it.
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
-        """The state to continue from and its step, if there is one."""
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                return {name: file.get_tensor(name) for name in names}, int(file.metadata()["step"])
-        except Exception as error:
-            raise RunExists(f"{path}: is damaged ({error}); move the directory away to start anew") from error
+        Why newer ones cannot be used is logged.
 
-    def save_checkpoint(self, state: dict[str, Tensor], step: int) -> None:
-        """Keep the state to continue from."""
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        write_atomically(
-            self.path / "checkpoint.safetensors", lambda path: save_file(content, path, metadata={"step": str(step)})
-        )
-
-    def tables(self, columns: Sequence[str], step: int) -> tuple["Table", "Table"]:
-        """The tables of metrics and evaluations, cut back to the rows before `step`.
+        Args:
+            tables: those of the run, by the names of their files.
 
         Raises:
-            RunExists: rows are missing.
+            RunExists: checkpoints were saved, and none can be used.
         """
-        interval = self.setup.evaluation_interval
-        expected = {"metrics.csv": range(step), "evaluations.csv": range(0, step, interval) if interval else range(0)}
-        tables = []
-        for (name, steps), names in zip(expected.items(), (columns, EVALUATION_COLUMNS), strict=True):
-            path = self.path / name
+        refused: list[str] = []
+        for checkpoint in self.checkpoints.intact(refused):
             try:
-                table = Table(names, path, step)
+                for name, table in tables.items():
+                    _take_up(table, checkpoint.record["files"].get(name))
             except ValueError as error:
-                raise RunExists(f"{path}: is damaged ({error}); move the directory away to start anew") from error
-            if table.steps() != list(steps):
-                raise RunExists(
-                    f"{path}: is damaged (expected {len(steps)} rows before step {step}, found {len(table.steps())}); "
-                    "move the directory away to start anew"
-                )
-            table.write()
-            tables.append(table)
-        return tables[0], tables[1]
+                refused.append(f"the checkpoint of step {checkpoint.step} cannot be used: {error}")
+                continue
+            for reason in refused:
+                self.log(reason)
+            return checkpoint
+        if refused:
+            raise RunExists(f"{'; '.join(refused)}; move {self.path} away to start anew")
+        return None
 
     def finish(self, result: Result, figure: bool = True) -> None:
-        """Write the final parameters and, if asked for, the figure; the checkpoint is no longer needed."""
+        """Write the final parameters and, if asked for, the figure; the checkpoints are no longer needed.
+
+        Raises:
+            StorageFault: something cannot be written.
+        """
         from byzray.report import save_run_figure
 
-        write_atomically(self.path / "parameters.npy", lambda path: _write_array(path, result.parameters))
+        save(self.path / "parameters.npy", lambda path: _write_array(path, result.parameters))
         if figure:
-            save_run_figure(result, self.path)
-        self.set_status("finished", self.setup.steps, seconds=result.seconds)
+            with writing(self.path / "accuracy.png"):
+                save_run_figure(result, self.path)
+        files = {name: _digest(self.path / name) for name in FINAL_FILES if (self.path / name).exists()}
+        more = {"seconds": result.seconds, "diverged": result.diverged, "files": files}
+        self.set_status("finished", len(result.metrics), **more)
+        self.log("finished")
         (self.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        self.checkpoints.remove()
 
     def result(self) -> Result:
         """What a finished run left.
@@ -269,80 +325,40 @@ class RunDirectory:
         Raises:
             RunExists: one of its files is damaged.
         """
+        status = self.status
         try:
+            for name, digest in status.get("files", {}).items():
+                if _digest(self.path / name) != digest:
+                    raise ValueError(f"{name} was changed since the run finished")
+            faults, diverged = self.path / "faults.csv", status.get("diverged")
             return Result(
                 setup=self.setup,
                 metrics=read_table(self.path / "metrics.csv"),
                 evaluations=read_table(self.path / "evaluations.csv"),
                 parameters=np.load(self.path / "parameters.npy", allow_pickle=False),
                 directory=self.path,
-                seconds=self.status.get("seconds", float("nan")),
+                faults=read_table(faults) if faults.exists() else None,
+                diverged=None if diverged is None else Divergence(**diverged),
+                seconds=status.get("seconds", float("nan")),
                 reused=True,
             )
         except (OSError, ValueError) as error:
             raise RunExists(f"{self.path}: is damaged ({error}); move the directory away to start anew") from error
 
 
-class Table:
-    """Rows that grow in memory and, where there is a file, at each flush in that CSV file too, exactly as they are.
-
-    Args:
-        columns: their names.
-        path: the file.
-        before: rows of an existing file are taken up if their first column, the step, is below this.
-
-    Raises:
-        ValueError: the file holds something else than numbers.
-    """
-
-    def __init__(self, columns: Sequence[str], path: Path | None = None, before: int = 0) -> None:
-        self.columns = list(columns)
-        self.path = path
-        self.frames: list[pd.DataFrame] = []
-        self.flushed = 0  # how many of the frames the file holds
-        if path is not None and path.exists() and before:
-            known = read_table(path)
-            self.frames.append(known[known[self.columns[0]] < before])
-
-    def steps(self) -> list[int]:
-        """The first column."""
-        return self.frame()[self.columns[0]].tolist()
-
-    def write(self) -> None:
-        """Write the file anew."""
-        self.flushed = len(self.frames)
-        if self.path is not None:
-            write_atomically(self.path, lambda path: self.frame().to_csv(path, index=False, na_rep="nan"))
-
-    def extend(self, frame: pd.DataFrame) -> None:
-        """Add rows with the table's columns."""
-        self.frames.append(frame)
-
-    def flush(self) -> None:
-        """Add to the file what it lacks."""
-        new = self.frames[self.flushed :]
-        if self.path is not None and new:
-            pd.concat(new).to_csv(self.path, mode="a", header=False, index=False, na_rep="nan")
-        if len(self.frames) > 1:  # a frame of few rows takes far more memory than they do
-            self.frames = [self.frame()]
-        self.flushed = len(self.frames)
-
-    def frame(self) -> pd.DataFrame:
-        """All rows."""
-        return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame(columns=self.columns)
+def _take_up(table: Table, position: dict[str, Any] | None) -> None:
+    assert table.path is not None
+    if position is None:
+        raise ValueError(f"{table.path}: was not there when it was saved")
+    try:
+        table.take_up(position)
+    except ValueError as error:
+        raise ValueError(f"{table.path}: {error}") from error
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table, every number exactly as it was written; a last line that was cut off is left out.
-
-    Raises:
-        ValueError: it holds something else than numbers.
-    """
-    content = path.read_text(encoding="utf-8")
-    complete = io.StringIO(content[: content.rfind("\n") + 1])
-    # Read as text: pandas' own parser of numbers is off by the last digit in some of its releases.
-    text = pd.read_csv(complete, dtype=str, keep_default_na=False)
-    return text.astype({name: "int64" if name in COUNTS else "float64" for name in text.columns})
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

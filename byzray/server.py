@@ -15,6 +15,7 @@ from torch import Tensor
 from byzray.aggregators import Aggregate, Aggregator
 from byzray.cohort import Contribution
 from byzray.datasets import Data
+from byzray.divergence import Divergence, reason, unsound
 from byzray.gradients import Network
 from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
 from byzray.momentum import ServerMomentum
@@ -35,7 +36,7 @@ class Observed(NamedTuple):
 
     Attributes:
         sampled: the moments of the gradients before momentum; none: the workers report them.
-        honest: those of the honest submissions.
+        honest: those of the honest submissions that the rule sees.
         attack: those of the Byzantine submissions, if there are any.
         aggregate: what the rule returned.
         distance: ||theta - initial theta|| before the update.
@@ -59,7 +60,11 @@ class Server:
 
     Attributes:
         step_number: how many steps have been taken.
-        honest_HD: where the honest submissions are to be put before :meth:`step`.
+        honest_HD: where the honest submissions are to be put before :meth:`step`. With placement `worker` they stay
+            there as they are: each is also its worker's momentum.
+        diverged: where and why the parameters became non-finite since the start, or since a state was restored, as far
+            as the steps were looked at: by :meth:`take_rows`, or by :meth:`study` where the run stops for it.
+        halted: whether the run ends with the last step, as it diverged and is set to stop there.
     """
 
     def __init__(self, setup: Setup, data: Data, device: torch.device, parameters: Tensor | None = None) -> None:
@@ -79,7 +84,16 @@ class Server:
         self.examples = Examples(data, data.x_test, data.y_test, device)
         self._keeps_tests = setup.model.dense and not data.flip_test and data.x_test.size <= KEPT_TEST_VALUES
         self._kept_tests: list[Batch] | None = None
+        # Of each step, what :meth:`take_rows` returns of it, and whether aggregate and parameters were finite after it.
         self._rows: list[Tensor] = []
+        self._unsound_2 = torch.zeros(2, dtype=torch.float64, device=device)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look out for divergence from here on; parameters that are not finite already do not diverge."""
+        self.diverged: Divergence | None = None
+        self.halted = False
+        self._was_finite = not unsound(self.theta_D).isnan().item()
 
     def keep_submissions_in(self, submissions_ND: Tensor) -> None:
         """Take this matrix from now on, into which others can write."""
@@ -97,47 +111,78 @@ class Server:
     def update(self) -> Observed | None:
         """Attack, aggregate and update. The next point can then be sent, before :meth:`study` has seen this step."""
         setup, step = self.setup, self.step_number
+        came_ND = self._received(step)
+        honest_HD = came_ND[: len(came_ND) - setup.byzantine]
         seen = self.past is not None and not setup.workers_report_moments
-        sampled = Moments.of(self.honest_HD) if seen else None
-        self.momentum.receive(self.honest_HD)
+        sampled = Moments.of(honest_HD) if seen else None
+        self.momentum.receive(honest_HD)
         rule = setup.aggregator.at_step(setup.seed, step)
-        attack_FD = self._attack(rule)
-        aggregate = self._aggregate(rule)
-        observed = None if self.past is None else self._observe(sampled, attack_FD, aggregate)
+        attack_FD = self._attack(rule, came_ND, honest_HD)
+        submissions_ND = self._filled(came_ND, step)
+        aggregate = self._aggregate(rule, submissions_ND)
+        observed = None if self.past is None else self._observe(sampled, submissions_ND, attack_FD, aggregate)
         direction_D = self.momentum.direction(aggregate.vector_D)
         self.theta_D.sub_(direction_D, alpha=setup.learning_rate.at(step))
         self.step_number += 1
+        self._unsound_2 = torch.stack([unsound(aggregate.vector_D), unsound(self.theta_D)]).double()
+        if setup.divergence == "stop" and self._was_finite:
+            self.halted = bool(self._unsound_2[1].isnan())
         return observed
 
-    def _attack(self, rule: Aggregator) -> Tensor | None:
+    def _received(self, step: int) -> Tensor:
+        """The rows that come at a step, honest and Byzantine: all, or a copy without those that are missing."""
+        if not self.setup.missing_at(step):
+            return self.submissions_ND
+        return self.submissions_ND[self._coming(self.setup.workers, step)]
+
+    def _coming(self, workers: int, step: int) -> list[int]:
+        """Those of the first workers whose submissions come at a step; those of Byzantine ones, the last, do."""
+        missing = self.setup.missing_at(step)
+        return [worker for worker in range(workers) if worker not in missing]
+
+    def _filled(self, came_ND: Tensor, step: int) -> Tensor:
+        """What the rule sees: the submissions that came, with zeros for the others if the setup says so."""
+        faults = self.setup.faults
+        if faults is None or faults.missing != "zero" or len(came_ND) == self.setup.workers:
+            return came_ND
+        submissions_ND = torch.zeros_like(self.submissions_ND)
+        submissions_ND[self._coming(self.setup.workers, step)] = came_ND
+        return submissions_ND
+
+    def _attack(self, rule: Aggregator, submissions_ND: Tensor, honest_HD: Tensor) -> Tensor | None:
+        """The Byzantine submissions, put after the honest ones; none without an attack."""
         setup = self.setup
         if setup.attack is None:
             return None
-        attack_FD = setup.attack(self.honest_HD, setup.byzantine, rule, setup.tolerated)
+        attack_FD = setup.attack(honest_HD, setup.byzantine, rule, setup.tolerated)
         expected = (setup.byzantine, self.network.dimension)
         if attack_FD.shape != expected:
             raise ValueError(
                 f"attack {setup.attack.label()} returned shape {tuple(attack_FD.shape)}, expected {expected}"
             )
-        self.submissions_ND[setup.honest :] = attack_FD
+        submissions_ND[len(honest_HD) :] = attack_FD
         return attack_FD
 
-    def _aggregate(self, rule: Aggregator) -> Aggregate:
-        aggregate = rule.aggregate(self.submissions_ND, self.setup.tolerated)
+    def _aggregate(self, rule: Aggregator, submissions_ND: Tensor) -> Aggregate:
+        aggregate = rule.aggregate(submissions_ND, self.setup.tolerated)
         found, expected = aggregate.vector_D.shape, (self.network.dimension,)
         if found != expected:
             raise ValueError(f"aggregator {rule.label()} returned shape {tuple(found)}, expected {expected}")
         return aggregate
 
-    def _observe(self, sampled: Moments | None, attack_FD: Tensor | None, aggregate: Aggregate) -> Observed:
-        same = self.setup.momentum.placement == "update"
+    def _observe(
+        self, sampled: Moments | None, submissions_ND: Tensor, attack_FD: Tensor | None, aggregate: Aggregate
+    ) -> Observed:
+        honest_HD = submissions_ND[: len(submissions_ND) - self.setup.byzantine]
+        # With momentum in the update the sampled gradients are submitted; zeros may stand for missing ones.
+        same = sampled is not None and sampled.size == len(honest_HD) and self.setup.momentum.placement == "update"
         attack = None if attack_FD is None else Moments.of(attack_FD)
         # Cloned, as they may be views of submissions, which the next ones overwrite.
         if attack is not None:
             attack = attack._replace(mean_D=attack.mean_D.clone())
         return Observed(
             sampled=sampled,
-            honest=sampled if sampled is not None and same else Moments.of(self.honest_HD),
+            honest=sampled if sampled is not None and same else Moments.of(honest_HD),
             attack=attack,
             aggregate=aggregate._replace(vector_D=aggregate.vector_D.clone()),
             distance=torch.linalg.vector_norm(self.theta_D - self.origin_D),
@@ -150,8 +195,10 @@ class Server:
             observed: what :meth:`update` returned; none without a study.
             contributions: the cohorts' contributions to that step, in the order of their workers.
         """
-        loss = torch.cat([contribution.losses_K for contribution in contributions]).mean()
-        row = [loss.double().reshape(1)]
+        losses_H = torch.cat([contribution.losses_K for contribution in contributions])
+        if self.setup.missing_at(self.step_number - 1):
+            losses_H = losses_H[self._coming(self.setup.honest, self.step_number - 1)]
+        row = [losses_H.mean().double().reshape(1)]
         if self.past is not None and observed is not None:
             reported = [contribution.sampled for contribution in contributions if contribution.sampled is not None]
             values = metric_row(
@@ -162,14 +209,16 @@ class Server:
                 distance=observed.distance,
                 past=self.past,
             )
-            row += [values, self._acceptance(observed.aggregate.rows_K)]
-        self._rows.append(torch.cat(row))
+            row += [values, self._acceptance(observed.aggregate.rows_K, observed.honest.size)]
+        self._rows.append(torch.cat([*row, self._unsound_2]))
+        if self.halted:
+            self._look_for_divergence(self.step_number - 1, self._rows[-1][None].cpu().numpy())
 
-    def _acceptance(self, rows_K: Tensor | None) -> Tensor:
+    def _acceptance(self, rows_K: Tensor | None, honest: int) -> Tensor:
         """The share of the selected rows that are Byzantine, (1,) float64; NaN for rules that select none."""
         if rows_K is None:
             return torch.full((1,), math.nan, dtype=torch.float64, device=self.device)
-        return (rows_K >= self.setup.honest).double().mean().reshape(1)
+        return (rows_K >= honest).double().mean().reshape(1)
 
     def columns(self) -> tuple[str, ...]:
         """The names of the columns that :meth:`take_rows` returns: all 24 with a study, the first three without."""
@@ -179,12 +228,26 @@ class Server:
         """The rows of the steps since the last call, (steps, columns)."""
         count = len(self._rows)
         steps = np.arange(self.step_number - count, self.step_number)
-        points = steps * (self.setup.batch_size * self.setup.honest * self.setup.local_steps)
+        gradients = steps * self.setup.honest
+        if self.setup.faults is not None:
+            gradients -= self.setup.faults.missing_before(steps)
+        points = gradients * (self.setup.batch_size * self.setup.local_steps)
         if not count:
             return np.empty((0, len(self.columns())))
         values = torch.stack(self._rows).cpu().numpy()
         self._rows.clear()
-        return np.column_stack([steps, points, values])
+        self._look_for_divergence(self.step_number - count, values)
+        return np.column_stack([steps, points, values[:, :-2]])
+
+    def _look_for_divergence(self, step: int, values: NDArray[np.float64]) -> None:
+        """Look whether the parameters became non-finite, given the values kept of a step and of those after it."""
+        diverged = np.flatnonzero(np.isnan(values[:, -1]))
+        if self.diverged is not None or not self._was_finite or not len(diverged):
+            return
+        first = int(diverged[0])
+        *known, of_aggregate, _ = values[first].tolist()
+        row = dict(zip(self.columns()[2:], known, strict=True))
+        self.diverged = Divergence(step + first, reason(self.setup, step + first, row, not math.isnan(of_aggregate)))
 
     def evaluate(self, buffers: dict[str, Tensor] | None = None) -> float:
         """The share of the whole test set that is classified correctly; NaN without test examples.
@@ -222,9 +285,10 @@ class Server:
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Take up, at a step, a state that :meth:`state` returned."""
+        """Take up, at a step, a state that :meth:`state` returned; whether an earlier step diverged is forgotten."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
         self.step_number = step
         if self.past is not None:
             self.past.steps = step
+        self._watch()

@@ -28,6 +28,7 @@ from pydantic_core import InitErrorDetails
 from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
 from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
 from byzray.options import Registry
@@ -46,6 +47,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
 Loss = Literal["nll", "cross-entropy", "bce", "mse"]
 Placement = Literal["worker", "server", "update"]
 
+# Factors of float32 tensors, which hold no larger numbers.
+LARGEST_FLOAT = 1e38
+
 # What a network must return for a loss to make sense of it.
 FITTING_OUTPUTS: dict[Loss, tuple[Output, ...]] = {
     "nll": ("log-probabilities",),
@@ -62,7 +66,7 @@ class Section(BaseModel):
 
 
 Schedule = Annotated[
-    dict[NonNegativeInt, Annotated[PositiveFloat, Field(allow_inf_nan=False)]],
+    dict[NonNegativeInt, Annotated[PositiveFloat, Field(le=LARGEST_FLOAT, allow_inf_nan=False)]],
     AfterValidator(lambda schedule: dict(sorted(schedule.items()))),
 ]
 
@@ -77,7 +81,7 @@ class LearningRate(Section):
         schedule: from which step on which rate; excludes the other three.
     """
 
-    initial: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    initial: PositiveFloat | None = Field(default=None, le=LARGEST_FLOAT, allow_inf_nan=False)
     half_life: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     every: PositiveInt = 1
     schedule: Schedule | None = None
@@ -207,6 +211,8 @@ class Setup(Section):
         device: where tensors live; auto: on a GPU where there is one.
         seed: what all randomness follows from.
         local_steps: SGD steps a worker takes by itself before it submits the sum of the gradients it met.
+        faults: which honest workers fail, and when, see :class:`byzray.faults.Faults`; or none.
+        divergence: what happens when the parameters are not finite: the run goes on to its end, or stops.
     """
 
     dataset: AnyDataset = Digits()
@@ -216,8 +222,8 @@ class Setup(Section):
     steps: NonNegativeInt = 300
     learning_rate: Annotated[LearningRate, BeforeValidator(_rate)] = LearningRate(initial=0.2)
     momentum: Momentum = Momentum()
-    l1: NonNegativeFloat = Field(default=0.0, allow_inf_nan=False)
-    l2: NonNegativeFloat = Field(default=0.0, allow_inf_nan=False)
+    l1: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
+    l2: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     clip: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     workers: PositiveInt = 11
     byzantine: NonNegativeInt = 0
@@ -230,6 +236,8 @@ class Setup(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: NonNegativeInt = 1
     local_steps: PositiveInt = 1
+    faults: Annotated[Faults | None, BeforeValidator(_none)] = None
+    divergence: Literal["go-on", "stop"] = "go-on"
 
     @property
     def honest(self) -> int:
@@ -240,6 +248,14 @@ class Setup(Section):
     def workers_report_moments(self) -> bool:
         """Whether the study needs from the workers what the server does not see: gradients before momentum."""
         return self.study is not None and self.momentum.placement == "worker"
+
+    def missing_at(self, step: int) -> tuple[int, ...]:
+        """The honest workers without whose submissions the server does a step, in order."""
+        return () if self.faults is None else self.faults.missing_at(step)
+
+    def present(self, workers: range, step: int) -> int:
+        """How many of some honest workers have their submissions aggregated at a step."""
+        return len(workers) - sum(worker in workers for worker in self.missing_at(step))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -258,7 +274,7 @@ class Setup(Section):
             # What only follows `byzantine` is wrong where that is: one mistake, one message.
             found = [one for one in error.errors() if not (follows and one["loc"] == ("tolerated",))]
             mistakes = in_plain_words(found, data, _known_keys)
-            wrong = {str(one["loc"][0]) for one in error.errors()}
+            wrong = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
             setup = handler({key: value for key, value in data.items() if isinstance(key, str) and key not in wrong})
         for one in setup.combinations():
             if not one.fields & wrong:
@@ -298,10 +314,56 @@ class Setup(Section):
             else:
                 reason = self.attack.check(self.honest, self.byzantine, self.tolerated)
                 yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
+        if self.faults is not None:
+            yield from self._impossible_faults(self.faults)
+
+    def _impossible_faults(self, faults: Faults) -> Iterator[Combination]:
+        """What is wrong with the faults, given the other fields."""
+
+        def wrong(message: str, *fields: str) -> Combination:
+            return Combination("faults", frozenset(("faults", *fields)), message)
+
+        if faults.last_step >= self.steps:
+            message = f"expected steps below steps = {self.steps}, step {faults.last_step} is never reached"
+            yield wrong(message, "steps")
+        sizes = ("workers", "byzantine")
+        if faults.last_worker >= self.honest:
+            message = f"expected honest workers, from 0 to {self.honest - 1}, got worker {faults.last_worker}"
+            yield wrong(message, *sizes)
+            return
+        for missing, step in faults.missing_counts().items():
+            if missing == self.honest:
+                yield wrong(f"at step {step} none of the {missing} honest submissions comes, expected one", *sizes)
+                return
+        for field, message in self._unmet_needs(faults).items():
+            yield wrong(message, *sizes, "tolerated", "aggregator", field)
+
+    def _unmet_needs(self, faults: Faults) -> dict[str, str]:
+        """Why the rule or the attack cannot do with the submissions that come; empty if they can, or never could."""
+        attack, f = self.attack, self.tolerated
+        # A search asks the rule about what comes, also where zeros are filled in for the rule itself.
+        searched = attack is not None and "searched" in attack.model_dump().values()
+        rule_checked = (faults.missing == "drop" or searched) and self.aggregator.check(self.workers, f) is None
+        attack_checked = attack is not None and attack.check(self.honest, self.byzantine, f) is None
+        found: dict[str, str] = {}
+        for missing, step in faults.missing_counts().items():
+            n, h = self.workers - missing, self.honest - missing
+            if rule_checked and (reason := self.aggregator.check(n, f)):
+                came = f"at step {step} only {n} of {self.workers} submissions come"
+                found.setdefault("aggregator", f"{came}: {self.aggregator.label()} {reason}")
+            if attack is not None and attack_checked and (reason := attack.check(h, self.byzantine, f)):
+                came = f"at step {step} only {h} of {self.honest} honest submissions come"
+                found.setdefault("attack", f"{came}: {attack.label()} {reason}")
+        return found
 
     def describe(self) -> dict[str, Any]:
-        """The resolved setup as plain data: every field, every option, as a setup file would hold them."""
-        return self.model_dump()
+        """The resolved setup as plain data: every field, every option, as a setup file would hold them.
+
+        `faults` and `divergence` are left out where they say what earlier versions did, so that the directories of
+        their runs, which are named after this, stay valid.
+        """
+        usual = {"faults": self.faults is None, "divergence": self.divergence == "go-on"}
+        return self.model_dump(exclude={field for field, holds in usual.items() if holds})
 
     def yaml(self) -> str:
         """The resolved setup as a setup file."""
@@ -404,13 +466,19 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
     if not loc:
         return list(Setup.model_fields)
     section = str(loc[0])
+    if len(loc) == 3 and loc[:2] == ("faults", "events"):
+        return list(Event.model_fields)
     if len(loc) > 1:
         return []
+    if section == "faults":
+        return list(Faults.model_fields)
     if section in REGISTRIES:
         return list(REGISTRIES[section][data[section]["name"]].model_fields)
     return list(type(Setup.model_fields[section].default).model_fields)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Faults):
+        return value.model_dump()
     describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
     return describe() if describe is not None else value

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,10 @@ from torch import Tensor
 from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
+from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
 from byzray.mistakes import SetupError
-from byzray.recording import Progress, Simulation, State, record
+from byzray.recording import CheckpointInterval, Progress, Simulation, State, record
 from byzray.results import Result
 from byzray.server import Server
 from byzray.setups import Setup
@@ -32,15 +34,20 @@ class LocalSimulation:
         keep_freed_memory()
         self.setup = setup
         self.device = pick_device(setup.device)
-        self.server = Server(setup, data, self.device, parameters)
-        self.cohort = Cohort(setup, range(setup.honest), data, self.device)
+        self._data = data
+        self._initial_D = parameters
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        self.server = Server(self.setup, self._data, self.device, self._initial_D)
+        self.cohort = Cohort(self.setup, range(self.setup.honest), self._data, self.device)
 
     @property
     def step_number(self) -> int:
         return self.server.step_number
 
     def advance(self, stop: int) -> NDArray[np.float64]:
-        while self.server.step_number < stop:
+        while self.server.step_number < stop and not self.server.halted:
             contribution = self.cohort.step(self.server.point(), self.server.step_number, self.server.honest_HD)
             self.server.step([contribution])
         return self.server.take_rows()
@@ -60,6 +67,13 @@ class LocalSimulation:
     def restore(self, state: State, step: int) -> None:
         self.server.restore(state, step)
         self.cohort.restore(state)
+
+    @property
+    def diverged(self) -> Divergence | None:
+        return self.server.diverged
+
+    def take_events(self) -> list[str]:
+        return []
 
     def environment(self) -> Environment:
         return environment(self.device)
@@ -119,6 +133,7 @@ def simulate(
     data: str | Path | None = None,
     download: bool = False,
     resume: bool = False,
+    checkpoints: CheckpointInterval = CheckpointInterval(),
     progress: Progress | None = None,
 ) -> Result:
     """Run a setup in this process.
@@ -130,6 +145,7 @@ def simulate(
         data: the folder that holds data sets, see :func:`data_root`.
         download: whether a missing data set may be downloaded.
         resume: whether to continue an interrupted run that lies in `output`.
+        checkpoints: how often to save a state to continue from.
         progress: called after each stretch of steps.
 
     Returns:
@@ -138,7 +154,8 @@ def simulate(
     Raises:
         SetupError: the setup cannot run here, or does not fit the data.
         byzray.datasets.MissingData: the data set is not there.
-        byzray.results.RunExists: the run's directory holds an interrupted run, and `resume` is False.
+        byzray.results.RunExists: the run's directory holds an interrupted run, and `resume` is False, or is damaged.
+        byzray.files.StorageFault: something cannot be written.
         byzray.recording.Interrupted: `progress` asked for a stop.
     """
     setup = setup.changed(actors=None, seed=setup.seed if seed is None else seed)
@@ -147,4 +164,5 @@ def simulate(
         return LocalSimulation(setup, load_data(setup, data, download))
 
     files = fingerprints(setup, data_root(data))
-    return record(setup, start, fingerprints=files, output=output, resume=resume, progress=progress)
+    options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": progress}
+    return record(setup, start, fingerprints=files, **options)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from byzray.environment import fingerprints
-from byzray.results import RunDirectory, write_atomically
+from byzray.files import write_atomically
+from byzray.results import RunDirectory
 from byzray.setups import Placement, Setup
 from sweeps.conditions import facts
 from sweeps.definition import Sweep
+from sweeps.grid import SweepError
 from sweeps.storage import STATUS_FILES, Storage
 
 # What a plan leaves in the storage.
@@ -21,6 +23,9 @@ PLAN_FILES = ("sweep.json", "planned.jsonl")
 
 # States of a run that need no more work; a scheduler that stopped a run early did so for good.
 DONE = ("finished", "stopped")
+
+# Far more than can be computed; each is looked at.
+MOST_RUNS = 20_000
 
 # From here on gradients take nearly all of the time of a step.
 LONG_STEP_SECONDS = 1.0
@@ -195,6 +200,8 @@ def make_plan(
     """
     setups = sweep.setups(tuple(only))
     seeds = tuple(seeds or sweep.seeds)
+    if (count := len(setups) * len(seeds)) > MOST_RUNS:
+        raise SweepError(sweep.name, [f"stands for {count} runs, expected at most {MOST_RUNS}"])
     storage.pull("runs", names=STATUS_FILES)
     storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()

@@ -10,7 +10,8 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.search.repeater import Repeater
 
-from byzray.results import RunDirectory, read_table
+from byzray.results import RunDirectory
+from byzray.table import read_table
 from sweeps.definition import Search
 from sweeps.grid import SweepError
 from sweeps.plan import DONE

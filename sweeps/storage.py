@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from byzray.results import write_atomically
+from byzray.files import write_atomically
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 STATUS_FILES = ("status.json", "environment.json")
 
 # Copied in this order after all else: a checkpoint needs the rows before it, a status speaks of both.
-LAST = ("checkpoint.safetensors", "status.json")
+LAST = (".safetensors", "status.json")
 
 # Transfers at a time: most of one is waiting.
 TRANSFERS = 16
@@ -100,9 +100,9 @@ class Storage:
             here = self.folder / place
             files += [here] if here.is_file() else [file for file in here.rglob("*") if file.is_file()]
         files = [file for file in files if not file.name.startswith(".")]
-        self._each([file for file in files if file.name not in LAST], self._send)
-        for name in LAST:
-            self._each([file for file in files if file.name == name], self._send)
+        self._each([file for file in files if not file.name.endswith(LAST)], self._send)
+        for ending in LAST:
+            self._each([file for file in files if file.name.endswith(ending)], self._send)
 
     def remove(self, *places: str) -> None:
         """Remove files from a remote storage that were removed here."""

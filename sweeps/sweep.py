@@ -21,6 +21,8 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 import actors
+from actors.supervision import Supervision
+from byzray.recording import CheckpointInterval
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import facts
@@ -77,6 +79,8 @@ class Options:
         download: whether missing data sets may be downloaded into it.
         address: of a running Ray cluster.
         reuse_actors: whether an actor computes one run after the other, rather than a single one.
+        checkpoints: how often a run saves a state to continue from.
+        supervision: of the actors of runs that have some of their own.
     """
 
     resources: Resources
@@ -85,6 +89,8 @@ class Options:
     download: bool = False
     address: str | None = None
     reuse_actors: bool = True
+    checkpoints: CheckpointInterval = CheckpointInterval()
+    supervision: Supervision = Supervision()
 
 
 def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) -> Outcome:
@@ -166,6 +172,8 @@ class _Execution:
             download=options.download,
             import_paths=tuple(sys.path),
             report_seconds=REPORT_SECONDS if plan.sweep.early_stopping is None else 0.0,
+            checkpoints=options.checkpoints,
+            supervision=options.supervision,
         )
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)
@@ -330,7 +338,8 @@ class _Execution:
             with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # else its actor is at work
                 status = directory.status
                 if status.get("state") == "interrupted":
-                    directory.set_status("stopped", status.get("step", 0), "by ASHA", status.get("seconds"))
+                    kept = {name: status.get(name) for name in ("seconds", "diverged")}
+                    directory.set_status("stopped", status.get("step", 0), reason="by ASHA", **kept)
                     self.storage.push(f"{place}/status.json")
                     self.settled.add(name)
 

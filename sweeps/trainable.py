@@ -18,9 +18,11 @@ from ray.tune.search.repeater import TRIAL_INDEX
 from actors.fleet import Fleet, bundle, largest_share, split
 from actors.member import resolve
 from actors.simulation import FleetSimulation
+from actors.supervision import Supervision
+from byzray.checkpoints import Checkpoints
 from byzray.datasets import Data, Dataset
 from byzray.environment import fingerprints
-from byzray.recording import Interrupted, Simulation, Update, Updates, interrupt, recorded
+from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
 from byzray.simulation import LocalSimulation, check_model, load_data
@@ -97,6 +99,8 @@ class Job:
         download: whether missing data sets may be downloaded into it.
         import_paths: where the user's own classes are imported from.
         report_seconds: how much is computed between two reports to Tune, each of which keeps the run waiting.
+        checkpoints: how often a run saves a state to continue from.
+        supervision: of the actors of runs that have some of their own.
     """
 
     descriptions: Mapping[str, dict[str, Any]]
@@ -107,6 +111,8 @@ class Job:
     download: bool
     import_paths: tuple[str, ...]
     report_seconds: float
+    checkpoints: CheckpointInterval
+    supervision: Supervision
 
     def setup(self, config: Mapping[str, Any]) -> Setup:
         """The setup of a trial, with its seed.
@@ -150,7 +156,7 @@ class RunTrainable(tune.Trainable):
         self.last: Update | None = None
         self.run = None
         self.pulled = False
-        self.saved: float | None = None
+        self.saved: Path | None = None
 
     def _compute(self, config: dict[str, Any]) -> Updates:
         setup = self.run = self.job.setup(config)
@@ -163,6 +169,7 @@ class RunTrainable(tune.Trainable):
                 fingerprints=fingerprints(setup, self.job.data),
                 output=self.storage.runs,
                 resume=True,
+                checkpoints=self.job.checkpoints,
                 figure=False,
             )
         )
@@ -178,7 +185,7 @@ class RunTrainable(tune.Trainable):
         if self.fleet is None:
             cohorts = split(setup.honest, actor_count(setup))
             group = ray.util.get_current_placement_group()
-            self.fleet = Fleet(setup.label(), cohorts, setup.actors, setup.device, group)
+            self.fleet = Fleet(setup.label(), cohorts, setup.actors, setup.device, group, self.job.supervision)
         if self.shared is None:
             self.shared = ray.put(data)
         return FleetSimulation(setup, self.shared, self.fleet)
@@ -191,7 +198,7 @@ class RunTrainable(tune.Trainable):
         try:
             while True:
                 self.last = next(self.updates)
-                if self.last.step < self.last.setup.steps and time.monotonic() - began >= self.job.report_seconds:
+                if not self.last.ended and time.monotonic() - began >= self.job.report_seconds:
                     break
         except StopIteration as end:
             return self._finished(end.value)
@@ -212,7 +219,7 @@ class RunTrainable(tune.Trainable):
     def _finished(self, result: Result) -> dict[str, Any]:
         self._send()
         place = f"runs/{RunDirectory.name(result.setup)}"
-        self.storage.remove(f"{place}/checkpoint.safetensors", f"{place}/error.txt")
+        self.storage.remove(f"{place}/checkpoints", f"{place}/error.txt")
         loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
         last = float(result.evaluations["accuracy"].iloc[-1])
         reported = self._report(result.setup.steps, loss, last, result.best_accuracy)
@@ -240,18 +247,19 @@ class RunTrainable(tune.Trainable):
 
     def _send_checkpoint(self) -> None:
         """Send what a remote storage lacks, each time a checkpoint was saved."""
-        assert self.run is not None
-        checkpoint = self.storage.runs / RunDirectory.name(self.run) / "checkpoint.safetensors"
-        if self.storage.filesystem is None or not checkpoint.exists():
+        if self.storage.filesystem is None:
             return
-        saved = checkpoint.stat().st_mtime
-        if saved != self.saved:
-            self.saved = saved
+        assert self.run is not None
+        place = f"runs/{RunDirectory.name(self.run)}/checkpoints"
+        saved = Checkpoints(self.storage.folder / place).paths()
+        if saved and saved[0] != self.saved:
+            self.saved = saved[0]
             self._send()
+            self.storage.remove(place)  # those that were given up here
 
     def _leave(self) -> None:
         """Stop a run that is not finished; it can be continued."""
-        if self.last is None or self.last.step == self.last.setup.steps:
+        if self.last is None or self.last.ended:
             return
         with suppress(Interrupted, StopIteration):
             interrupt(self.updates, self.last)

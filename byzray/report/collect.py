@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from byzray.report.panels import identity
-from byzray.results import read_table
+from byzray.table import read_table
 from byzray.yaml import read_yaml
 
 RECORDED = ("finished", "stopped", "running", "interrupted", "failed")

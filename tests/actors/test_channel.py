@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import actors
-from actors.channel import Board, Layout, pack_report, unpack_report
+from actors.channel import Board, Layout, pack_report, unpack_buffers, unpack_report
 from actors.fleet import Fleet, split
 from actors.group import LOOPBACK, arrange
 from actors.near import AVAILABLE, Door, Near, PeerLost, shared_among
@@ -24,21 +24,21 @@ def place(node: str, gpus: tuple[str, ...] = (), shares: bool = True) -> dict[st
 
 
 def test_actors_on_one_machine_need_no_group() -> None:
-    meeting = arrange([place("1"), place("1"), place("1")])
+    meeting = arrange([place("1"), place("1"), place("1")], 60)
     assert meeting.near == {1, 2}
     assert meeting.backend is None
     assert meeting.size == 3
 
 
 def test_actors_on_several_machines_share_memory_with_the_servers_neighbours_alone() -> None:
-    meeting = arrange([place("1"), place("1"), place("2"), place("2")])
+    meeting = arrange([place("1"), place("1"), place("2"), place("2")], 60)
     assert meeting.near == {1}
     assert meeting.backend == "gloo"
     assert meeting.host == "10.0.0.1"
 
 
 def test_actors_that_cannot_share_memory_use_gloo() -> None:
-    meeting = arrange([place("1", shares=False), place("1", shares=False)])
+    meeting = arrange([place("1", shares=False), place("1", shares=False)], 60)
     assert not meeting.near
     assert meeting.backend == "gloo"
     assert meeting.host == LOOPBACK
@@ -56,46 +56,65 @@ def test_actors_that_cannot_share_memory_use_gloo() -> None:
     ids=["each its own", "on two machines", "one shared", "one shared afar", "one without"],
 )
 def test_nccl_is_used_where_every_actor_has_gpus_of_its_own(places: list[dict[str, Any]], backend: str | None) -> None:
-    assert arrange(places).backend == backend
+    assert arrange(places, 60).backend == backend
 
 
+@pytest.mark.parametrize("turns", [1, 2])
 @pytest.mark.parametrize("moments", [True, False])
-def test_the_parts_of_a_board_are_disjoint_and_begin_at_cache_lines(moments: bool) -> None:
-    layout = Layout(7, 5, COHORTS, moments)
+def test_the_parts_of_a_board_are_disjoint_and_begin_at_cache_lines(moments: bool, turns: int) -> None:
+    layout = Layout(7, 5, COHORTS, moments, carried=3, turns=turns)
     board = Board(layout, torch.zeros(layout.total()))
-    parts = [board.submissions_ND, board.point_D]
+    parts = [*(board.submissions(step) for step in range(turns)), board.message]
     parts += [board.report(index, step) for step in (4, 5) for index in range(len(COHORTS))]
     for number, part in enumerate(parts, start=1):
         part.add_(number)
         assert part.storage_offset() % 16 == 0
     assert all((part == number).all() for number, part in enumerate(parts, start=1))
-    assert [len(board.rows(index)) for index in range(2)] == [3, 2]
+    assert [len(board.rows(index, 0)) for index in range(2)] == [3, 2]
+    assert board.point_D.shape == (5,)
     assert board.report(0, 6).data_ptr() == board.report(0, 4).data_ptr()
-    assert Board(layout.alone(1), torch.zeros(layout.alone(1).total())).rows(0).shape == (2, 5)
+    assert board.submissions(6).data_ptr() == board.submissions(4).data_ptr()
+    assert (board.submissions(5).data_ptr() == board.submissions(4).data_ptr()) == (turns == 1)
+    assert Board(layout.alone(1), torch.zeros(layout.alone(1).total())).rows(0, 1).shape == (2, 5)
 
 
 @pytest.mark.parametrize("moments", [True, False])
-def test_a_report_holds_a_contribution(moments: bool) -> None:
-    layout = Layout(7, 5, COHORTS, moments)
+@pytest.mark.parametrize("carried", [True, False])
+def test_a_report_holds_a_contribution_and_what_workers_carry_along(moments: bool, carried: bool) -> None:
+    # What BatchNorm keeps, and shapes that fill no whole number of report entries.
+    one = {"mean": torch.zeros(5), "count": torch.zeros((), dtype=torch.int64), "flags": torch.zeros(3, dtype=bool)}
+    one = one if carried else {}
+    numbers = sum(-(-buffer.nbytes // 4) for buffer in one.values())
+    layout = Layout(7, 5, COHORTS, moments, carried=numbers)
     board = Board(layout, torch.zeros(layout.total()))
     for index, workers in enumerate(COHORTS):
-        sampled = Moments.of(torch.randn(len(workers), 5)) if moments else None
-        sent = Contribution(torch.randn(len(workers)), sampled)
-        pack_report(sent, board.report(index, 1))
-        received = unpack_report(board.report(index, 1), len(workers))
+        count = len(workers)
+        sampled = Moments.of(torch.randn(count, 5)) if moments else None
+        sent = Contribution(torch.randn(count), sampled)
+        buffers = {
+            "mean": torch.randn(count, 5),
+            "count": torch.arange(count) + 2**40,
+            "flags": torch.randn(count, 3) > 0,
+        }
+        buffers = buffers if carried else {}
+        pack_report(sent, buffers, board.report(index, 1))
+        received = unpack_report(board.report(index, 1), layout, index, came=count - 1)
         assert torch.equal(received.losses_K, sent.losses_K)
         assert (received.sampled is None) == (sampled is None)
         if sampled is not None and received.sampled is not None:
-            assert received.sampled.size == sampled.size
+            assert received.sampled.size == count - 1
             assert torch.equal(received.sampled.mean_D, sampled.mean_D)
             assert torch.equal(received.sampled.scatter, sampled.scatter)
+        found = unpack_buffers(board.report(index, 1), count, one)
+        assert found.keys() == buffers.keys()
+        assert all(torch.equal(found[name], buffer) for name, buffer in buffers.items())
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="needs Linux")
 def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
-    door = Door()
+    door = Door(60)
     entered: list[Near] = []
-    thread = threading.Thread(target=lambda: entered.extend(Near.enter(door.path, rank) for rank in (2, 1)))
+    thread = threading.Thread(target=lambda: entered.extend(Near.enter(door.path, rank, 60) for rank in (2, 1)))
     thread.start()
     admitted = door.admit(2)
     thread.join()

@@ -1,7 +1,5 @@
 """Runs on real Ray actors."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from ray.util.state import list_actors
 
 import actors
 from actors import Fleet, FleetError
-from actors.fleet import GRACE_SECONDS, largest_share, role_name, shares, split
-from actors.group import LOOPBACK, Meeting
+from actors.fleet import largest_share, role_name, shares, split
 from byzray import Interrupted, Setup, SetupError, Update, simulate
 from byzray.metrics import METRIC_COLUMNS
 from byzray.setups import Actors
@@ -132,39 +129,6 @@ def test_actors_bear_names_that_tell_run_and_role(ray_cluster: str, small_setup:
     assert not expected & alive
 
 
-def test_a_lost_actor_fails_the_run_soon_and_by_name(ray_cluster: str, small_setup: Setup) -> None:
-    with Fleet("doomed", split(5, 2), Actors(cpus_per_actor=0.5)) as fleet:
-
-        def kill(update: Update) -> None:
-            if update.step == 3:
-                os.kill(fleet.places[2]["pid"], signal.SIGKILL)
-
-        with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*doomed: workers 3-4"):
-            actors.simulate(small_setup, fleet=fleet, progress=kill)
-
-
-def test_actors_elsewhere_compute_the_same_bits_and_are_missed_when_lost(
-    fleet: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setup = small_setup.changed(momentum={"placement": "worker"})
-    expected = actors.simulate(setup, fleet=fleet)
-    # As if the first two of three worker actors were on other machines than the server.
-    monkeypatch.setattr("actors.fleet.arrange", lambda places: Meeting(4, frozenset({3}), "gloo", LOOPBACK))
-    with Fleet("apart", split(5, 3), Actors(cpus_per_actor=0.1)) as apart:
-        result = actors.simulate(setup, fleet=apart)
-        assert np.array_equal(result.parameters, expected.parameters)
-        assert result.metrics.equals(expected.metrics)
-
-        def kill(update: Update) -> None:
-            if update.step == 3:
-                os.kill(apart.places[1]["pid"], signal.SIGKILL)
-
-        began = time.monotonic()
-        with pytest.raises(FleetError, match=r"an actor of the fleet was lost(.|\n)*apart: workers 0-1"):
-            actors.simulate(setup, fleet=apart, progress=kill)
-        assert time.monotonic() - began < GRACE_SECONDS + 20
-
-
 def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_usable(
     fleet: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,21 +144,6 @@ def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet
     with pytest.raises(ArithmeticError, match="no model today"):
         actors.simulate(setup.changed(model="broken_model:Broken"), fleet=fleet)
     assert np.array_equal(before.parameters, actors.simulate(setup, fleet=fleet).parameters)
-
-
-def test_an_actor_lost_while_the_group_forms_is_noticed(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Fleet("doomed", split(5, 2), Actors(cpus_per_actor=0.5)) as fleet:
-        fleet.joined = False
-        call = fleet.call
-
-        def kill_then_call(references: Any) -> Any:
-            if len(references) == 3 and fleet.places:  # joining; `places` was found by the call before
-                os.kill(fleet.places[1]["pid"], signal.SIGKILL)
-            return call(references)
-
-        monkeypatch.setattr(fleet, "call", kill_then_call)
-        with pytest.raises(FleetError, match="an actor of the fleet was lost"):
-            fleet.join()
 
 
 def test_the_data_set_is_held_once_whatever_the_number_of_actors(

@@ -208,15 +208,6 @@ def test_an_interrupted_run_is_not_overwritten(small_setup: Setup, tmp_path: Pat
         simulate(small_setup, output=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(small_setup: Setup, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        simulate(small_setup, output=tmp_path, progress=lambda update: update.step >= 3)
-    (checkpoint,) = tmp_path.glob("*/checkpoint.safetensors")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    with pytest.raises(RunExists, match=r"checkpoint\.safetensors: is damaged"):
-        simulate(small_setup, output=tmp_path, resume=True)
-
-
 def test_a_failed_start_leaves_no_directory(small_setup: Setup, tmp_path: Path) -> None:
     setup = small_setup.changed(model="full")
     with pytest.raises(SetupError, match="needs examples of 784 values, got 5"):
@@ -274,31 +265,6 @@ def test_a_line_torn_by_a_crash_does_not_stand_in_the_way(
     whole = simulate(small_setup, output=tmp_path / "whole").directory
     assert whole is not None
     assert (directory / table).read_bytes() == (whole / table).read_bytes()
-
-
-@pytest.mark.parametrize("table", ["metrics.csv", "evaluations.csv"])
-@pytest.mark.parametrize("damage", ["missing", "short", "words"])
-def test_missing_rows_are_noticed(small_setup: Setup, tmp_path: Path, table: str, damage: str) -> None:
-    path = interrupted(small_setup, tmp_path) / table
-    lines = path.read_text().splitlines(keepends=True)
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_text("".join(lines[:-1] if damage == "short" else [*lines[:-1], "a,b\n"]))
-        if damage == "short" and table == "evaluations.csv":
-            path.write_text("".join(lines[:-2]))  # the last one, at the checkpoint's step, is measured again
-    with pytest.raises(RunExists, match=rf"{table}: is damaged"):
-        simulate(small_setup, output=tmp_path, resume=True)
-
-
-def test_what_a_refused_run_says_of_its_checkpoint_is_true(small_setup: Setup, tmp_path: Path) -> None:
-    directory = interrupted(small_setup, tmp_path)
-    with pytest.raises(RunExists, match="--resume continues it from step 6"):
-        simulate(small_setup, output=tmp_path)
-    (directory / "checkpoint.safetensors").unlink()
-    with pytest.raises(RunExists, match="--resume starts it anew, as no checkpoint was saved yet"):
-        simulate(small_setup, output=tmp_path)
-    assert len(simulate(small_setup, output=tmp_path, resume=True).metrics) == small_setup.steps
 
 
 def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_setup: Setup, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Checkpoints: states from which a run can go on, each in a file that shows whether it is intact.
+
+A checkpoint is a safetensors file (never unpickled), named after its step and the digest of all its bytes:
+``00000120-<32 hexadecimal digits>.safetensors``. Whatever happens to a file, it does not fit its name any more.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from byzray.files import remove_temporaries, sync, writing
+
+# The newest, and one to go back to if that is damaged.
+KEPT = 2
+
+NAME = re.compile(r"(\d{8,})-([0-9a-f]{32})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    """A state and what belongs to it.
+
+    Attributes:
+        step: how many steps had been taken.
+        state: the tensors that the next step depends on.
+        record: plain data that was saved with it.
+    """
+
+    step: int
+    state: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was saved; the message names the file."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, in a folder of their own.
+
+    Args:
+        folder: made when the first is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """The files, the newest first."""
+        found = [path for path in self.folder.glob("*.safetensors") if NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.partition("-")[0]), reverse=True)
+
+    def intact(self, refused: list[str]) -> Iterator[Checkpoint]:
+        """The intact ones, the newest first; the reasons not to use others are added to `refused` on the way."""
+        for path in self.paths():
+            try:
+                yield self.load(path)
+            except Damaged as damage:
+                refused.append(str(damage))
+
+    def load(self, path: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            Damaged: it is not what was saved.
+        """
+        match = NAME.fullmatch(path.name)
+        assert match is not None
+        step, expected = int(match[1]), match[2]
+        try:
+            found = _digest(path)
+            if found != expected:
+                raise Damaged(f"{path}: is damaged (expected the digest {expected}, found {found})")
+            with safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in list(file.keys())}
+                return Checkpoint(step, state, json.loads(file.metadata()["record"]))
+        except OSError as error:
+            raise Damaged(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, and of the earlier ones the newest.
+
+        Raises:
+            StorageFault: it cannot be written; the earlier ones are intact.
+        """
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+        temporary = self.folder / ".new.0"
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            try:
+                save_file(content, temporary, metadata={"record": json.dumps(checkpoint.record)})
+                sync(temporary)
+                path = self.folder / f"{checkpoint.step:08d}-{_digest(temporary)}.safetensors"
+                temporary.rename(path)
+                sync(self.folder)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._forget(checkpoint.step, path)
+
+    def _forget(self, step: int, newest: Path) -> None:
+        """Remove what is older than is kept, and what lies ahead, of a run that went back to an earlier one."""
+        others = [path for path in self.paths() if path != newest]
+        older = [path for path in others if int(path.name.partition("-")[0]) <= step]
+        for path in {*others} - {*older[: KEPT - 1]}:
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while it saved left."""
+        remove_temporaries(self.folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,128 @@
+"""The tables of a run: rows that grow in memory and in a CSV file."""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from byzray.files import sync, writing
+from byzray.metrics import METRIC_COLUMNS
+
+# The columns of any table that hold no floating-point numbers.
+COUNTS = ("step", "worker", *METRIC_COLUMNS[:2])
+WORDS = ("fault", "submission")
+
+
+class Table:
+    """Rows that grow in memory and, where there is a file, at each flush in that CSV file too, exactly as they are.
+
+    The table knows the length and the digest of what it wrote. With both, a position, it can be taken up again.
+
+    Args:
+        columns: their names.
+        path: the file; it is written anew, see :meth:`take_up`.
+    """
+
+    def __init__(self, columns: Sequence[str], path: Path | None = None) -> None:
+        self.columns = list(columns)
+        self.path = path
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows; the file is replaced at the next flush."""
+        self.frames: list[pd.DataFrame] = []
+        self.flushed = 0  # how many of the frames the file holds
+        self.length = 0  # of what the file holds, in bytes
+        self.digest = hashlib.blake2b(digest_size=16)
+
+    def take_up(self, position: Mapping[str, Any]) -> None:
+        """Go on from a position of the file; what was written after it is removed.
+
+        Raises:
+            ValueError: the file does not hold any more what it held then.
+        """
+        assert self.path is not None
+        length, digest = position["bytes"], position["digest"]
+        try:
+            with self.path.open("rb") as file:
+                content = file.read(length)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror or error}") from error
+        if len(content) < length:
+            raise ValueError(f"expected at least {length} bytes, found {len(content)}")
+        self.clear()
+        self.digest.update(content)
+        if self.digest.hexdigest() != digest:
+            raise ValueError(f"expected the digest {digest} of the first {length} bytes, found another")
+        with writing(self.path):
+            os.truncate(self.path, length)
+        self.length = length
+        self.frames = [_parse(content.decode("utf-8"))]
+        self.flushed = 1
+
+    def position(self) -> dict[str, Any]:
+        """Where the file ends now, after a flush: its length in bytes and its digest."""
+        return {"bytes": self.length, "digest": self.digest.hexdigest()}
+
+    def last_step(self) -> int | None:
+        """The step of the last row."""
+        return int(self.frames[-1][self.columns[0]].iloc[-1]) if self.frames and len(self.frames[-1]) else None
+
+    def extend(self, frame: pd.DataFrame) -> None:
+        """Add rows with the table's columns."""
+        self.frames.append(frame)
+
+    def flush(self, durably: bool = False) -> None:
+        """Add to the file what it lacks; `durably`: so that not even a loss of power undoes it.
+
+        Raises:
+            StorageFault: it cannot be written; the file is mended at the next flush.
+        """
+        new = self.frames[self.flushed :]
+        if self.path is not None:
+            self._append(new, durably)
+        if len(self.frames) > 1:  # a frame of few rows takes far more memory than they do
+            self.frames = [self.frame()]
+        self.flushed = len(self.frames)
+
+    def _append(self, new: Sequence[pd.DataFrame], durably: bool) -> None:
+        assert self.path is not None
+        frame = pd.concat(new) if new else pd.DataFrame(columns=self.columns)
+        text = frame.to_csv(header=not self.length, index=False, na_rep="nan") if new or not self.length else ""
+        content = text.encode()
+        with writing(self.path):
+            if content:
+                # Over what an earlier attempt, which a full disk cut off, may have left.
+                with self.path.open("r+b" if self.length else "wb") as file:
+                    file.seek(self.length)
+                    file.truncate()
+                    file.write(content)
+                self.length += len(content)
+                self.digest.update(content)
+            if durably:
+                sync(self.path)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows."""
+        return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame(columns=self.columns)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table, every number exactly as it was written; a last line that was cut off is left out.
+
+    Raises:
+        ValueError: it holds something else than numbers.
+    """
+    return _parse(path.read_text(encoding="utf-8"))
+
+
+def _parse(content: str) -> pd.DataFrame:
+    complete = io.StringIO(content[: content.rfind("\n") + 1])
+    # Read as text: pandas' own parser of numbers is off by the last digit in some of its releases.
+    text = pd.read_csv(complete, dtype=str, keep_default_na=False)
+    kinds = {name: "int64" if name in COUNTS else "float64" for name in text.columns if name not in WORDS}
+    return text.astype(kinds)

@@ -1,0 +1,246 @@
+"""Actors that die or hang in the middle of a run: it goes on, and no bit changes."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import actors
+from actors import Fleet, FleetError, Supervision
+from actors.fleet import split
+from actors.group import LOOPBACK, Meeting
+from byzray import Setup, Update, simulate
+from byzray.recording import CheckpointInterval
+from byzray.setups import Actors
+
+FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
+
+LONG = pytest.mark.chaos
+
+PLACEMENTS = ("worker", pytest.param("server", marks=LONG), pytest.param("update", marks=LONG))
+
+
+@pytest.fixture(scope="module")
+def mortal(ray_cluster: str) -> Iterator[Fleet]:
+    """Two worker actors and a server that tests may kill; silence is noticed after four seconds."""
+    supervision = Supervision(restarts=3, deadline=4.0)
+    with Fleet("mortal", split(5, 2), Actors(cpus_per_actor=0.1), supervision=supervision) as fleet:
+        yield fleet
+
+
+def at_step(step: int, do: Callable[[], None]) -> Callable[[Update], None]:
+    """Does something once, when a run has got to a step."""
+    pending = [do]
+
+    def progress(update: Update) -> None:
+        if update.step >= step and pending:
+            pending.pop()()
+
+    return progress
+
+
+def kill(fleet: Fleet, rank: int, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    return lambda: os.kill(fleet.places[rank]["pid"], number)
+
+
+def same(first: Path | None, second: Path | None) -> None:
+    assert first is not None
+    assert second is not None
+    for name in FILES:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_worker_that_dies_is_replaced_and_no_bit_changes(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, placement: str
+) -> None:
+    setup = small_setup.changed(momentum={"placement": placement, "nesterov": True})
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    progress = at_step(5, kill(mortal, 2))
+    lost = actors.simulate(setup, fleet=mortal, output=tmp_path / "lost", progress=progress).directory
+    same(whole, lost)
+    assert lost is not None
+    log = (lost / "log.txt").read_text()
+    assert "workers 3-4 was lost (process" in log
+    assert "goes on from step" not in log
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_server_that_dies_is_restored_from_the_last_checkpoint(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, placement: str
+) -> None:
+    setup = small_setup.changed(momentum={"placement": placement})
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    options: dict[str, Any] = {"progress": at_step(6, kill(mortal, 0)), "checkpoints": CheckpointInterval(steps=4)}
+    lost = actors.simulate(setup, fleet=mortal, output=tmp_path / "lost", **options).directory
+    same(whole, lost)
+    assert lost is not None
+    log = (lost / "log.txt").read_text()
+    assert "server was lost (process" in log
+    assert "goes on from step 4" in log
+
+
+def test_a_server_that_dies_before_any_checkpoint_starts_anew(mortal: Fleet, small_setup: Setup) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal)
+    lost = actors.simulate(small_setup, fleet=mortal, progress=at_step(5, kill(mortal, 0)))
+    assert np.array_equal(whole.parameters, lost.parameters)
+    assert whole.metrics.equals(lost.metrics)
+    assert whole.evaluations.equals(lost.evaluations)
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=LONG)])
+def test_an_actor_that_hangs_is_noticed_by_the_deadline(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, rank: int
+) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal, output=tmp_path / "whole").directory
+    progress = at_step(5, kill(mortal, rank, signal.SIGSTOP))
+    lost = actors.simulate(small_setup, fleet=mortal, output=tmp_path / "lost", progress=progress).directory
+    same(whole, lost)
+    assert lost is not None
+    assert f"{mortal.roles[rank]} was lost" in (lost / "log.txt").read_text()
+
+
+@LONG
+def test_actors_that_die_while_idle_are_missed_by_no_run(mortal: Fleet, small_setup: Setup) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal)
+    for rank in (1, 0):
+        kill(mortal, rank)()
+        time.sleep(4)  # the actor is back, and nobody knows
+        again = actors.simulate(small_setup, fleet=mortal)
+        assert np.array_equal(whole.parameters, again.parameters)
+        assert whole.metrics.equals(again.metrics)
+
+
+def test_an_actor_that_dies_and_is_back_between_two_stretches(mortal: Fleet, small_setup: Setup) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal)
+    for rank in (1, 0):
+
+        def kill_and_wait(rank: int = rank) -> None:
+            kill(mortal, rank)()
+            time.sleep(4)
+
+        again = actors.simulate(small_setup, fleet=mortal, progress=at_step(5, kill_and_wait))
+        assert np.array_equal(whole.parameters, again.parameters)
+        assert whole.metrics.equals(again.metrics)
+
+
+def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
+    mortal: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies after its last signal of a stretch: the server has replied already."""
+    whole = actors.simulate(small_setup, fleet=mortal)
+    call, pending = mortal.call, [True]
+
+    def lose_the_reply(references: Any, patience: float = float("inf")) -> list[Any]:
+        found = call(references, patience)
+        if len(references) == 3 and pending and hasattr(found[0], "rows") and found[0].step >= 4:
+            pending.pop()
+            mortal.joined = False
+            raise actors.supervision.ActorLost("a test says so")
+        return found
+
+    monkeypatch.setattr(mortal, "call", lose_the_reply)
+    again = actors.simulate(small_setup, fleet=mortal)
+    assert not pending
+    assert np.array_equal(whole.parameters, again.parameters)
+    assert whole.metrics.equals(again.metrics)
+
+
+def test_batch_statistics_are_handed_back_too(mortal: Fleet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    setup = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": str(tmp_path / "images.npz")},
+            "model": {"name": "empire-cnn", "hidden": 4, "training": True},
+            "batch_size": 2,
+            "steps": 5,
+            "workers": 3,
+            "aggregator": "average",
+            "evaluation_interval": 1,
+        }
+    )
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    lost = actors.simulate(
+        setup, fleet=mortal, output=tmp_path / "lost", progress=at_step(3, kill(mortal, 1))
+    ).directory
+    same(whole, lost)
+
+
+def test_actors_elsewhere_are_replaced_as_well(
+    small_setup: Setup, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the first two of three worker actors were on other machines than the server.
+    monkeypatch.setattr(
+        "actors.fleet.arrange", lambda places, deadline: Meeting(4, frozenset({3}), "gloo", LOOPBACK, deadline)
+    )
+    whole = None
+    with Fleet("apart", split(5, 3), Actors(cpus_per_actor=0.1), supervision=Supervision(deadline=5.0)) as apart:
+        for index, (rank, number) in enumerate([(None, signal.SIGKILL), (1, signal.SIGKILL), (3, signal.SIGKILL)]):
+            options = {} if rank is None else {"progress": at_step(5, kill(apart, rank, number))}
+            found = actors.simulate(small_setup, fleet=apart, output=tmp_path / str(index), **options).directory
+            whole = whole or found
+            same(whole, found)
+
+
+def test_after_too_many_restarts_the_run_fails_with_the_whole_story(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path
+) -> None:
+    def kill_always(update: Update) -> None:
+        if update.step:
+            kill(mortal, 1)()
+
+    with pytest.raises(FleetError, match="actors were lost more than 3 times"):
+        actors.simulate(small_setup, fleet=mortal, output=tmp_path, progress=kill_always)
+    (directory,) = tmp_path.iterdir()
+    log = (directory / "log.txt").read_text()
+    assert log.count("workers 0-2 was lost (process") >= 3
+    assert "actors were lost more than 3 times" in log
+    # The run can be continued, and the fleet is fit for more.
+    again = actors.simulate(small_setup, fleet=mortal, output=tmp_path, resume=True)
+    assert np.array_equal(again.parameters, actors.simulate(small_setup, fleet=mortal).parameters)
+
+
+@pytest.mark.parametrize("missing", ["recover", pytest.param("zero", marks=LONG), "drop"])
+def test_declared_crashes_and_hangs_happen_and_the_result_is_that_of_one_process(
+    mortal: Fleet, small_setup: Setup, missing: str
+) -> None:
+    faults = {
+        "missing": missing,
+        "events": [
+            {"kind": "crash", "workers": [0], "steps": [2]},
+            {"kind": "crash", "workers": [2], "steps": [5]},
+            {"kind": "hang", "workers": [4], "steps": 7},
+            {"kind": "silent", "workers": [3], "steps": "9-10"},
+        ],
+    }
+    setup = small_setup.changed(faults=faults, aggregator="median")
+    processes = [place["pid"] for place in mortal.places]
+    apart, together = actors.simulate(setup, fleet=mortal), simulate(setup)
+    assert mortal.places[0]["pid"] == processes[0]
+    assert not {place["pid"] for place in mortal.places[1:]} & set(processes)
+    np.testing.assert_allclose(apart.parameters, together.parameters, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(apart.metrics["Average loss"], together.metrics["Average loss"], rtol=1e-4)
+    assert apart.metrics["Training point count"].equals(together.metrics["Training point count"])
+    assert apart.faults is not None
+    assert len(apart.faults) == 5
+    if missing == "recover":
+        undisturbed = actors.simulate(setup.changed(faults=None), fleet=mortal)
+        assert np.array_equal(apart.parameters, undisturbed.parameters)
+        assert apart.metrics.equals(undisturbed.metrics)
+
+
+def test_a_run_that_stops_where_it_diverges_leaves_the_fleet_usable(mortal: Fleet, small_setup: Setup) -> None:
+    setup = small_setup.changed(attack="nan", aggregator="average", divergence="stop", evaluation_interval=0)
+    before = actors.simulate(small_setup, fleet=mortal)
+    result = actors.simulate(setup, fleet=mortal)
+    assert result.diverged is not None
+    assert len(result.metrics) == 1
+    after = actors.simulate(small_setup, fleet=mortal)
+    assert np.array_equal(before.parameters, after.parameters)
