@@ -84,6 +84,9 @@ def main() -> None:
     except Interrupted as error:
         err.print(f"[yellow]byzray:[/] {escape(str(error))}; the same command with --resume continues it")
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be read
+        err.print(f"[red]byzray:[/] failed: {escape(str(error))}")
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("[yellow]byzray:[/] aborted")
         sys.exit(1)

@@ -216,6 +216,7 @@ class RunDirectory:
             return None
         self._compare(fingerprints)
         if finished:
+            self.checkpoints.remove()  # which a process that was killed then may have left
             return self.result()
         if not resume:
             raise RunExists(

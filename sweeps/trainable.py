@@ -22,6 +22,7 @@ from actors.supervision import Supervision
 from byzray.checkpoints import Checkpoints
 from byzray.datasets import Data, Dataset
 from byzray.environment import fingerprints
+from byzray.files import StorageFault
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
@@ -235,7 +236,8 @@ class RunTrainable(tune.Trainable):
         """Leave the reason in the run's directory, unless another process is at work there."""
         if self.run is None:  # the driver tells of it
             return
-        with suppress(RunExists), RunDirectory(self.storage.runs, self.run) as directory:
+        # A full disk must not hide the error.
+        with suppress(RunExists, StorageFault), RunDirectory(self.storage.runs, self.run) as directory:
             log = "".join(traceback.format_exception(error))
             directory.fail(f"{type(error).__name__}: {error}", log)
         self._send(() if self.pulled else FAILURE_FILES)
