@@ -13,6 +13,7 @@ from torch import Tensor
 
 from byzray.aggregators.distances import distances
 from byzray.aggregators.line import Line
+from byzray.aggregators.order import mean
 from byzray.options import Options
 
 BLOCK = 65_536
@@ -105,14 +106,15 @@ class DistanceSelectingAggregator(SelectingAggregator):
 def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
     """The mean (D,) of some rows, given by their indices."""
     if gradients_ND.is_cuda or gradients_ND.dtype not in (torch.float32, torch.float64):
-        return gradients_ND.index_select(0, rows_K).mean(dim=0)
+        return mean(gradients_ND.index_select(0, rows_K), dim=0)
     # On a CPU the indices can be looked at, and the rows need not be copied.
     first, *others = rows_K.tolist()
     mean_D = gradients_ND[first].detach().clone()
     for block_NB, mean_B in zip(gradients_ND.detach().split(BLOCK, dim=1), mean_D.split(BLOCK), strict=True):
         for row in others:
             mean_B.add_(block_NB[row])
-    return mean_D.div_(len(rows_K))
+    mean_D.div_(len(rows_K))
+    return mean_D if mean_D.sum().isfinite() else mean(gradients_ND.detach().index_select(0, rows_K), dim=0)
 
 
 def unmet(holds: bool, requirement: str) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzray.aggregators.base import Aggregate, Aggregator, unmet
 from byzray.aggregators.line import Line
-from byzray.aggregators.order import mean_of_nearest, order_statistics
+from byzray.aggregators.order import mean, mean_of_nearest, order_statistics
 
 
 class _Ranking(Aggregator):
@@ -81,7 +81,7 @@ class TrimmedMean(_Trimming):
         return f, n - 2 * f
 
     def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
-        return ranks_DK.mean(dim=1)
+        return mean(ranks_DK, dim=1)
 
 
 class Phocas(_Trimming):
@@ -97,7 +97,7 @@ class Phocas(_Trimming):
 
     def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
         n = ranks_DK.shape[1]
-        return mean_of_nearest(ranks_DK, ranks_DK[:, f : n - f].mean(dim=1), keep=n - f)
+        return mean_of_nearest(ranks_DK, mean(ranks_DK[:, f : n - f], dim=1), keep=n - f)
 
 
 class Meamed(_Trimming):

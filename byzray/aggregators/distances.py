@@ -14,16 +14,44 @@ from byzray.parallel import compiled, each
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
 
+FURTHEST = 1e150
+"""The largest distance or norm of finite submissions: the sum of any number of such squares is finite."""
+
+SHRINK = 2.0**-80
+"""By this, all of single precision becomes numbers whose squares are finite, and what was large is not lost."""
+
 
 def distances(gradients_ND: Tensor) -> Tensor:
-    """The (N, N) float64 Euclidean distances; non-finite ones are +inf, and the diagonal is 0.
+    """The (N, N) float64 Euclidean distances. A submission that is not finite is at +inf from all others, and only
+    such a one is: where squares leave the range of single precision, the submissions are shrunk; where they leave that
+    of double precision and, since to look would be to wait, on a GPU, the distance is FURTHEST. The diagonal is 0.
 
     They are computed from differences of coordinates. The Gram identity ||x||^2 + ||y||^2 - 2<x, y> would be left with
     no digit once submissions agree, and centering does not save it: one huge submission moves the mean away from all
     others.
     """
+    gradients_ND = gradients_ND.detach()
     squares_NN = _squares_compiled(gradients_ND) if compiled(gradients_ND) else _squares(gradients_ND)
-    return _finite_or_infinite((squares_NN + squares_NN.T).sqrt())
+    distances_NN = (squares_NN + squares_NN.T).sqrt()
+    if not gradients_ND.is_cuda and (distances_NN <= FURTHEST).all():
+        return distances_NN
+    finite_N = _finite_rows(gradients_ND)
+    finite_NN = finite_N[:, None] & finite_N
+    overflown_NN = finite_NN & distances_NN.isinf()
+    if not gradients_ND.is_cuda and gradients_ND.dtype is not torch.float64 and overflown_NN.any():
+        _replace(distances_NN, overflown_NN, gradients_ND)
+    return distances_NN.clamp(max=FURTHEST).masked_fill(~finite_NN, math.inf).fill_diagonal_(0)
+
+
+def _replace(distances_NN: Tensor, overflown_NN: Tensor, gradients_ND: Tensor) -> None:
+    """Replace distances whose squares have left the range by those of the shrunk submissions."""
+    rows_K = overflown_NN.any(dim=1).nonzero()[:, 0]
+    squares_KK = distances_NN.new_zeros(len(rows_K), len(rows_K))
+    for block_NB in gradients_ND.split(BLOCK, dim=1):
+        squares_KK += distances(_at_least_float32(block_NB[rows_K]).mul_(SHRINK)).square()
+    replaced_NN = torch.zeros_like(distances_NN)
+    replaced_NN[rows_K[:, None], rows_K] = squares_KK.sqrt() / SHRINK
+    distances_NN[overflown_NN] = replaced_NN[overflown_NN]
 
 
 def _squares_compiled(gradients_ND: Tensor) -> Tensor:
@@ -32,7 +60,7 @@ def _squares_compiled(gradients_ND: Tensor) -> Tensor:
 
     n, threads = len(gradients_ND), torch.get_num_threads()
     squares_NN = torch.zeros(n, n, dtype=torch.float64)
-    matrix, squares = gradients_ND.detach().contiguous().numpy(), squares_NN.numpy()
+    matrix, squares = gradients_ND.contiguous().numpy(), squares_NN.numpy()
     # Rows in turn, as later ones are compared with more others; so no sum depends on the number of threads.
     each([partial(squared_distances, matrix, squares, first, threads) for first in range(threads)])
     return squares_NN
@@ -43,7 +71,6 @@ def _squares(gradients_ND: Tensor) -> Tensor:
     n = len(gradients_ND)
     pairs = torch.zeros(n * (n - 1) // 2, dtype=torch.float64, device=gradients_ND.device)
     for block_NB in _at_least_float32(gradients_ND).split(BLOCK, dim=1):
-        # A block whose squares overflow is infinite, which is as far as a huge submission deserves.
         pairs += torch.nn.functional.pdist(block_NB.contiguous()).double().square()
     squares_NN = torch.zeros(n, n, dtype=torch.float64, device=gradients_ND.device)
     row, column = torch.triu_indices(n, n, offset=1, device=gradients_ND.device)
@@ -52,8 +79,16 @@ def _squares(gradients_ND: Tensor) -> Tensor:
 
 
 def norms(gradients_ND: Tensor) -> Tensor:
-    """The (N,) Euclidean norms; non-finite ones are +inf."""
-    return _finite_or_infinite(torch.linalg.vector_norm(_at_least_float32(gradients_ND), dim=1))
+    """The (N,) float64 Euclidean norms. That of a submission which is not finite is +inf, and only such a one is: where
+    squares leave the range of single precision, they are taken in double precision; else as in :func:`distances`."""
+    norms_N = torch.linalg.vector_norm(_at_least_float32(gradients_ND), dim=1).double()
+    if not gradients_ND.is_cuda and (norms_N <= FURTHEST).all():
+        return norms_N
+    finite_N = _finite_rows(gradients_ND)
+    if not gradients_ND.is_cuda:
+        overflown_N = finite_N & norms_N.isinf()
+        norms_N[overflown_N] = torch.linalg.vector_norm(gradients_ND[overflown_N], dim=1, dtype=torch.float64)
+    return norms_N.clamp(max=FURTHEST).masked_fill(~finite_N, math.inf)
 
 
 def smallest(values_N: Tensor, count: int) -> Tensor:
@@ -65,5 +100,7 @@ def _at_least_float32(gradients_ND: Tensor) -> Tensor:
     return gradients_ND.to(torch.promote_types(gradients_ND.dtype, torch.float32))
 
 
-def _finite_or_infinite(values: Tensor) -> Tensor:
-    return values.nan_to_num(nan=math.inf, posinf=math.inf)
+def _finite_rows(gradients_ND: Tensor) -> Tensor:
+    """Which submissions are finite, (N,)."""
+    # Both extremes are NaN where a coordinate is, and are found sooner than all coordinates are looked at.
+    return gradients_ND.amax(dim=1).isfinite() & gradients_ND.amin(dim=1).isfinite()

@@ -141,7 +141,7 @@ class Line:
 
     @cached_property
     def _honest_norms(self) -> Tensor:
-        return norms(self.honest_HD).double()
+        return norms(self.honest_HD)
 
     @cached_property
     def _submissions(self) -> Tensor:

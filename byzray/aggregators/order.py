@@ -62,8 +62,20 @@ def mean_of_nearest(sorted_DN: Tensor, center_D: Tensor, keep: int) -> Tensor:
     for sorted_BN, center_B, mean_B in zip(
         sorted_DN.split(block), center_D.split(block), mean_D.split(block), strict=True
     ):
-        torch.mean(_nearest(sorted_BN, center_B, keep), dim=1, out=mean_B)
+        mean_B[:] = mean(_nearest(sorted_BN, center_B, keep), dim=1)
     return mean_D
+
+
+def mean(values: Tensor, dim: int) -> Tensor:
+    """The mean along a dimension. On a CPU it is finite also where only the sum of the values is not; on a GPU, to look
+    would be to wait."""
+    means = values.mean(dim=dim)
+    if values.is_cuda or means.sum().isfinite():
+        return means
+    shares = values / values.shape[dim]
+    # Rounding must not carry the sum of the shares beyond the range either.
+    between = shares.sum(dim=dim).clamp(values.amin(dim=dim), values.amax(dim=dim))
+    return torch.where(means.isfinite(), means, between)
 
 
 def _nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Tensor:
