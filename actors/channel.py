@@ -22,10 +22,9 @@ from torch import Tensor
 
 from actors.group import Group
 from actors.near import shared_among
-from byzray.cohort import Cohort, Contribution
+from byzray.cohort import Cohort, Contribution, State
 from byzray.gradients import Network
 from byzray.metrics import Moments
-from byzray.recording import State
 from byzray.server import Server
 from byzray.setups import Setup
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from actors.channel import ServerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
+from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.devices import pick_device
 from byzray.divergence import Divergence
-from byzray.recording import State
 from byzray.server import Server
 
 

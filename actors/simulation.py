@@ -15,10 +15,11 @@ from actors.cluster import connect
 from actors.fleet import Fleet
 from actors.server import Rescued, Stretch
 from actors.supervision import ActorLost, FleetError, Supervision
+from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
-from byzray.recording import CheckpointInterval, Progress, State, StateLost, record
+from byzray.recording import CheckpointInterval, Progress, StateLost, record
 from byzray.results import Result
 from byzray.setups import Actors, Setup
 from byzray.simulation import data_root, load_data, mean_buffers

@@ -8,10 +8,9 @@ from typing import Any
 from actors.channel import Layout, WorkerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
-from byzray.cohort import Cohort
+from byzray.cohort import Cohort, State
 from byzray.datasets import Data
 from byzray.devices import pick_device
-from byzray.recording import State
 
 
 class WorkerActor(Member):

@@ -16,6 +16,9 @@ from byzray.randomness import key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
 
+# What the next step depends on, by name.
+State = dict[str, Tensor]
+
 
 class Contribution(NamedTuple):
     """What a cohort reports beside its submissions.
@@ -125,7 +128,7 @@ class Cohort:
             return self._drawn[1]
         return self.stream.batch(self.workers, step, local_step)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """What the next step depends on: tensors whose first dimension is K."""
         state = {}
         if self.momentum.buffers_KD is not None:
@@ -134,7 +137,7 @@ class Cohort:
             state[f"buffer {name}"] = torch.stack([buffers[name] for buffers in self.buffers])
         return state
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: State) -> None:
         """Take up a state that :meth:`state` returned."""
         if self.momentum.buffers_KD is not None:
             self.momentum.buffers_KD.copy_(state["worker momentum"])

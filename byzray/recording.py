@@ -12,9 +12,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from byzray.checkpoints import Checkpoint
+from byzray.cohort import State
 from byzray.divergence import Divergence
 from byzray.environment import Environment
 from byzray.files import StorageFault
@@ -35,7 +35,6 @@ STRETCH_SECONDS = 1.0
 # What became of missing submissions, as the table of faults says it.
 SUBMISSIONS = {"recover": "recovered", "zero": "zero vector", "drop": "left out"}
 
-State = dict[str, Tensor]
 
 
 class Simulation(Protocol):

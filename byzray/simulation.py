@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray.cohort import Cohort
+from byzray.cohort import Cohort, State
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
 from byzray.mistakes import SetupError
-from byzray.recording import CheckpointInterval, Progress, Simulation, State, record
+from byzray.recording import CheckpointInterval, Progress, Simulation, record
 from byzray.results import Result
 from byzray.server import Server
 from byzray.setups import Setup

@@ -43,6 +43,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "device": {"device": "cpu"},
     "seed": {"seed": 2},
     "local_steps": {"local_steps": 2},
+    "faults": {"faults": {"events": [{"kind": "crash", "workers": 0, "steps": 3}]}},
+    "divergence": {"divergence": "stop"},
 }
 
 
@@ -177,6 +179,11 @@ def test_schedule_in_any_order() -> None:
         ("study: on", {"study.past": 3}, {"study": {"past": 3}}),
         ("actors: none", {"actors.workers_per_actor": 3}, {"actors": {"workers_per_actor": 3}}),
         (
+            "faults: {events: [{kind: hang, workers: 1, steps: 2}]}",
+            {"faults.missing": "zero"},
+            {"faults": {"missing": "zero", "events": [{"kind": "hang", "workers": [1], "steps": "2"}]}},
+        ),
+        (
             "learning_rate: 0.5",
             {"learning_rate.half_life": 9},
             {"learning_rate": {"initial": 0.5, "half_life": 9}},
@@ -199,7 +206,7 @@ def test_the_digest_depends_on_every_field(field: str, tmp_path: Path) -> None:
     setup = Setup.model_validate(ATTACKED)
     changed = Setup.model_validate(ATTACKED | CHANGES[field])
     before, after = setup.describe(), changed.describe()
-    assert {key for key in after if after[key] != before[key]} == {field}
+    assert {key for key in after if key not in before or after[key] != before[key]} == {field}
     assert changed.digest() != setup.digest()
     assert RunDirectory(tmp_path, changed).path != RunDirectory(tmp_path, setup).path
 
@@ -216,6 +223,33 @@ def test_the_digest_depends_on_every_field(field: str, tmp_path: Path) -> None:
 )
 def test_the_digest_ignores_how_a_setup_is_written(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert Setup.model_validate(one).digest() == Setup.model_validate(other).digest()
+
+
+@pytest.mark.parametrize(
+    ("fields", "digest"),
+    [
+        ({}, "6a50f470f3"),
+        (
+            {
+                "dataset": "mnist",
+                "model": "full",
+                "workers": 51,
+                "byzantine": 24,
+                "attack": "little",
+                "aggregator": "median",
+                "momentum": {"placement": "server"},
+                "study": {"past": 4},
+            },
+            "19575b9f8d",
+        ),
+    ],
+)
+def test_directories_of_earlier_versions_keep_their_names(fields: dict[str, Any], digest: str) -> None:
+    """The digests are those of version 0.1.0, whose setups had neither `faults` nor `divergence`."""
+    setup = Setup.model_validate(fields)
+    assert setup.digest() == digest
+    assert setup.changed(faults="none", divergence="go-on").digest() == digest
+    assert not {"faults", "divergence"} & parse_yaml(setup.yaml()).keys()
 
 
 def test_label_and_directory_name() -> None:
