@@ -172,9 +172,10 @@ class Storage:
             (self.folder / old).rename(self.folder / new)
         if self.filesystem is None:
             return
-        self.filesystem.create_dir(f"{self.path}/{new}", recursive=True)
         for path in self._files(old):
-            self.filesystem.copy_file(path, f"{self.path}/{new}/{path.rpartition('/')[2]}")
+            target = f"{self.path}/{new}/{path.removeprefix(f'{self.path}/{old}/')}"
+            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            self.filesystem.copy_file(path, target)
             self.filesystem.delete_file(path)
 
     @staticmethod

@@ -46,6 +46,7 @@ FILES = {
     "evaluations.csv",
     "parameters.npy",
     "accuracy.png",
+    "log.txt",
     "accuracy.svg",
     "status.json",
 }
@@ -70,7 +71,7 @@ def byzray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
     """When each file was last changed, and what it holds; the lock, which is none of the run's, left out."""
-    files = [path for path in directory.iterdir() if path.name != ".lock"]
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
@@ -88,6 +89,7 @@ def test_a_run_and_its_directory(byzray: Byzray, tmp_path: Path) -> None:
     assert directory.name.endswith(setup.digest())
     status = json.loads(files["status.json"][1])
     assert status.pop("seconds") > 0
+    assert set(status.pop("files")) == {"metrics.csv", "evaluations.csv", "parameters.npy"}
     assert status == {"state": "finished", "step": 6}
     environment = json.loads(files["environment.json"][1])
     assert environment["packages"]["torch"] == importlib.metadata.version("torch")
@@ -288,6 +290,7 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
     assert byzray(*run, "uninterrupted")[0] == 0
     status = json.loads((directory / "status.json").read_text())
     assert status.pop("seconds") > seconds  # of both halves together
+    assert set(status.pop("files")) == {"metrics.csv", "evaluations.csv", "parameters.npy"}
     assert status == {"state": "finished", "step": 1200}
     assert {path.name for path in directory.iterdir()} - {".lock"} == FILES
     # What was computed before the interruption was not computed again.

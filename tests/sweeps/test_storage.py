@@ -10,8 +10,8 @@ from sweeps.storage import Storage
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
     folder = tmp_path / "there"
-    (folder / "runs" / "one").mkdir(parents=True)
-    for name in ("checkpoint.safetensors", "metrics.csv", "status.json"):
+    (folder / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    for name in ("checkpoints/7-a.safetensors", "metrics.csv", "status.json"):
         (folder / "runs" / "one" / name).write_text(f"old {name}")
     return folder
 
@@ -33,8 +33,8 @@ def test_nothing_is_lost_by_sending_a_part(there: Path) -> None:
 def test_only_what_is_named_and_gone_here_is_removed(there: Path) -> None:
     with Storage(there.as_uri()) as storage:
         storage.pull("runs/one")
-        (storage.runs / "one" / "checkpoint.safetensors").unlink()
-        storage.remove("runs/one/checkpoint.safetensors", "runs/one/metrics.csv")
+        (storage.runs / "one" / "checkpoints" / "7-a.safetensors").unlink()
+        storage.remove("runs/one/checkpoints", "runs/one/metrics.csv")
     assert set(files(there)) == {"runs/one/metrics.csv", "runs/one/status.json"}
 
 
@@ -44,7 +44,7 @@ def test_the_status_is_sent_last_and_the_checkpoint_before_it(there: Path, monke
         storage.pull("runs/one")
         monkeypatch.setattr(storage, "_send", lambda file: sent.append(file.name))
         storage.push("runs/one")
-    assert sent == ["metrics.csv", "checkpoint.safetensors", "status.json"]
+    assert sent == ["metrics.csv", "7-a.safetensors", "status.json"]
 
 
 def test_a_file_that_could_not_be_fetched_leaves_no_half(there: Path) -> None:
@@ -57,12 +57,13 @@ def test_a_file_that_could_not_be_fetched_leaves_no_half(there: Path) -> None:
 
 
 def test_put_aside_keeps_everything(there: Path) -> None:
-    before = {Path(name).name: content for name, content in files(there).items()}
+    before = files(there / "runs" / "one")
     with Storage(there.as_uri()) as storage:
         storage.pull("runs")
         storage.put_aside("one")
         assert not (storage.runs / "one").exists()
-    assert {Path(name).name: content for name, content in files(there / "replaced").items()} == before
+    (replaced,) = (there / "replaced").iterdir()
+    assert files(replaced) == before
     assert files(there / "runs") == {}
 
 
