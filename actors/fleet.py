@@ -152,7 +152,7 @@ class Fleet:
             except ActorLost:  # in the meantime
                 continue
             return [
-                f"{role} was lost ({_process(old)}) and is back ({_process(new)})"
+                f"actor {role!r} was lost ({_process(old)}) and is back ({_process(new)})"
                 for role, old, new in zip(self.roles, before, places, strict=False)
                 if _process(old) != _process(new)
             ]

@@ -19,6 +19,9 @@ from torch import Tensor
 # Whether this system has memory without a name.
 AVAILABLE = sys.platform == "linux"
 
+# How long the actors that are expected may take to come in, in seconds: all have answered just before.
+ENTRY_SECONDS = 10.0
+
 
 class PeerLost(Exception):
     """The actor at the other end of a connection has closed it, or ended."""
@@ -43,7 +46,7 @@ class Door:
         self.path = os.path.join(self._folder, "door")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._deadline = deadline
-        self._socket.settimeout(deadline)
+        self._socket.settimeout(min(deadline, ENTRY_SECONDS))
         self._socket.bind(self.path)
         self._socket.listen(socket.SOMAXCONN)
 

@@ -66,7 +66,7 @@ def test_a_worker_that_dies_is_replaced_and_no_bit_changes(
     same(whole, lost)
     assert lost is not None
     log = (lost / "log.txt").read_text()
-    assert "workers 3-4 was lost (process" in log
+    assert "actor 'workers 3-4' was lost (process" in log
     assert "goes on from step" not in log
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_dies_is_restored_from_the_last_checkpoint(
     same(whole, lost)
     assert lost is not None
     log = (lost / "log.txt").read_text()
-    assert "server was lost (process" in log
+    assert "actor 'server' was lost (process" in log
     assert "goes on from step 4" in log
 
 
@@ -102,7 +102,7 @@ def test_an_actor_that_hangs_is_noticed_by_the_deadline(
     lost = actors.simulate(small_setup, fleet=mortal, output=tmp_path / "lost", progress=progress).directory
     same(whole, lost)
     assert lost is not None
-    assert f"{mortal.roles[rank]} was lost" in (lost / "log.txt").read_text()
+    assert f"actor {mortal.roles[rank]!r} was lost" in (lost / "log.txt").read_text()
 
 
 @LONG
@@ -200,7 +200,7 @@ def test_after_too_many_restarts_the_run_fails_with_the_whole_story(
         actors.simulate(small_setup, fleet=mortal, output=tmp_path, progress=kill_always)
     (directory,) = tmp_path.iterdir()
     log = (directory / "log.txt").read_text()
-    assert log.count("workers 0-2 was lost (process") >= 3
+    assert log.count("actor 'workers 0-2' was lost (process") >= 3
     assert "actors were lost more than 3 times" in log
     # The run can be continued, and the fleet is fit for more.
     again = actors.simulate(small_setup, fleet=mortal, output=tmp_path, resume=True)
