@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from actors.group import Group
+from actors.group import Group, exchanging
 from actors.near import shared_among
 from byzray.cohort import Cohort, Contribution, State
 from byzray.gradients import Network
@@ -228,10 +228,11 @@ class ServerChannel:
             if rank in self._near:
                 self._near[rank].signal()
             else:
-                # In this order: NCCL does one after the other what goes between two ranks.
-                self._transfers.append(dist.isend(board.message, rank))
-                self._transfers.append(dist.irecv(board.rows(index, self._step), rank))
-                self._transfers.append(dist.irecv(board.report(index, self._step), rank))
+                with exchanging():
+                    # In this order: NCCL does one after the other what goes between two ranks.
+                    self._transfers.append(dist.isend(board.message, rank))
+                    self._transfers.append(dist.irecv(board.rows(index, self._step), rank))
+                    self._transfers.append(dist.irecv(board.report(index, self._step), rank))
 
     def end(self) -> None:
         """Tell the workers that no step follows."""
@@ -241,7 +242,8 @@ class ServerChannel:
             if rank in self._near:
                 self._near[rank].signal()
             else:
-                self._transfers.append(dist.isend(self.board.message, rank))
+                with exchanging():
+                    self._transfers.append(dist.isend(self.board.message, rank))
         _finish(self._transfers)
 
     def receive(self) -> None:
@@ -323,7 +325,8 @@ class WorkerChannel:
         if self._server is not None:
             self._server.wait()
         else:
-            dist.recv(self._board.message, src=0)
+            with exchanging():
+                dist.recv(self._board.message, src=0)
         ended = self._may_end and bool(self._board.message[-1])
         return None if ended else self._board.point_D.to(self.device)
 
@@ -341,11 +344,14 @@ class WorkerChannel:
         if self._server is not None:
             self._server.signal()
         else:
-            _finish([dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)])
+            with exchanging():
+                transfers = [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)]
+            _finish(transfers)
 
 
 def _finish(transfers: list[dist.Work | None]) -> None:
-    for transfer in transfers:
-        if transfer is not None:
-            transfer.wait()
+    with exchanging():
+        for transfer in transfers:
+            if transfer is not None:
+                transfer.wait()
     transfers.clear()

@@ -206,12 +206,13 @@ class Fleet:
             )
         return self.layout.model_copy(update={"workers_per_actor": packed})
 
-    def call(self, references: Sequence[Any], patience: float = math.inf) -> list[Any]:
+    def call(self, references: Sequence[Any], patience: float = math.inf, straggling: float = math.inf) -> list[Any]:
         """The results of calls to actors, in order.
 
         Args:
             references: of the calls.
-            patience: after so many seconds without a result actors count as lost.
+            patience: after so many seconds actors that have not answered count as lost.
+            straggling: the same, from the first answer on.
 
         Raises:
             ActorLost: an actor was lost.
@@ -225,6 +226,8 @@ class Fleet:
             # not a consequence, so the others are heard too, for a while.
             wait = min(1.0, deadline - time.monotonic()) if failure is None else 0.1
             done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, wait))
+            if done and failure is None:
+                deadline = min(deadline, time.monotonic() + straggling)
             try:
                 ray.get(done)
             except RayError as error:
@@ -236,7 +239,8 @@ class Fleet:
             raise reason(failure)
         if waiting:
             self.joined = False
-            raise ActorLost(f"an actor of the fleet did not answer within {patience:g} s", silent=True)
+            late = min(patience, straggling)
+            raise ActorLost(f"an actor of the fleet did not answer within {late:g} s", silent=True)
         return ray.get(list(references))
 
     def prepare(self, setup: Setup, data: Any, parameters: Any = None, healthy: int = 0) -> list[range]:

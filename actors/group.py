@@ -5,16 +5,27 @@ Ranks: the server is 0, worker actors follow.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from actors.near import Door, Near
+from actors.near import Door, Near, PeerLost, PeerSilent
 
 LOOPBACK = "127.0.0.1"
+
+
+@contextmanager
+def exchanging() -> Iterator[None]:
+    """Turn what torch.distributed raises into what it means: a peer has closed its connection, or stays silent."""
+    try:
+        yield
+    except RuntimeError as error:  # DistError, if it is not plain
+        kind = PeerSilent if "imed out" in str(error) else PeerLost
+        raise kind(f"torch.distributed: {error}") from error
 
 
 class Meeting(NamedTuple):
@@ -93,7 +104,8 @@ class Group:
                 self._near[0] = Near.enter(path, rank, meeting.deadline)
         self.rank = rank
         if meeting.backend is not None:
-            self._join_group(meeting, port)
+            with exchanging():
+                self._join_group(meeting, port)
         if self._door is not None:
             self._near = self._door.admit(len(meeting.near))
             self._close_door()

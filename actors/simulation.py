@@ -54,6 +54,8 @@ class FleetSimulation:
         self._story: list[str] = []
         self._told = 0  # how much of the story was taken
         self._parameters = parameters
+        self._environment: Environment = {}
+        self._healthy = 0
         self._data = data if isinstance(data, ObjectRef) else ray.put(data)
         self.begin_anew()
 
@@ -71,6 +73,8 @@ class FleetSimulation:
 
     def _prepare(self, healthy: int = 0) -> None:
         self.cohorts = self.fleet.prepare(self.setup, self._data, self._parameters, healthy)
+        self._environment = self._environment or self._call([self.fleet.server.environment.remote()])[0]
+        self._healthy = healthy
         self.step_number = 0
         self.diverged = None
 
@@ -87,7 +91,7 @@ class FleetSimulation:
     def _run(self, stop: int) -> NDArray[np.float64]:
         fleet = self.fleet
         calls = [fleet.server.run.remote(stop), *(actor.run.remote(self.step_number, stop) for actor in fleet.workers)]
-        return self._taken(fleet.call(calls)[0])
+        return self._taken(fleet.call(calls, straggling=fleet.supervision.deadline)[0])
 
     def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
         self.step_number = stretch.step
@@ -129,9 +133,11 @@ class FleetSimulation:
         self._story += self.fleet.revive(loss.silent)
 
     def _declared(self, step: int) -> bool:
-        """Whether the setup has some actor crash or hang at this step."""
+        """Whether the setup has some actor crash or hang at this step, where it has not done so yet."""
         faults = self.setup.faults
-        return faults is not None and not {"crash", "hang"}.isdisjoint(faults.at(step).values())
+        if faults is None or step < self._healthy:
+            return False
+        return not {"crash", "hang"}.isdisjoint(faults.at(step).values())
 
     def _count(self, loss: ActorLost) -> None:
         self.restarts += 1
@@ -195,8 +201,7 @@ class FleetSimulation:
         self.step_number = step
 
     def environment(self) -> Environment:
-        found = self._patiently(lambda: self._call([self.fleet.server.environment.remote()])[0])
-        return {**found, "actors": self.fleet.places}
+        return {**self._environment, "actors": self.fleet.places}
 
 
 def simulate(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -95,7 +95,7 @@ class Checkpoints:
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
             try:
-                save_file(content, temporary, metadata={"record": json.dumps(checkpoint.record)})
+                _write(content, temporary, {"record": json.dumps(checkpoint.record)})
                 sync(temporary)
                 path = self.folder / f"{checkpoint.step:08d}-{_digest(temporary)}.safetensors"
                 temporary.rename(path)
@@ -118,6 +118,13 @@ class Checkpoints:
     def tidy(self) -> None:
         """Remove what a process that was killed while it saved left."""
         remove_temporaries(self.folder)
+
+
+def _write(content: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(content, path, metadata=metadata)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def _digest(path: Path) -> str:

@@ -36,7 +36,6 @@ STRETCH_SECONDS = 1.0
 SUBMISSIONS = {"recover": "recovered", "zero": "zero vector", "drop": "left out"}
 
 
-
 class Simulation(Protocol):
     """A run that can be advanced: in this process, or on a fleet of actors."""
 
@@ -237,7 +236,8 @@ class _Recording:
         self.faults = self.tables.get("faults.csv")
         self.pace = 0.0  # seconds a step, of the last stretch
         self.flushed = time.monotonic()
-        self.saved = self.flushed, simulation.step_number
+        self.saved = self.flushed  # when, and at which step, a checkpoint was saved or taken up
+        self.saved_step = 0
         self.cost = 0.0  # seconds that the last checkpoint took
         self.seconds = 0.0
         self.diverged: Divergence | None = None
@@ -256,11 +256,13 @@ class _Recording:
         checkpoint = None if self.directory is None else self.directory.continued(self.tables)
         if checkpoint is not None:
             self.simulation.restore(checkpoint.state, checkpoint.step)
+            self.saved_step = checkpoint.step
             self.seconds = max(self.seconds, checkpoint.record["seconds"])
             diverged = checkpoint.record["diverged"]
             self.diverged = None if diverged is None else Divergence(*diverged)
         elif lost:
             self.simulation.begin_anew()
+            self.saved_step = 0
             self.diverged = None
             for table in self.tables.values():
                 table.clear()
@@ -273,8 +275,8 @@ class _Recording:
 
     def run(self) -> Updates:
         try:
-            yield from self._supervised_stretches()
-            self._flush()
+            parameters = yield from self._supervised_stretches()
+            self._flush(durably=True)
         except Interrupted:
             with suppress(StateLost):  # then there is the last checkpoint
                 self._save("interrupted")
@@ -289,7 +291,7 @@ class _Recording:
             setup=self.simulation.setup,
             metrics=self.metrics.frame(),
             evaluations=self.evaluations.frame(),
-            parameters=self.simulation.parameters(),
+            parameters=parameters,
             directory=None if self.directory is None else self.directory.path,
             faults=None if self.faults is None else self.faults.frame(),
             diverged=self.diverged,
@@ -305,11 +307,12 @@ class _Recording:
             self._flush()
             self._set_status("failed", f"{type(error).__name__}: {error}")
 
-    def _supervised_stretches(self) -> Iterator[Update]:
+    def _supervised_stretches(self) -> Generator[Update, None, NDArray[np.float32]]:
+        """All stretches, and the parameters after them, whatever is lost on the way."""
         while True:
             try:
                 yield from self._stretches()
-                return
+                return self.simulation.parameters()
             except StateLost as loss:
                 self._log(str(loss))
                 self._go_back(lost=True)
@@ -388,31 +391,31 @@ class _Recording:
         self.flushed = time.monotonic()
 
     def _save_if_due(self) -> None:
-        when, step = self.saved
-        now = self.simulation.step_number
         if self.interval.steps is not None:
-            due = now % self.interval.steps == 0
+            due = self.simulation.step_number % self.interval.steps == 0
         else:
             wait = self.interval.seconds or max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE)
-            due = time.monotonic() - when > wait
-        if due and now > step:
+            due = time.monotonic() - self.saved > wait
+        if due:
             self._save("running")
 
     def _save(self, state: str) -> None:
+        """Save a checkpoint, unless there is one of this step."""
         if self.directory is None:
             return
+        step = self.simulation.step_number
         began = time.monotonic()
         self._flush(durably=True)  # a checkpoint needs all rows before it
-        record = {
-            "files": {name: table.position() for name, table in self.tables.items()},
-            "seconds": self.seconds,
-            "diverged": self.diverged,
-        }
-        step = self.simulation.step_number
-        self.directory.checkpoints.save(Checkpoint(step, self.simulation.state(), record))
+        if step > self.saved_step:
+            record = {
+                "files": {name: table.position() for name, table in self.tables.items()},
+                "seconds": self.seconds,
+                "diverged": self.diverged,
+            }
+            self.directory.checkpoints.save(Checkpoint(step, self.simulation.state(), record))
+            self.saved, self.saved_step = time.monotonic(), step
+            self.cost = self.saved - began
         self._set_status(state)
-        self.saved = time.monotonic(), step
-        self.cost = self.saved[0] - began
 
     def _set_status(self, state: str, reason: str | None = None) -> None:
         if self.directory is not None:

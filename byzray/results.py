@@ -30,7 +30,15 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    NonNegativeInt,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 
 from byzray.checkpoints import Checkpoint, Checkpoints
 from byzray.divergence import Divergence
@@ -52,6 +60,10 @@ class RunExists(Exception):
     """The run's directory exists and cannot simply be used; the message says why and how to go on."""
 
 
+def _divergence(value: Any) -> Any:
+    return Divergence(**value) if isinstance(value, dict) and value.keys() == set(Divergence._fields) else value
+
+
 class Status(BaseModel):
     """What status.json holds.
 
@@ -70,7 +82,7 @@ class Status(BaseModel):
     step: NonNegativeInt
     reason: str | None = None
     seconds: float | None = None
-    diverged: Annotated[Divergence, PlainSerializer(Divergence._asdict)] | None = None
+    diverged: Annotated[Divergence, BeforeValidator(_divergence), PlainSerializer(Divergence._asdict)] | None = None
     files: dict[str, str] | None = None
 
     @field_validator("seconds")
@@ -289,13 +301,16 @@ class RunDirectory:
         refused: list[str] = []
         for checkpoint in self.checkpoints.intact(refused):
             try:
-                for name, table in tables.items():
-                    _take_up(table, checkpoint.record["files"].get(name))
+                contents = {
+                    name: _content(table, checkpoint.record["files"].get(name)) for name, table in tables.items()
+                }
             except ValueError as error:
                 refused.append(f"the checkpoint of step {checkpoint.step} cannot be used: {error}")
                 continue
             for reason in refused:
                 self.log(reason)
+            for name, table in tables.items():
+                table.take_up(contents[name])
             return checkpoint
         if refused:
             raise RunExists(f"{'; '.join(refused)}; move {self.path} away to start anew")
@@ -347,12 +362,12 @@ class RunDirectory:
             raise RunExists(f"{self.path}: is damaged ({error}); move the directory away to start anew") from error
 
 
-def _take_up(table: Table, position: dict[str, Any] | None) -> None:
+def _content(table: Table, position: dict[str, Any] | None) -> bytes:
     assert table.path is not None
     if position is None:
         raise ValueError(f"{table.path}: was not there when it was saved")
     try:
-        table.take_up(position)
+        return table.content(position)
     except ValueError as error:
         raise ValueError(f"{table.path}: {error}") from error
 

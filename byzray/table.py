@@ -37,13 +37,13 @@ class Table:
         self.frames: list[pd.DataFrame] = []
         self.flushed = 0  # how many of the frames the file holds
         self.length = 0  # of what the file holds, in bytes
-        self.digest = hashlib.blake2b(digest_size=16)
+        self.digest = _digest(b"")
 
-    def take_up(self, position: Mapping[str, Any]) -> None:
-        """Go on from a position of the file; what was written after it is removed.
+    def content(self, position: Mapping[str, Any]) -> bytes:
+        """What the file holds up to a position.
 
         Raises:
-            ValueError: the file does not hold any more what it held then.
+            ValueError: it is not any more what it held then.
         """
         assert self.path is not None
         length, digest = position["bytes"], position["digest"]
@@ -54,13 +54,22 @@ class Table:
             raise ValueError(f"cannot be read: {error.strerror or error}") from error
         if len(content) < length:
             raise ValueError(f"expected at least {length} bytes, found {len(content)}")
-        self.clear()
-        self.digest.update(content)
-        if self.digest.hexdigest() != digest:
+        if _digest(content).hexdigest() != digest:
             raise ValueError(f"expected the digest {digest} of the first {length} bytes, found another")
+        return content
+
+    def take_up(self, content: bytes) -> None:
+        """Go on from a position of the file, given its content up to there; what was written after it is removed.
+
+        Raises:
+            StorageFault: the file cannot be written.
+        """
+        assert self.path is not None
+        self.clear()
+        self.digest = _digest(content)
+        self.length = len(content)
         with writing(self.path):
-            os.truncate(self.path, length)
-        self.length = length
+            os.truncate(self.path, self.length)
         self.frames = [_parse(content.decode("utf-8"))]
         self.flushed = 1
 
@@ -109,6 +118,10 @@ class Table:
     def frame(self) -> pd.DataFrame:
         """All rows."""
         return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame(columns=self.columns)
+
+
+def _digest(content: bytes) -> "hashlib.blake2b":
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import actors
 from actors import Fleet, FleetError, Supervision
 from actors.fleet import split
 from actors.group import LOOPBACK, Meeting
+from actors.simulation import FleetSimulation
 from byzray import Setup, Update, simulate
 from byzray.recording import CheckpointInterval
 from byzray.setups import Actors
@@ -116,6 +117,7 @@ def test_actors_that_die_while_idle_are_missed_by_no_run(mortal: Fleet, small_se
         assert whole.metrics.equals(again.metrics)
 
 
+@LONG
 def test_an_actor_that_dies_and_is_back_between_two_stretches(mortal: Fleet, small_setup: Setup) -> None:
     whole = actors.simulate(small_setup, fleet=mortal)
     for rank in (1, 0):
@@ -136,8 +138,8 @@ def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
     whole = actors.simulate(small_setup, fleet=mortal)
     call, pending = mortal.call, [True]
 
-    def lose_the_reply(references: Any, patience: float = float("inf")) -> list[Any]:
-        found = call(references, patience)
+    def lose_the_reply(references: Any, *given: float, **more: float) -> list[Any]:
+        found = call(references, *given, **more)
         if len(references) == 3 and pending and hasattr(found[0], "rows") and found[0].step >= 4:
             pending.pop()
             mortal.joined = False
@@ -207,7 +209,7 @@ def test_after_too_many_restarts_the_run_fails_with_the_whole_story(
     assert np.array_equal(again.parameters, actors.simulate(small_setup, fleet=mortal).parameters)
 
 
-@pytest.mark.parametrize("missing", ["recover", pytest.param("zero", marks=LONG), "drop"])
+@pytest.mark.parametrize("missing", [pytest.param("recover", marks=LONG), pytest.param("zero", marks=LONG), "drop"])
 def test_declared_crashes_and_hangs_happen_and_the_result_is_that_of_one_process(
     mortal: Fleet, small_setup: Setup, missing: str
 ) -> None:
@@ -234,6 +236,72 @@ def test_declared_crashes_and_hangs_happen_and_the_result_is_that_of_one_process
         undisturbed = actors.simulate(setup.changed(faults=None), fleet=mortal)
         assert np.array_equal(apart.parameters, undisturbed.parameters)
         assert apart.metrics.equals(undisturbed.metrics)
+
+
+@LONG
+def test_a_server_that_dies_before_the_first_or_after_the_last_step(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal, output=tmp_path / "whole").directory
+    options: dict[str, Any] = {"progress": at_step(small_setup.steps, kill(mortal, 0))}
+    same(whole, actors.simulate(small_setup, fleet=mortal, output=tmp_path / "last", **options).directory)
+
+    class Dies(FleetSimulation):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            kill(mortal, 0)()
+
+    monkeypatch.setattr("actors.simulation.FleetSimulation", Dies)
+    same(whole, actors.simulate(small_setup, fleet=mortal, output=tmp_path / "first").directory)
+
+
+@LONG
+def test_real_losses_where_a_crash_is_declared_are_counted(
+    mortal: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = small_setup.changed(faults={"events": [{"kind": "crash", "workers": [0], "steps": 5}]})
+    restore = FleetSimulation._restore
+
+    def restore_and_kill(self: FleetSimulation, state: Any, step: int) -> None:
+        restore(self, state, step)
+        kill(mortal, 1)()
+
+    monkeypatch.setattr(FleetSimulation, "_restore", restore_and_kill)
+    with pytest.raises(FleetError, match="actors were lost more than 3 times"):
+        actors.simulate(setup, fleet=mortal)
+
+
+@LONG
+def test_a_server_that_hangs_after_the_workers_last_signal_is_noticed(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging_rule.py").write_text(
+        "import os, signal\nfrom pathlib import Path\n\nfrom byzray.aggregators import Median\n\n\n"
+        "class Hanging(Median):\n"
+        "    def aggregate(self, gradients_ND, f):\n"
+        f"        first = Path({str(tmp_path / 'first')!r})\n"
+        "        if not first.exists():\n"
+        "            first.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        return super().aggregate(gradients_ND, f)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    setup = small_setup.changed(aggregator="hanging_rule:Hanging")
+    hung = actors.simulate(setup, fleet=mortal)  # in the first stretch, which is a single step
+    assert np.array_equal(hung.parameters, actors.simulate(setup, fleet=mortal).parameters)
+
+
+def test_a_rule_of_the_users_own_that_speaks_of_a_connection_is_no_loss(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkative_rule.py").write_text(
+        "from byzray.aggregators import Median\n\n\nclass Talkative(Median):\n"
+        "    def aggregate(self, gradients_ND, f):\n"
+        "        raise RuntimeError('Connection to my database timed out')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="my database"):
+        actors.simulate(small_setup.changed(aggregator="talkative_rule:Talkative"), fleet=mortal)
 
 
 def test_a_run_that_stops_where_it_diverges_leaves_the_fleet_usable(mortal: Fleet, small_setup: Setup) -> None:

@@ -1,6 +1,7 @@
 """Runs that are interrupted, damaged or starved of room, and go on as if nothing had happened."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from byzray import Interrupted, Result, RunExists, Setup, simulate
+from byzray import Interrupted, Result, RunExists, Setup, load_setup, simulate
 from byzray.checkpoints import Checkpoint, Checkpoints, Damaged
+from byzray.files import StorageFault
 from byzray.recording import CheckpointInterval
-from byzray.results import FINAL_FILES
+from byzray.results import FINAL_FILES, RunDirectory
 
 EVERY_STEP = CheckpointInterval(steps=1)
 
@@ -81,7 +83,7 @@ def test_a_run_interrupted_at_every_step_is_the_undisturbed_one(small_setup: Set
     assert result.directory is not None
     assert not saved(result.directory)
     log = (result.directory / "log.txt").read_text()
-    assert log.count("goes on from step") == 11 + 1
+    assert log.count("goes on from step") == 11
     assert log.rstrip().endswith("finished")
 
 
@@ -129,6 +131,9 @@ def test_a_damaged_state_is_left_for_the_one_before(small_setup: Setup, tmp_path
 def test_what_cannot_be_continued_says_why_and_is_kept(small_setup: Setup, tmp_path: Path, harm: str) -> None:
     directory = stopped(small_setup, tmp_path, 6)
     path, match = directory / "metrics.csv", r"metrics\.csv: "
+    with (directory / "evaluations.csv").open("a") as file:
+        file.write("6,0.5")  # which is not removed where nothing comes of it
+    evaluations = (directory / "evaluations.csv").read_bytes()
     if harm == "missing":
         path.unlink()
     elif harm == "short":
@@ -142,6 +147,37 @@ def test_what_cannot_be_continued_says_why_and_is_kept(small_setup: Setup, tmp_p
     with pytest.raises(RunExists, match=match + r"(.|\n)*move .* away to start anew"):
         simulate(small_setup, output=tmp_path, resume=True)
     assert len(saved(directory)) == 2
+    assert (directory / "evaluations.csv").read_bytes() == evaluations
+
+
+def test_an_interruption_where_a_checkpoint_lies_leaves_the_history_as_it_is(
+    small_setup: Setup, tmp_path: Path
+) -> None:
+    before = saved(stopped(small_setup, tmp_path, 6))
+    assert saved(stopped(small_setup, tmp_path, 0)) == before
+
+
+def test_a_failure_after_divergence_is_recorded(small_setup: Setup, tmp_path: Path) -> None:
+    setup = small_setup.changed(attack="nan", aggregator="average")
+    directory = stopped(setup, tmp_path, 6)
+    with RunDirectory(tmp_path, load_setup(directory / "setup.yaml")) as run:
+        run.fail("for a test", "no traceback")
+    status = json.loads((directory / "status.json").read_text())
+    assert (status["state"], status["diverged"]["step"]) == ("failed", 0)
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(Checkpoint(1, {"theta": torch.zeros(10)}, {}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StorageFault, match="cannot be written"):
+            checkpoints.save(Checkpoint(2, {"theta": torch.zeros(10_000)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [checkpoint.step for checkpoint in checkpoints.intact([])] == [1]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
 def test_a_run_without_a_checkpoint_starts_anew(small_setup: Setup, tmp_path: Path) -> None:
