@@ -12,7 +12,7 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check bench gpu clean
+.PHONY: demo test check chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
@@ -24,6 +24,12 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+# Takes most of an hour: runs that lose processes, a soak, and the tests that are too long for every day.
+chaos: $(INSTALLED)
+	$(VENV)/bin/python tests/chaos/kills.py
+	$(VENV)/bin/python tests/chaos/soak.py
+	BYZRAY_CHAOS=1 $(VENV)/bin/python -m pytest -m chaos tests
 
 bench: $(INSTALLED) $(PEERS)/.installed
 	mkdir -p $(RESULTS)

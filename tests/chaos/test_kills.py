@@ -1,0 +1,59 @@
+"""A kill of each kind; `make chaos` has a hundred. Tests of actors/ kill worker actors."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import kills
+import pytest
+import ray
+from chaos_stage import FILES, Stage, same
+
+import byzray
+
+# A kill that comes too late, on a machine that is busy, is followed by another.
+ATTEMPTS = 3
+
+
+@pytest.fixture
+def stage(ray_cluster: str, tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path, random.Random(0), kills.STEPS, ray.get_runtime_context().gcs_address)
+    yield made
+    made.forget_fleets()
+
+
+@pytest.mark.parametrize("target", ["server", "driver", "trial", "raylet"])
+def test_nothing_is_lost_and_no_bit_changes(stage: Stage, target: str) -> None:
+    for _ in range(ATTEMPTS):
+        (outcome,) = kills.TARGETS[target](stage, 1)
+        assert outcome.good, f"{outcome.run}: {outcome.ended}, identical: {outcome.identical} {outcome.note}"
+        if outcome.hits:
+            return
+    raise AssertionError(f"no kill met a run in {ATTEMPTS} attempts")
+
+
+def test_what_is_lost_or_wrong_is_counted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, random.Random(0), 32, "")
+    with kills.trying(stage, "raises") as lost:
+        raise ValueError("the run failed")
+    wrong = kills.Outcome("another result", hits=1, ended="itself", identical=False)
+    left = kills.Outcome("processes are left", hits=1, ended="resumed", identical=True, note="left behind")
+    good = kills.Outcome("fine", hits=2, ended="itself", identical=True)
+    assert [one.good for one in (lost, wrong, left, good)] == [False, False, False, True]
+    assert "the run failed" in lost.note
+    counted = dict(zip(kills.COLUMNS, kills.row([lost, wrong, left, good], 60.0), strict=True))
+    expected = {"runs": "4", "hit": "3", "kills": "4", "by itself": "2", "resumed": "1", "identical": "2"}
+    assert counted.items() >= {**expected, "lost": "1", "wrong": "2"}.items()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_bit_is_enough_to_be_wrong(tmp_path: Path, name: str) -> None:
+    stage = Stage(tmp_path, random.Random(0), 32, "")
+    whole = stage.whole(stage.setup(None))
+    again = byzray.simulate(whole.setup, output=tmp_path / "again")
+    assert same(whole, tmp_path / "again")
+    assert again.directory is not None
+    content = bytearray((again.directory / name).read_bytes())
+    content[-2] ^= 1
+    (again.directory / name).write_bytes(content)
+    assert not same(whole, tmp_path / "again")
