@@ -6,7 +6,6 @@ A directory of vectors has up to three parts: `aggregators.json` with `aggregato
 
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzray.aggregators import AGGREGATORS, SelectingAggregator
+from byzray.arrays import open_archive, read_array
 from byzray.attacks import ATTACKS
 from byzray.datasets import Data
 from byzray.metrics import METRIC_COLUMNS
@@ -36,6 +36,19 @@ METRIC_TOLERANCE = 1e-4
 
 # All rows of an attack are equal, so what the published code prints for their deviation is rounding.
 ROUNDING_ONLY = METRIC_COLUMNS.index("Attack gradient deviation")
+
+# What vectors that are not in the format make of this module, of rules and of attacks.
+MALFORMED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 Start = Callable[[Setup, Data, Tensor], Simulation]
 
@@ -76,18 +89,22 @@ def replay(directory: Path, start: Start) -> Iterator[Case]:
     for file, part in present:
         try:
             yield from part()
-        except (LookupError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except MALFORMED as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{directory / file}, or an array it names, is not as it should be: {reason}") from error
 
 
 def replay_aggregators(directory: Path) -> Iterator[Case]:
     """One case a rule and input: the aggregate, the acceptance ratio and the variance-norm bound."""
-    arrays = np.load(directory / "aggregators.npz")
-    for case in json.loads((directory / "aggregators.json").read_text()):
+    arrays = _arrays(directory / "aggregators.npz")
+    for case in json.loads((directory / "aggregators.json").read_text(encoding="utf-8")):
         n, f = case["n"], case["f"]
         rule = AGGREGATORS.parse({"name": AGGREGATOR_NAMES.get(case["rule"], case["rule"]), **case["args"]})
+        if reason := rule.check(n, f):
+            raise ValueError(f"case {case['id']}: {reason}")
         gradients_ND = torch.from_numpy(arrays[case["input"]])
+        if gradients_ND.ndim != 2 or len(gradients_ND) != n:
+            raise ValueError(f"case {case['id']}: expected {n} rows, got an array of shape {tuple(gradients_ND.shape)}")
         aggregate = rule.aggregate(gradients_ND, f)
         errors = [_error(aggregate.vector_D.numpy(), arrays[case["output"]])]
         if case["influence"] is not None and isinstance(rule, SelectingAggregator):
@@ -101,11 +118,14 @@ def replay_aggregators(directory: Path) -> Iterator[Case]:
 
 def replay_attacks(directory: Path) -> Iterator[Case]:
     """One case an attack and input."""
-    arrays = np.load(directory / "attacks.npz")
-    for case in json.loads((directory / "attacks.json").read_text()):
+    arrays = _arrays(directory / "attacks.npz")
+    for case in json.loads((directory / "attacks.json").read_text(encoding="utf-8")):
         attack = ATTACKS.parse(attack_options(case["attack"], case["args"]))
         rule = AGGREGATORS.parse(AGGREGATOR_NAMES.get(case["aggregator"], case["aggregator"]))
         honest_HD = torch.from_numpy(arrays[case["input"]])
+        if honest_HD.ndim != 2 or not 0 < case["real_byzantine"] <= len(honest_HD):
+            shape = tuple(honest_HD.shape)
+            raise ValueError(f"case {case['id']}: expected honest rows, and at most as many others, got shape {shape}")
         rows_FD = attack(honest_HD, case["real_byzantine"], rule, case["declared_byzantine"])
         error = _largest([_error(row_D.numpy(), arrays[case["output"]]) for row_D in rows_FD])
         against = f"h={case['honest']} f={case['real_byzantine']} against {case['aggregator']}"
@@ -126,16 +146,18 @@ def attack_options(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def replay_trajectories(directory: Path, start: Start) -> Iterator[Case]:
     """One case a whole simulation: the final parameters, and one more for its metrics at every step."""
-    batches = np.load(directory / "batches.npz")
-    cases = json.loads((directory / "cases.json").read_text())
+    batches = _arrays(directory / "batches.npz")
+    cases = json.loads((directory / "cases.json").read_text(encoding="utf-8"))
     if tuple(cases["metric_columns"]) != METRIC_COLUMNS:
         raise ValueError(f"metric_columns are {cases['metric_columns']}, expected {METRIC_COLUMNS}")
     data = trajectory_data(batches["images"], batches["labels"])
     for case in cases["cases"]:
         setup = trajectory_setup(case)
+        expected = _arrays(directory / f"case{case['id']:02d}.npz")
+        if setup.steps != len(expected["metrics"]) or setup.honest * setup.steps * setup.batch_size > len(data.x_train):
+            raise ValueError(f"case {case['id']}: expected a row of metrics and images for each step")
         simulation = start(setup, data, _initial_parameters(directory / f"init-seed{case['seed']}.npz"))
         rows = simulation.advance(setup.steps)
-        expected = np.load(directory / f"case{case['id']:02d}.npz")
         difference = simulation.parameters() - expected["final_parameters"]
         error = float(np.linalg.norm(difference) / np.linalg.norm(expected["final_parameters"]))
         tolerance = case["parameter_tolerance"]
@@ -199,9 +221,17 @@ def trajectory_setup(case: dict[str, Any]) -> Setup:
 
 
 def _initial_parameters(path: Path) -> Tensor:
-    arrays = np.load(path)
+    arrays = _arrays(path)
     names = ("f1.weight", "f1.bias", "f2.weight", "f2.bias")
     return torch.cat([torch.from_numpy(arrays[name]).flatten() for name in names])
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with open_archive(path) as archive:
+            return {name: read_array(archive, name) for name in archive.files}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _error(found: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -69,7 +69,12 @@ def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
     if isinstance(setup.dataset, Npz):
         with suppress(MissingData):  # what is missing is told when it is needed
             files.append(setup.dataset.file(root))
-    return {file.name: _digest(file) for file in files if file is not None}
+    digests: dict[str, str] = {}
+    for file in files:
+        if file is not None:
+            with suppress(OSError):  # so is what cannot be read
+                digests[file.name] = _digest(file)
+    return digests
 
 
 def _source(cls: type[Options]) -> Path | None:

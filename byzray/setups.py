@@ -234,7 +234,7 @@ class Setup(Section):
     study: Annotated[Study | None, BeforeValidator(_study)] = Study()
     actors: Annotated[Actors | None, BeforeValidator(_none)] = Actors()
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: NonNegativeInt = 1
+    seed: NonNegativeInt = Field(default=1, le=2**63 - 1)  # what YAML files hold
     local_steps: PositiveInt = 1
     faults: Annotated[Faults | None, BeforeValidator(_none)] = None
     divergence: Literal["go-on", "stop"] = "go-on"

@@ -1,20 +1,61 @@
 """Conditions on setups, as sweep files and `--only` hold them: ``aggregator != 'bulyan' or n >= 4*f + 3``."""
 
+import ast
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from simpleeval import AssignmentAttempted, EvalWithCompoundTypes, InvalidExpression, MultipleExpressions
+from simpleeval import (
+    DEFAULT_OPERATORS,
+    AssignmentAttempted,
+    EvalWithCompoundTypes,
+    InvalidExpression,
+    MultipleExpressions,
+    NameNotDefined,
+    NumberTooHigh,
+)
 
+from byzray.mistakes import short
 from byzray.setups import Setup
 
 # What a setup file may leave out.
-DEFAULTS = Setup().describe()
+DEFAULTS = Setup().model_dump()
+
+# Larger integers than any that is meant are computed with for hours.
+MOST_BITS = 1000
+
+# Calls and comprehensions are no part of conditions; they and formatted texts can take any time and memory.
+REFUSED = (ast.Call, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.JoinedStr, ast.FormattedValue)
 
 
 class ConditionError(Exception):
     """A condition that cannot be evaluated; the message shows it, and says what was expected."""
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MOST_BITS:
+        raise NumberTooHigh(f"the power {short(base)} ** {short(exponent)} is too large")
+    return base**exponent
+
+
+def _product(one: Any, other: Any) -> Any:
+    if not (isinstance(one, int | float) and isinstance(other, int | float)):
+        raise TypeError(f"cannot multiply {short(one)} by {short(other)}")
+    if isinstance(one, int) and isinstance(other, int) and one.bit_length() + other.bit_length() > MOST_BITS:
+        raise NumberTooHigh(f"the product of {short(one)} and {short(other)} is too large")
+    return one * other
+
+
+def _remainder(one: Any, other: Any) -> Any:
+    if isinstance(one, str):  # formats
+        raise TypeError(f"cannot divide {short(one)}")
+    return one % other
+
+
+OPERATORS = {**DEFAULT_OPERATORS, ast.Pow: _power, ast.Mult: _product, ast.Mod: _remainder}
+for shift in (ast.LShift, ast.RShift):
+    del OPERATORS[shift]
 
 
 class Condition:
@@ -28,6 +69,7 @@ class Condition:
         self.text = text
         with _in_plain_words(text):
             self._parsed = EvalWithCompoundTypes.parse(text)
+            self._names = [node.id for node in ast.walk(self._parsed) if isinstance(node, ast.Name)]
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
         """Whether it is true of a setup.
@@ -35,11 +77,16 @@ class Condition:
         Raises:
             ConditionError: it names something else, compares what cannot be compared, or is neither true nor false.
         """
-        evaluator = EvalWithCompoundTypes(names=dict(facts), functions={})
+        evaluator = EvalWithCompoundTypes(operators=OPERATORS, names=dict(facts), functions={})
+        for node in REFUSED:
+            del evaluator.nodes[node]
         with _in_plain_words(self.text, f"; expected an expression on {', '.join(facts)}"):
+            for name in self._names:  # some may not be looked at: `or` stops early
+                if name not in facts:
+                    raise NameNotDefined(name, self.text)
             value = evaluator.eval(self.text, previously_parsed=self._parsed)
         if not isinstance(value, bool):
-            raise ConditionError(f"condition {self.text!r}: gives {value!r}, expected true or false")
+            raise ConditionError(f"condition {self.text!r}: gives {short(value)}, expected true or false")
         return value
 
 
@@ -58,7 +105,7 @@ def _in_plain_words(text: str, expected: str = "") -> Iterator[None]:
         raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
     except InvalidExpression as error:
         raise ConditionError(f"condition {text!r}: {error}{expected}") from None
-    except (TypeError, ArithmeticError, LookupError, RecursionError) as error:
+    except (TypeError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
         raise ConditionError(f"condition {text!r}: cannot be evaluated ({error})") from None
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,9 @@ from sweeps.grid import Grid, Overrides, Point, SweepError, setups
 
 # So many draws of a search are looked at before it starts.
 CHECKED_DRAWS = 50
+
+# A slip of the pen must not fill the memory.
+MOST_DRAWS = MOST_SEEDS = 10_000
 
 
 class Range(Section):
@@ -53,6 +58,8 @@ class Range(Section):
             raise ValueError(f"expected {given[0]}: [LEAST, GREATEST] with LEAST < GREATEST")
         if self.loguniform is not None and not self.loguniform[0] > 0:
             raise ValueError("expected loguniform: [LEAST, GREATEST] with LEAST > 0")
+        if self.uniform is not None and math.isinf(self.uniform[1] - self.uniform[0]):
+            raise ValueError("expected uniform: [LEAST, GREATEST] with a finite difference")
         return self
 
     def domain(self) -> Domain:
@@ -76,7 +83,7 @@ class Sample(Section):
         seed: what the draws follow from.
     """
 
-    count: PositiveInt
+    count: PositiveInt = Field(le=MOST_DRAWS)
     over: dict[str, Range] = Field(min_length=1)
     search: Literal["random", "optuna"] = "random"
     seed: NonNegativeInt = 0
@@ -308,10 +315,13 @@ def load_sweep(name: str) -> Sweep:
         raise SweepError(name, [f"there is no such sweep: expected {', '.join(SWEEPS)}, or a YAML file"])
     try:
         content = read_content(path)
-        file = _parse(name, content)
+    except SetupError as error:
+        raise SweepError(name, error.mistakes) from error
+    file = _parse(name, content)
+    try:
         base = read_content(path.parent / file.base) if isinstance(file.base, str) else file.base
     except SetupError as error:
-        raise SweepError(error.source, error.mistakes) from error
+        raise SweepError(name, [f"base: {error.source}: {one}" for one in error.mistakes]) from error
     # A sweep's runs are computed in one process each, unless it says otherwise.
     base = {"actors": None, **base}
     seeds = tuple(file.seeds or [base.get("seed", 1)])
@@ -364,15 +374,18 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         ValueError: it is something else.
     """
-    return list(dict.fromkeys(_seeds(text)))
-
-
-def _seeds(text: str) -> Iterator[int]:
+    found: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+        if not re.fullmatch(r"\d{1,18}", first) or (dash and not re.fullmatch(r"\d{1,18}", last)):
             raise ValueError("expected seeds such as 1-5 or 1,3,7-9")
-        yield from range(int(first), int(last or first) + 1)
+        seeds = range(int(first), int(last or first) + 1)
+        if not seeds:
+            raise ValueError("expected seeds such as 1-5 or 1,3,7-9")
+        if len(found) + len(seeds) > MOST_SEEDS:
+            raise ValueError(f"expected at most {MOST_SEEDS} seeds")
+        found.update(dict.fromkeys(seeds))
+    return list(found)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Grids: axes, parameters that vary together, conditions and random draws become setups."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ Overrides = Mapping[str, Any]
 
 # So many mistakes are shown in full; a grid repeats each many times.
 SHOWN = 10
+
+# Each combination is checked before anything runs, which takes a fraction of a millisecond.
+MOST_COMBINATIONS = 10_000
 
 
 class SweepError(Exception):
@@ -80,11 +84,11 @@ class Grid:
         """
         points: list[Point] = []
         mistakes: dict[str, list[Overrides]] = {}
+        if (count := math.prod(map(len, self._axes()))) > MOST_COMBINATIONS:
+            raise SweepError(source, [f"stands for {count} combinations, expected at most {MOST_COMBINATIONS}"])
         for overrides in self.combinations():
             try:
-                content = self.base
-                for dotted, value in overrides.items():
-                    content = overridden(content, dotted, value)
+                content = self._content(overrides)
                 if all(Condition(text).holds(facts(content)) for text in self.conditions):
                     points.append(self._point(Setup.model_validate(content)))
             except ValidationError as error:
@@ -95,11 +99,26 @@ class Grid:
         if mistakes:
             raise SweepError(source, [f"{_named(where)}: {line}" for line, where in mistakes.items()])
         if not points:
-            raise SweepError(source, ["the conditions leave no setup, expected at least one"])
+            raise SweepError(source, ["the conditions leave no setup, expected at least one", *self._overlooked()])
         return points
 
-    def combinations(self) -> Iterator[Overrides]:
-        """The overrides of each combination, the last axis varying fastest."""
+    def _overlooked(self) -> list[str]:
+        """What is wrong with the first combination, which may be why no condition holds: a misspelt key, say."""
+        overrides = next(self.combinations())
+        try:
+            Setup.model_validate(self._content(overrides))
+        except ValidationError as error:
+            return [f"{_named([overrides])}: {line}" for line in lines(error)]
+        return []
+
+    def _content(self, overrides: Overrides) -> dict[str, Any]:
+        content = self.base
+        for dotted, value in overrides.items():
+            content = overridden(content, dotted, value)
+        return content
+
+    def _axes(self) -> list[Sequence[Overrides]]:
+        """The overrides of each axis, groups and draws included."""
         axes: list[Sequence[Overrides]] = [[{key: value} for value in values] for key, values in self.axes.items()]
         axes += [
             [dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)]
@@ -107,7 +126,11 @@ class Grid:
         ]
         if self.draws:
             axes.append(self.draws)
-        for chosen in itertools.product(*axes):
+        return axes
+
+    def combinations(self) -> Iterator[Overrides]:
+        """The overrides of each combination, the last axis varying fastest."""
+        for chosen in itertools.product(*self._axes()):
             yield {key: value for overrides in chosen for key, value in overrides.items()}
 
     def _point(self, setup: Setup) -> Point:

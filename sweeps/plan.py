@@ -4,6 +4,7 @@ import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -246,16 +247,24 @@ def _earlier(folder: Path, sweep: Sweep) -> list[dict[str, Any]]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # what is damaged is written anew
+    except (OSError, ValueError, RecursionError):  # what is damaged is written anew
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The runs that were planned, without the lines that are damaged."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (FileNotFoundError, ValueError):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return []
+    known = []
+    for line in lines:
+        with suppress(ValueError, LookupError, TypeError, RecursionError):  # pydantic's errors are ValueErrors
+            one = json.loads(line)
+            setup = Setup.model_validate(one["setup"])
+            known.append({"run": RunDirectory.name(setup), "setup": one["setup"]})
+    return known
 
 
 def _write(path: Path, text: str) -> None:

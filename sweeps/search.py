@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,14 @@ class Found:
 
 
 def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
-    """The draws that lie in the storage; those of another base or other ranges are left aside."""
+    """The draws that lie in the storage; those of another base or other ranges are left aside.
+
+    Raises:
+        SweepError: they, or what was computed of them, are damaged.
+    """
     storage.pull(DRAWS)
     finished, pending = [], []
-    for draw in _read(storage.folder / DRAWS, search.digest()):
+    for draw in _read(storage.folder / DRAWS, search.digest(), search.sample.over):
         reward = _reward(search, draw, seeds, storage)
         if reward is None:
             pending.append(draw)
@@ -130,13 +134,25 @@ class Continued(Searcher):
         """Nothing: see :meth:`save`."""
 
 
-def _read(path: Path, digest: str) -> list[dict[str, Any]]:
-    """The draws of earlier calls; a last line that was cut off is left out."""
+def _read(path: Path, digest: str, keys: Collection[str]) -> list[dict[str, Any]]:
+    """The draws of earlier calls; a last line that was cut off is left out.
+
+    Raises:
+        SweepError: the file is damaged.
+    """
     if not path.exists():
         return []
-    content = path.read_text(encoding="utf-8")
-    known = [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
-    return [one["draw"] for one in known if one["search"] == digest]
+    draws: list[dict[str, Any]] = []
+    try:
+        content = path.read_text(encoding="utf-8")
+        for line in content[: content.rfind("\n") + 1].splitlines():
+            one = json.loads(line)
+            if one["search"] == digest:
+                draws.append({key: one["draw"][key] for key in keys})
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = f"is damaged ({type(error).__name__}: {error})"
+        raise SweepError(str(path), [f"{reason}; mend it after draw {len(draws)}, or move it away"]) from error
+    return draws
 
 
 def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], storage: Storage) -> float | None:
@@ -148,5 +164,9 @@ def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], sto
         storage.pull(*(f"runs/{directory.path.name}/{name}" for name in ("status.json", "evaluations.csv")))
         if directory.status.get("state") not in DONE:
             return None
-        found.append(float(read_table(directory.path / "evaluations.csv")["accuracy"].max()))
+        path = directory.path / "evaluations.csv"
+        try:
+            found.append(float(read_table(path)["accuracy"].max()))
+        except (OSError, ValueError, LookupError) as error:
+            raise SweepError(str(path), [f"is damaged ({error}); move its directory away"]) from error
     return sum(found) / len(found)

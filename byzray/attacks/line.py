@@ -23,7 +23,7 @@ class LineAttack(Attack):
     """An attack start + factor * direction; a factor `searched` is the one found, within a budget of `evaluations` of
     the rule, to push the aggregate furthest from the honest mean."""
 
-    evaluations: Annotated[int, Field(ge=1)] = 16
+    evaluations: Annotated[int, Field(ge=1, le=10_000)] = 16
 
     @abstractmethod
     def line(self, honest_HD: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Factor]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byzray.datasets.base import Data
-from byzray.datasets.files import absent, damaged, listed, require
+from byzray.datasets.files import absent, damaged, listed, reading, require
 from byzray.datasets.flips import FlippedImages
 
 SHAPE = (3, 32, 32)
@@ -90,11 +90,11 @@ def _read_binary(paths: list[Path], classes: int) -> Part:
     """
     x, y = [], []
     for path in paths:
-        values = np.fromfile(path, np.uint8)
-        if values.size != RECORDS * RECORD_BYTES:
-            found = f"{values.size / RECORD_BYTES:g} records in {values.size} bytes"
-            raise damaged(path, found, f"{RECORDS} records of {RECORD_BYTES} bytes")
-        records = values.reshape(RECORDS, RECORD_BYTES)
+        size, expected = path.stat().st_size, f"{RECORDS} records of {RECORD_BYTES} bytes"
+        if size != RECORDS * RECORD_BYTES:
+            raise damaged(path, f"{size / RECORD_BYTES:g} records in {size} bytes", expected)
+        with reading(path, expected):
+            records = np.fromfile(path, np.uint8).reshape(RECORDS, RECORD_BYTES)
         if records[:, 0].max() >= classes:
             raise damaged(path, f"label {records[:, 0].max()}", f"labels in 0..{classes - 1}")
         x.append(records[:, 1:])
@@ -117,7 +117,9 @@ def _read_pickles(name: str, loader: str, root: Path, download: bool, instead: s
     require(name, files, (lambda: cifar(root, download=True)) if download else None, instead)
     # torchvision checks too, but does not say which file it is
     for path, md5 in files.items():
-        if not check_integrity(path, md5):
+        with reading(path, "a file"):
+            whole = check_integrity(path, md5)
+        if not whole:
             raise damaged(path, "another md5 sum", md5)
     return _part(cifar(root, train=True)), _part(cifar(root, train=False))
 

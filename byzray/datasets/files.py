@@ -1,6 +1,8 @@
 """What to do about files that are missing or do not hold what they should."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
@@ -11,7 +13,12 @@ ELSEWHERE = "If they are elsewhere, name the folder that holds data sets with --
 
 def absent(paths: Iterable[Path]) -> list[Path]:
     """Those of `paths` where there is no file."""
-    return [path for path in paths if not path.is_file()]
+    return [path for path in paths if not is_file(path)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a path that is too long names none."""
+    return os.path.isfile(path)
 
 
 def listed(paths: Iterable[Path]) -> str:
@@ -45,6 +52,19 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
     advice = f"The download failed: {' '.join(str(failure).split())}" if failure else "Add --download to download them."
     sentences = [f"The data set {name} needs files that do not exist:{listed(missing)}", advice, instead, ELSEWHERE]
     raise MissingData("\n".join(filter(None, sentences))) from failure
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Turns whatever a parser stumbles over in a file into a ValueError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path.absolute()}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        expected += f" ({reason})" if reason else ""
+        raise damaged(path, f"{path.stat().st_size} bytes of another form", expected) from error
 
 
 def damaged(path: Path, found: object, expected: str) -> ValueError:

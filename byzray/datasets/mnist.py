@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byzray.datasets.base import Data, Dataset
-from byzray.datasets.files import damaged, require
+from byzray.datasets.files import damaged, reading, require
 from byzray.datasets.flips import FlippedImages
 
 CLASSES = 10
@@ -94,6 +94,8 @@ def _read(images: Path, labels: Path) -> Part:
         raise damaged(images, f"an array of shape {x.shape}", f"(N, {SIDE}, {SIDE})")
     if y.shape != x.shape[:1]:
         raise damaged(labels, f"labels of shape {y.shape}", f"{x.shape[:1]}, one for each image")
+    if not len(y):
+        raise damaged(labels, "no labels", "at least one")
     if y.max() >= CLASSES:
         raise damaged(labels, f"label {y.max()}", f"labels in 0..{CLASSES - 1}")
     return x[:, np.newaxis], y.astype(np.int64)
@@ -107,10 +109,8 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     """
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-    try:
+    with reading(path, "an idx file"):
         array = read_sn3_pascalvincent_tensor(str(path)).numpy()
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # whatever its parser stumbles over
-        raise damaged(path, f"{path.stat().st_size} bytes of another form", "an idx file") from error
     if array.dtype != np.uint8:
         raise damaged(path, f"values of type {array.dtype}", "uint8")
     return array

@@ -1,7 +1,5 @@
 """Data sets of the user's own, as numpy archives."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +7,14 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from byzray.arrays import open_archive, read_array
 from byzray.datasets.base import Data, Dataset, MissingData
-from byzray.datasets.files import listed
+from byzray.datasets.files import is_file, listed
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+# A model has outputs for every label up to the largest; one that is larger than this is no label.
+MOST_CLASSES = 100_000
 
 
 class Npz(Dataset):
@@ -52,10 +54,13 @@ class Npz(Dataset):
         Raises:
             MissingData: it is nowhere it could be.
         """
-        path = Path(self.path).expanduser()
+        try:
+            path = Path(self.path).expanduser()
+        except RuntimeError:  # there is no such user
+            path = Path(self.path)
         candidates = [path] if path.is_absolute() else [root / path, path]
         for candidate in candidates:
-            if candidate.is_file():
+            if is_file(candidate):
                 return candidate.absolute()
         raise MissingData(
             f"The data set npz needs a file that does not exist; looked for:{listed(candidates)}\n"
@@ -76,12 +81,9 @@ def _open(path: Path) -> NpzFile:
     """
     expected = f"expected a numpy archive (.npz) with {', '.join(ARRAYS)}"
     try:
-        archive = np.load(path, allow_pickle=False)  # to unpickle is to run code
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: found another kind of file, or a damaged one, {expected}") from error
-    if not isinstance(archive, NpzFile):
-        raise ValueError(f"{path}: found a single array, {expected}")
-    return archive
+        return open_archive(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, {expected}") from error
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -96,8 +98,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             if name not in archive:
                 raise _wrong(path, name, f"only {', '.join(archive.files) or 'an empty archive'}", "this array as well")
             try:
-                arrays[name] = np.asarray(archive[name])
-            except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+                arrays[name] = read_array(archive, name)
+            except ValueError as error:
                 # numpy's own words tell pickled objects from a damaged archive
                 raise _wrong(path, name, f"what numpy cannot read ({error})", "plain numbers") from error
     return arrays
@@ -119,8 +121,9 @@ def _part(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> tuple[NDArr
         raise _wrong(path, y_name, f"labels of type {y.dtype}", "integers")
     if y.shape != x.shape[:1]:
         raise _wrong(path, y_name, f"shape {y.shape}", f"{x.shape[:1]}, one label for each example of {x_name!r}")
-    if len(y) and y.min() < 0:
-        raise _wrong(path, y_name, f"label {y.min()}", "labels >= 0")
+    if len(y) and not 0 <= y.min() <= y.max() < MOST_CLASSES:
+        wrong = y.min() if y.min() < 0 else y.max()
+        raise _wrong(path, y_name, f"label {wrong}", f"labels >= 0{'' if wrong < 0 else f' and < {MOST_CLASSES}'}")
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):  # counted below
             x = x.astype(np.float32)

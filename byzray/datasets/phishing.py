@@ -7,7 +7,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from byzray.datasets.base import Data, Dataset
-from byzray.datasets.files import damaged, require
+from byzray.datasets.files import damaged, reading, require
 
 URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary/phishing"
 ROWS, FEATURES, TRAIN = 11_055, 68, 8_400
@@ -38,12 +38,12 @@ class Phishing(Dataset):
 
         path = root / "phishing" / "phishing"
         require(self.name, [path], (lambda: _fetch(path)) if download else None)
-        try:
+        with reading(path, f"rows of {FEATURES} features in LIBSVM's format"):
             rows, labels = load_svmlight_file(str(path), n_features=FEATURES, dtype=np.float32, zero_based=False)
-        except ValueError as error:
-            raise damaged(path, error, f"rows of {FEATURES} features in LIBSVM's format") from error
         if len(labels) != ROWS:
             raise damaged(path, f"{len(labels)} rows", f"{ROWS}")
+        if not (np.isfinite(rows.data).all() and np.isfinite(labels).all()):
+            raise damaged(path, "values that are infinite or NaN", "finite ones")
         x, y = rows.toarray(), (labels == 1).astype(np.int64)
         return Data(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], classes=self.classes)
 

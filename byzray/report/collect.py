@@ -140,6 +140,8 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
             notes.append(f"{path.name}: {run}; it is not counted")
         else:
             runs.append(run)
+    if not runs and not plan:
+        raise NothingToReport(f"{shown}: found no run that can be read; " + "; ".join(notes))
     present = {path.name for path in found}
     missing = [Run(name, setup, "missing", reason="not begun") for name, setup in plan.items() if name not in present]
     once = _each_once(runs + missing, notes)
@@ -193,15 +195,20 @@ def _each_once(runs: Iterable[Run], notes: list[str]) -> list[Run]:
 def _plan(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
     """The planned setups by the name of the run's directory."""
     planned: dict[str, dict[str, Any]] = {}
-    if not path.exists():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
         return planned
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    except OSError as error:
+        notes.append(f"{path.name}: cannot be read ({error.strerror}); nothing is taken as planned")
+        return planned
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
             planned[str(content["run"])] = checked(content["setup"])
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             notes.append(f"{path.name}: line {number} is damaged ({error}); it is left out of the plan")
     return planned
 
@@ -209,7 +216,7 @@ def _plan(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
 def _sweep(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         return _json(path)
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         notes.append(f"{path.name}: is damaged ({error})")
         return {}
 
@@ -249,7 +256,7 @@ def _read_run(path: Path, planned: dict[str, Any] | None) -> Run | str:
     """The run in a directory, or why there is none to speak of."""
     try:
         setup = planned if planned is not None else checked(read_yaml(path / "setup.yaml"))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         return f"its setup.yaml is damaged ({error})"
     try:
         return _read_tables(path, setup)
@@ -292,7 +299,7 @@ def _named(name: str, read: Callable[[], Any]) -> Any:
     """What `read` returns; its errors name the file."""
     try:
         return read()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name}: is damaged ({error})") from error
 
 

@@ -8,6 +8,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     "impossible date": ("steps: 2001-99-99", "is not valid YAML: month must be in 1..12"),
     "impossible boolean": ("steps: !!bool x", "is not valid YAML: 'x'"),
     "too many digits": (f"steps: {'9' * 5000}", "is not valid YAML: Exceeds the limit"),
+    "too many bits": (f"steps: {2**63}", "is not valid YAML: line 1, column 8: found an integer of more than 64 bits"),
+    "too many bits in hexadecimal": (f"seed: 0x{'f' * 5000}", "is not valid YAML: line 1, column 7: found an integer"),
+    "half a surrogate pair": ('device: "\\ud800"', "is not valid YAML: line 1, column 9: found half a surrogate pair"),
+    "aliases of aliases": (
+        "a: &a [1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghij")),
+        "is not valid YAML: line 8, column 4: found more than 50000 values",
+    ),
+    "merged aliases of aliases": (
+        "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [*{a}, *{a}, *{a}, *{a}]}}\n" for a, b in pairwise("abcdefghij")),
+        "is not valid YAML: line 8, column 12: found more than 50000 values",
+    ),
+    "alias of itself": (
+        "study: &a {past: *a}",
+        "is not valid YAML: line 1, column 8: found an alias of what it stands",
+    ),
+    "long text": ("# " + "x" * 100_000, "is too long, expected at most 100000 characters"),
     "key twice": ("steps: 1\nsteps: 2", 'is not valid YAML: line 2, column 1: .* found duplicate key "steps"'),
     "deep list": ("[" * 3000, "is nested too deeply"),
     "deep mapping": ("{a: " * 3000, "is nested too deeply"),
@@ -101,6 +118,8 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     "NaN": ("l2: .nan", "l2: got nan, expected a finite number"),
     "infinity": ("clip: .inf", "clip: got inf, expected a finite number"),
     "overflow": ("l1: 1e400", "l1: got inf, expected a finite number"),
+    "no float32": ("l2: 1e39", "l2: got 1e+39, expected a number <= 1e+38"),
+    "rate that is no float32": ("learning_rate: 1e39", "learning_rate: got 1e+39, expected a number <= 1e+38"),
     "NaN rate": ("learning_rate: .nan", "learning_rate: got nan, expected a finite number"),
     "negative rate": ("learning_rate: -1", "learning_rate: got -1, expected a number > 0"),
     "negative initial": ("learning_rate: {initial: -1}", "learning_rate.initial: got -1, expected a number > 0"),
@@ -202,6 +221,66 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     ),
     "own option": ("aggregator: {name: 'own_classes:Rule', radis: 1}", "aggregator.radis: .* did you mean 'radius'?"),
     "own bound": ("aggregator: 'own_classes:Rule'", "aggregator: got {'name': 'own_classes:Rule', .* needs n >= 99,"),
+    "faults from number": ("faults: 3", "faults: got 3, expected a mapping with missing, events"),
+    "faults without events": ("faults: {missing: zero}", "faults.events: got nothing, expected a value"),
+    "no events": ("faults: {events: []}", "faults.events: got [], expected at least one item"),
+    "key of faults": (
+        "faults: {mising: zero, events: [{kind: hang, workers: 1, steps: 1}]}",
+        "faults.mising: .* 'missin",
+    ),
+    "what is missing": (
+        "faults: {missing: skip, events: [{kind: hang, workers: 1, steps: 1}]}",
+        "faults.missing: got 'skip', expected 'recover', 'zero' or 'drop'",
+    ),
+    "kind of a fault": (
+        "faults: {events: [{kind: slow, workers: 1, steps: 1}]}",
+        "faults.events.0.kind: got 'slow', expected 'crash', 'hang' or 'silent'",
+    ),
+    "key of an event": (
+        "faults: {events: [{kind: hang, workers: 1, steps: 1, step: 2}]}",
+        "faults.events.0.step: unknown key, did you mean 'steps'?",
+    ),
+    "event without steps": (
+        "faults: {events: [{kind: hang, workers: 1}]}",
+        "faults.events.0.steps: got nothing, expected a value",
+    ),
+    **{
+        f"steps of a fault {steps}": (
+            f"faults: {{events: [{{kind: hang, workers: 1, steps: {steps}}}]}}",
+            f"faults.events.0.steps: got {shown}, expected a step, a list of steps, or a text such as '10-20, 25'",
+        )
+        for steps, shown in [
+            ("20-10", "'20-10'"),
+            ("'1,'", "'1,'"),
+            ("-1", "-1"),
+            ("1.0", "1.0"),
+            ("true", "True"),
+            ("[]", "[]"),
+            ("[1, 2-3]", "[1, '2-3']"),
+            ("'٣'", "'٣'"),
+        ]
+    },
+    "step twice": (
+        "faults: {events: [{kind: hang, workers: 1, steps: '1-5, 3'}]}",
+        "faults.events.0.steps: got '1-5, 3', expected each step once, step 3 is there twice",
+    ),
+    "worker of a fault": (
+        "faults: {events: [{kind: hang, workers: [1, -1], steps: 1}]}",
+        "faults.events.0.workers: got [1, -1], expected a worker, or a list of workers, by their numbers from 0",
+    ),
+    "worker twice": (
+        "faults: {events: [{kind: hang, workers: [1, 1], steps: 1}]}",
+        "faults.events.0.workers: got [1, 1], expected each worker once",
+    ),
+    "worker that is not honest": (
+        "{byzantine: 2, attack: nan, faults: {events: [{kind: hang, workers: 9, steps: 1}]}}",
+        "faults: got .* expected honest workers, from 0 to 8, got worker 9",
+    ),
+    "step that is never reached": (
+        "{steps: 5, faults: {events: [{kind: hang, workers: 1, steps: 3-7}]}}",
+        "faults: got .* expected steps below steps = 5, step 7 is never reached",
+    ),
+    "divergence": ("divergence: halt", "divergence: got 'halt', expected 'go-on' or 'stop'"),
     "mixture of nothing": ("aggregator: {name: random-mixture, rules: []}", "aggregator.rules: got [], .* one item"),
     "mixture without rules": ("aggregator: random-mixture", "aggregator.rules: got nothing, expected a value"),
     "mixture of names": (
@@ -292,6 +371,8 @@ def test_rule_out_of_its_bound(rule: str, n: int, f: int, needed: str, refused: 
         ("{byzantine: 11, attack: nan, model: full, loss: mse}", ["model", "loss", "byzantine"]),
         ("{byzantine: 4, aggregator: bulyan, dataset: minst, model: full}", ["dataset", "aggregator", "attack"]),
         ("{workers: 3, byzantine: x, tolerated: y}", ["byzantine", "tolerated"]),
+        # Whether faults fit depends on what is wrong already.
+        ("{workers: x, steps: y, faults: {events: [{kind: hang, workers: 99, steps: 999}]}}", ["steps", "workers"]),
         # A wrong key with a wrong value.
         ("{learning_rate: {schedule: {0: 1, -1: x}}}", ["learning_rate.schedule.-1"] * 2),
     ],
@@ -424,6 +505,7 @@ ARRAYS: dict[str, Any] = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test":
         ({"x_train": X[:0], "y_train": Y[:0]}, "array 'x_train': found no examples, expected at least one"),
         ({"x_test": X[:2].astype(np.uint8)}, "array 'x_test': found examples of uint8, expected float32"),
         ({"x_test": X[:2, :3]}, "array 'x_test': found examples of (3,), expected (4,)"),
+        ({"y_train": Y + 10**6}, "array 'y_train': found label 1000002, expected labels >= 0 and < 100000"),
         ({"x_train": np.array([None, 1])}, "array 'x_train': found what numpy cannot read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
