@@ -13,6 +13,7 @@ Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an a
 D parameters.
 """
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -212,6 +213,7 @@ class ServerChannel:
         # gloo and shared memory are of the host.
         self._copied = self.board.message.device.type != server.device.type
         self._step = 0
+        self._sent = 0.0
         self._transfers: list[dist.Work | None] = []
         self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
         self.keep({f"{BUFFER}{name}": _repeated(one, server.setup.honest) for name, one in self._buffers.items()})
@@ -219,6 +221,7 @@ class ServerChannel:
     def send(self) -> None:
         """Send the server's point, and be ready for the answers."""
         self._step = self.server.step_number
+        self._sent = time.monotonic()
         board = self.board
         if not self._copied:
             self.server.keep_submissions_in(board.submissions(self._step))
@@ -248,8 +251,9 @@ class ServerChannel:
 
     def receive(self) -> None:
         """Wait until the submissions are in the server's matrix, and the reports there."""
+        # From when the point was sent: so the server gives up before its workers do, who began to wait later.
         for near in self._near.values():
-            near.wait()
+            near.wait(self._sent)
         _finish(self._transfers)
         if self._copied:
             honest_HD = self.server.honest_HD

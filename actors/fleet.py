@@ -29,6 +29,9 @@ SILENCE_SECONDS = 1.0
 # How long a fleet waits until actors that were lost are back, perhaps on another node, in seconds.
 RETURN_SECONDS = 120.0
 
+# How often a fleet tries to connect its actors before it gives up.
+CONNECTIONS = 5
+
 # How long an actor that should be idle may take to answer, in seconds.
 ANSWER_SECONDS = 5.0
 
@@ -144,23 +147,25 @@ class Fleet:
         Raises:
             FleetError: an actor did not come back.
         """
-        before = self.places
-        for _ in range(1 + self.supervision.restarts):
+        before, last = self.places, None
+        for _ in range(CONNECTIONS):
             places = self._whereabouts(ANSWER_SECONDS if silent else self.supervision.deadline)
             try:
                 self._connect(places)
-            except ActorLost:  # in the meantime
+            except ActorLost as loss:  # in the meantime
+                last = loss
                 continue
             return [
                 f"actor {role!r} was lost ({_process(old)}) and is back ({_process(new)})"
                 for role, old, new in zip(self.roles, before, places, strict=False)
                 if _process(old) != _process(new)
             ]
-        raise FleetError(f"the actors of the fleet could not be connected in {1 + self.supervision.restarts} attempts")
+        raise FleetError(f"the actors of the fleet could not be connected in {CONNECTIONS} attempts: {last}") from last
 
     def _whereabouts(self, patience: float) -> list[dict[str, Any]]:
         """Where the actors are, once all are there; one that does not answer for so many seconds is started anew."""
         found: dict[int, dict[str, Any]] = {}
+        said = ""
         asked = {member.whereabouts.remote(): rank for rank, member in enumerate(self.members)}
         replace_after = time.monotonic() + patience
         give_up_after = replace_after + RETURN_SECONDS
@@ -170,7 +175,8 @@ class Fleet:
                 rank = asked.pop(reference)
                 try:
                     found[rank] = ray.get(reference)
-                except RayActorError:  # not back yet
+                except RayActorError as error:  # not back yet
+                    said = " ".join(str(error).split())
                     time.sleep(0.2)
                     asked[self.members[rank].whereabouts.remote()] = rank
             now = time.monotonic()
@@ -180,7 +186,7 @@ class Fleet:
                     ray.kill(self.members[asked[reference]], no_restart=False)
             if now > give_up_after:
                 missing = ", ".join(self.roles[rank] for rank in sorted(asked.values()))
-                raise FleetError(f"did not come back within {RETURN_SECONDS:g} s: {missing}; {_room()}")
+                raise FleetError(f"did not come back within {RETURN_SECONDS:g} s: {missing}; {_room()}. {said}")
         return [found[rank] for rank in range(len(self.members))]
 
     def _connect(self, places: list[dict[str, Any]]) -> None:

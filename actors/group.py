@@ -118,6 +118,8 @@ class Group:
             self._store = dist.TCPStore(meeting.host, port, is_master=False, timeout=timeout)
         if meeting.host == LOOPBACK and sys.platform == "linux":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        elif os.environ.get("GLOO_SOCKET_IFNAME") == "lo":  # of a group before a node was lost
+            del os.environ["GLOO_SOCKET_IFNAME"]
         dist.init_process_group(
             meeting.backend, store=self._store, rank=self.rank, world_size=meeting.size, timeout=timeout
         )

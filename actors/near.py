@@ -5,10 +5,11 @@ What is shared is not sent, and no other threads need to wake up for it, as with
 
 import mmap
 import os
-import shutil
+import secrets
 import socket
+import struct
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -38,31 +39,33 @@ class Door:
         deadline: after so many seconds an actor that sends nothing counts as lost.
 
     Attributes:
-        path: of the socket, in a folder that only this user can enter.
+        path: the name of the socket, which is that of no file: none is left behind if this actor is killed meanwhile.
     """
 
     def __init__(self, deadline: float) -> None:
-        self._folder = tempfile.mkdtemp(prefix="byzray-")
-        self.path = os.path.join(self._folder, "door")
+        self.path = f"byzray-{secrets.token_hex(16)}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._deadline = deadline
         self._socket.settimeout(min(deadline, ENTRY_SECONDS))
-        self._socket.bind(self.path)
+        self._socket.bind(f"\0{self.path}")
         self._socket.listen(socket.SOMAXCONN)
 
     def admit(self, count: int) -> dict[int, "Near"]:
         """The connections of so many actors, by rank."""
-        found = {}
-        for _ in range(count):
+        found: dict[int, Near] = {}
+        while len(found) < count:
             with _losing():
-                near = Near(self._socket.accept()[0], self._deadline)
+                connection, _ = self._socket.accept()
+            if not _is_own(connection):  # everybody on this machine can see the name
+                connection.close()
+                continue
+            near = Near(connection, self._deadline)
             found[near.number()] = near
         return found
 
     def close(self) -> None:
         """Nobody comes in any more; those who did stay connected."""
         self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Near:
@@ -71,13 +74,16 @@ class Near:
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         connection.settimeout(deadline)
         self._connection = connection
+        self._deadline = deadline
 
     @classmethod
     def enter(cls, path: str, rank: int, deadline: float) -> Self:
         """Connect to a server's door."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with _losing():
-            connection.connect(path)
+            connection.connect(f"\0{path}")
+            if not _is_own(connection):
+                raise PeerLost("another user has taken the name of the server's door")
             connection.sendall(rank.to_bytes(4, "big"))
         return cls(connection, deadline)
 
@@ -93,8 +99,14 @@ class Near:
         with _losing():
             self._connection.sendall(b".")
 
-    def wait(self) -> None:
-        """Wait for a signal."""
+    def wait(self, since: float | None = None) -> None:
+        """Wait for a signal.
+
+        Args:
+            since: when the waiting began, by the monotonic clock, if it is for several actors; by default now.
+        """
+        if since is not None:
+            self._connection.settimeout(max(1e-3, since + self._deadline - time.monotonic()))
         with _losing():
             _check(self._connection.recv(1))
 
@@ -124,6 +136,13 @@ def _losing() -> Iterator[None]:
         raise PeerSilent("the other end of a connection sent nothing for too long") from error
     except (ConnectionError, FileNotFoundError) as error:
         raise PeerLost("the connection was closed by the other end") from error
+
+
+def _is_own(connection: socket.socket) -> bool:
+    """Whether the process at the other end is of the same user."""
+    format = "3i"  # process, user, group
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(format))
+    return struct.unpack(format, credentials)[1] == os.geteuid()
 
 
 def _check(heard: bytes) -> None:

@@ -60,7 +60,7 @@ class FleetSimulation:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        self._begin(self._prepare)
+        self._begin(lambda: self._prepare(self._healthy))
 
     def _begin(self, work: Callable[[], None]) -> None:
         """Do what needs no earlier state, until no actor is lost on the way."""
@@ -71,10 +71,10 @@ class FleetSimulation:
                 self._count(loss)
                 self._replace(loss)
 
-    def _prepare(self, healthy: int = 0) -> None:
+    def _prepare(self, healthy: int) -> None:
+        self._healthy = healthy  # also if an actor is lost here
         self.cohorts = self.fleet.prepare(self.setup, self._data, self._parameters, healthy)
         self._environment = self._environment or self._call([self.fleet.server.environment.remote()])[0]
-        self._healthy = healthy
         self.step_number = 0
         self.diverged = None
 
@@ -109,24 +109,28 @@ class FleetSimulation:
             FleetError: too many were lost.
         """
         rescued: Rescued | None = None
+        counted = False
         start, diverged = self.step_number, self.diverged
         while True:
             try:
                 self._replace(loss)
                 rescued = rescued or self._call([self.fleet.server.rescue.remote()])[0]
                 if rescued is None:
-                    self._count(loss)
+                    if not counted:
+                        self._count(loss)
                     raise StateLost("the server was lost, and the state with it")
                 step = rescued.stretch.step
-                if not self._declared(step):
+                if not (counted or self._declared(step)):
                     self._count(loss)
-                self._prepare(healthy=step + 1)
+                counted = True
+                self._prepare(healthy=max(self._healthy, step + 1))
                 self._restore(rescued.state, step)
                 self.diverged = diverged
                 rows = self._taken(rescued.stretch)
                 return rows[rows[:, 0] >= start]
             except ActorLost as another:
-                loss = another
+                self._count(another)
+                counted, loss = True, another
 
     def _replace(self, loss: ActorLost) -> None:
         self._story.append(f"after step {self.step_number}: {loss}")
@@ -184,7 +188,7 @@ class FleetSimulation:
 
     def restore(self, state: State, step: int) -> None:
         def start_there() -> None:
-            self._prepare()
+            self._prepare(self._healthy)
             self._restore(state, step)
 
         self._begin(start_there)

@@ -83,6 +83,8 @@ class Checkpoints:
                 return Checkpoint(step, state, json.loads(file.metadata()["record"]))
         except OSError as error:
             raise Damaged(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:  # of another version
+            raise Damaged(f"{path}: is no checkpoint of this version ({error})") from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint, and of the earlier ones the newest.

@@ -56,7 +56,7 @@ CheckpointEvery = Annotated[
 ]
 Restarts = Annotated[int, typer.Option(min=0, help="How often actors of a run that were lost are replaced.")]
 Deadline = Annotated[
-    float, typer.Option(min=1.0, metavar="SECONDS", help="An actor that is silent for so long counts as lost.")
+    float, typer.Option(min=1.0, max=1e6, metavar="SECONDS", help="An actor that is silent for so long counts as lost.")
 ]
 Address = Annotated[
     str | None,

@@ -19,7 +19,7 @@ from byzray.divergence import Divergence
 from byzray.environment import Environment
 from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
-from byzray.results import EVALUATION_COLUMNS, FAULT_COLUMNS, Result, RunDirectory
+from byzray.results import EVALUATION_COLUMNS, FAULT_COLUMNS, Result, RunDirectory, RunExists
 from byzray.setups import Setup
 from byzray.table import Table
 
@@ -240,9 +240,9 @@ class _Recording:
         self.saved_step = 0
         self.cost = 0.0  # seconds that the last checkpoint took
         self.seconds = 0.0
+        self.events: list[str] = []
         self.diverged: Divergence | None = None
-        self._go_back()
-        self._set_status("running")
+        self.loss = self.accuracy = self.best = math.nan
 
     def _make_tables(self) -> dict[str, Table]:
         columns = {"metrics.csv": self.simulation.columns(), "evaluations.csv": EVALUATION_COLUMNS}
@@ -253,6 +253,7 @@ class _Recording:
 
     def _go_back(self, lost: bool = False) -> None:
         """Go on from the newest checkpoint that can be used, or from the start; `lost`: the simulation has no state."""
+        self.ready = False  # until then the files hold more than the tables
         checkpoint = None if self.directory is None else self.directory.continued(self.tables)
         if checkpoint is not None:
             self.simulation.restore(checkpoint.state, checkpoint.step)
@@ -271,18 +272,19 @@ class _Recording:
         self.accuracy = float(accuracies.iloc[-1]) if len(accuracies) else math.nan
         self.best = float(accuracies.max())
         self._log(f"goes on from step {self.simulation.step_number}" if checkpoint else "begins")
+        self.ready = True
         self._flush()
 
     def run(self) -> Updates:
         try:
+            self._go_back()
+            self._set_status("running")
             parameters = yield from self._supervised_stretches()
             self._flush(durably=True)
         except Interrupted:
-            with suppress(StateLost):  # then there is the last checkpoint
-                self._save("interrupted")
-            self._log(f"interrupted at step {self.simulation.step_number}")
+            self._save_interrupted()
             raise
-        except (GeneratorExit, SystemExit):  # the process ends; what is on disk is enough to go on
+        except (GeneratorExit, SystemExit, RunExists):  # what is on disk is enough to go on, or stays as it is
             raise
         except BaseException as error:
             self._fail(error)
@@ -298,11 +300,23 @@ class _Recording:
             seconds=self.seconds,
         )
 
+    def _save_interrupted(self) -> None:
+        try:
+            self._save("interrupted")
+        except StateLost as loss:  # there is the last checkpoint
+            self._log(str(loss))
+            self._set_status("interrupted")
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._log(f"interrupted at step {self.simulation.step_number}")
+
     def _fail(self, error: BaseException) -> None:
         """Record why. The state may be that of half a step, so the last checkpoint stays as it is."""
-        for event in self.simulation.take_events():
-            self._log(event)
+        self._log_events()
         self._log("".join(traceback.format_exception(error)).rstrip())
+        if not self.ready:
+            return
         with suppress(StorageFault):  # a full disk must not hide the error
             self._flush()
             self._set_status("failed", f"{type(error).__name__}: {error}")
@@ -314,6 +328,7 @@ class _Recording:
                 yield from self._stretches()
                 return self.simulation.parameters()
             except StateLost as loss:
+                self._log_events()
                 self._log(str(loss))
                 self._go_back(lost=True)
 
@@ -340,9 +355,8 @@ class _Recording:
             self._extend(step, rows)
 
     def _update(self, step: int, ended: bool) -> Update:
-        events = tuple(self.simulation.take_events())
-        for event in events:
-            self._log(event)
+        self._log_events()
+        events, self.events = tuple(self.events), []
         return Update(self.simulation.setup, step, self.loss, self.accuracy, self.best, ended, events)
 
     def _evaluate(self, step: int) -> None:
@@ -421,6 +435,12 @@ class _Recording:
         if self.directory is not None:
             more = {"reason": reason, "seconds": self.seconds, "diverged": self.diverged}
             self.directory.set_status(state, self.simulation.step_number, **more)
+
+    def _log_events(self) -> None:
+        """Log what happened, and keep it for the next update."""
+        for event in self.simulation.take_events():
+            self.events.append(event)
+            self._log(event)
 
     def _log(self, text: str) -> None:
         if self.directory is not None:

@@ -220,7 +220,11 @@ class RunDirectory:
         known = self.path / "setup.yaml"
         if not known.exists():
             return None
-        if known.read_text(encoding="utf-8", errors="replace") != self.setup.yaml():
+        try:
+            content = known.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise RunExists(f"{known}: cannot be read ({error.strerror}); move the directory away") from error
+        if content != self.setup.yaml():
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
         status = self.status
         finished = status.get("state") == "finished"

@@ -17,6 +17,10 @@ COUNTS = ("step", "worker", *METRIC_COLUMNS[:2])
 WORDS = ("fault", "submission")
 
 
+# A frame of few rows takes far more memory than they do, and to join them takes longer the more rows there are.
+MOST_FRAMES = 100
+
+
 class Table:
     """Rows that grow in memory and, where there is a file, at each flush in that CSV file too, exactly as they are.
 
@@ -94,7 +98,7 @@ class Table:
         new = self.frames[self.flushed :]
         if self.path is not None:
             self._append(new, durably)
-        if len(self.frames) > 1:  # a frame of few rows takes far more memory than they do
+        if len(self.frames) > MOST_FRAMES:
             self.frames = [self.frame()]
         self.flushed = len(self.frames)
 

@@ -23,6 +23,7 @@ from byzray.checkpoints import Checkpoints
 from byzray.datasets import Data, Dataset
 from byzray.environment import fingerprints
 from byzray.files import StorageFault
+from byzray.mistakes import Failure
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
@@ -263,7 +264,8 @@ class RunTrainable(tune.Trainable):
         """Stop a run that is not finished; it can be continued."""
         if self.last is None or self.last.ended:
             return
-        with suppress(Interrupted, StopIteration):
+        # What cannot be saved, for want of room say, is no matter of the next run; there is the last checkpoint.
+        with suppress(Interrupted, StopIteration, Failure):
             interrupt(self.updates, self.last)
         self._send()
 

@@ -62,7 +62,7 @@ class Outcome:
 
     Attributes:
         run: in words.
-        hits: how many kills met it alive.
+        losses: how many processes it lost while it was under way.
         ended: "itself", "resumed" or "lost".
         identical: whether its files are those of the undisturbed run.
         seconds: how long all took.
@@ -70,7 +70,7 @@ class Outcome:
     """
 
     run: str
-    hits: int = 0
+    losses: int = 0
     ended: str = "lost"
     identical: bool = False
     seconds: float = 0.0
@@ -151,17 +151,24 @@ def log_of(output: Path, setup: Setup) -> str:
 
 
 def struck_on_fleet(
-    stage: Stage, outcome: Outcome, setup: Setup, interval: str, fleet: Fleet, blows: Sequence[Blow], whole: Result
+    stage: Stage,
+    outcome: Outcome,
+    setup: Setup,
+    interval: str,
+    fleet: Fleet,
+    blows: Sequence[Blow],
+    whole: Result,
+    until: float = 0.9,
 ) -> None:
-    """Run a setup on a fleet, and strike on the way."""
+    """Run a setup on a fleet, and strike on the way, within this share of its steps."""
     output = stage.new_folder()
-    strike = Strike(stage.rng.randrange(stage.steps * 9 // 10), blows)
+    strike = Strike(stage.rng.randrange(int(stage.steps * until)), blows)
     checkpoints = CheckpointInterval.parse(interval)
     try:
         actors.simulate(setup, fleet=fleet, output=output, checkpoints=checkpoints, progress=strike)
     finally:
         strike.end()
-    outcome.hits = log_of(output, whole.setup).count(LOST)
+    outcome.losses = log_of(output, whole.setup).count(LOST)
     outcome.ended = "itself"
     outcome.identical = same(whole, output)
 
@@ -259,7 +266,7 @@ def kill_run(stage: Stage, kind: str) -> Outcome:
         command = Command(folder, "run", "setup.yaml", *options, *where)
         left: list[psutil.Process] = []
 
-        outcome.hits = killed_driver(stage, command, [whole], folder / "results", left)
+        outcome.losses = killed_driver(stage, command, [whole], folder / "results", left)
         outcome.ended = "resumed"
         outcome.identical = same(whole, folder / "results")
         # Of a cluster of the driver's own Ray's agents look for their raylet only about once a minute.
@@ -296,7 +303,7 @@ def kill_sweep(stage: Stage, kind: str) -> Outcome:
     with trying(stage, f"{kind}: 3 runs") as outcome:
         runs = sweep_of(stage, 3, stage.rng.choice((None, 3)), folder)
         command = sweep_command(stage, folder)
-        outcome.hits = killed_driver(stage, command, runs, folder / "results" / "runs", [])
+        outcome.losses = killed_driver(stage, command, runs, folder / "results" / "runs", [])
         outcome.ended = "resumed"
         outcome.identical = all(same(whole, folder / "results" / "runs") for whole in runs)
     return outcome
@@ -328,7 +335,7 @@ def kill_trials_of_a_sweep(stage: Stage, size: int, workers_per_actor: int | Non
     for whole in runs:
         outcome = Outcome(words(whole.setup, command.arguments[command.arguments.index("--checkpoint-every") + 1]))
         outcome.note, outcome.seconds = whole_sweep.note, (time.monotonic() - began) / size
-        outcome.hits = hits[RunDirectory.name(whole.setup)]
+        outcome.losses = hits[RunDirectory.name(whole.setup)]
         if finished(output, whole.setup):
             outcome.ended = "itself"
             outcome.identical = same(whole, output)
@@ -393,7 +400,8 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
             outcome.run = f"{sum(away)} of 3 actors{server} away, then {room}: {outcome.run}"
             whole = actors.simulate(setup, fleet=fleet, output=stage.folder / "whole")
             blows = [(stage.rng.uniform(0, 0.2), strike)]
-            struck_on_fleet(stage, outcome, setup, interval, fleet, blows, whole)
+            # Early, as actors notice only after a while that their raylet is gone, and end.
+            struck_on_fleet(stage, outcome, setup, interval, fleet, blows, whole, until=0.3)
     finally:
         remove_placement_group(blocker)
         left = [process.name() for outpost in outposts for process in outpost.close()]
@@ -408,14 +416,19 @@ TARGETS: dict[str, Callable[[Stage, int], Iterator[Outcome]]] = {
     "raylet": kill_raylets,
 }
 
-COLUMNS = ("runs", "hit", "kills", "by itself", "resumed", "identical", "lost", "wrong", "slowest", "time")
+COLUMNS = ("runs", "hit", "losses", "by itself", "resumed", "identical", "lost", "wrong", "slowest", "time")
 
 
 def row(outcomes: Sequence[Outcome], seconds: float) -> list[str]:
     """A row of the table."""
     ended = Counter(one.ended for one in outcomes)
     wrong = sum(one.ended != "lost" and not one.good for one in outcomes)
-    counts = [len(outcomes), sum(one.hits > 0 for one in outcomes), sum(one.hits for one in outcomes), ended["itself"]]
+    counts = [
+        len(outcomes),
+        sum(one.losses > 0 for one in outcomes),
+        sum(one.losses for one in outcomes),
+        ended["itself"],
+    ]
     counts += [ended["resumed"], sum(one.identical for one in outcomes), ended["lost"], wrong]
     slowest = max((one.seconds for one in outcomes), default=0.0)
     return [*map(str, counts), f"{slowest:.0f} s", f"{seconds / 60:.1f} min"]
@@ -463,7 +476,9 @@ def on_a_cluster(folder: Path, rng: random.Random, target: str, count: int) -> t
     try:
         for outcome in TARGETS[target](stage, count):
             outcomes.append(outcome)
-            said = f"{'ok' if outcome.good else 'BAD'}, {outcome.hits} kills, {outcome.ended}, {outcome.seconds:.1f} s"
+            said = (
+                f"{'ok' if outcome.good else 'BAD'}, {outcome.losses} losses, {outcome.ended}, {outcome.seconds:.1f} s"
+            )
             print(f"{target} {len(outcomes)}: {said}: {outcome.run} {outcome.note}", file=sys.__stdout__, flush=True)
         stage.forget_fleets()
     finally:
