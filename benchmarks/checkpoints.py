@@ -120,7 +120,7 @@ def main() -> None:
     table = Table("a checkpoint", "runs of", "checkpoints", "share of the time", title_justify="left")
     found["intervals"] = {}
     for name, interval in INTERVALS.items():
-        seconds = given.seconds if name == "default" else 30.0
+        seconds = given.seconds if name == "default" else 20.0
         measured = found["intervals"][name] = share(chosen, data, interval, seconds)
         table.add_row(name, f"{measured['seconds']:.0f} s", f"{measured['checkpoints']}", f"{measured['share']:.2%}")
     console = Console()

@@ -3,13 +3,15 @@
 import json
 import resource
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from byzray import Interrupted, Result, RunExists, Setup, load_setup, simulate
+from byzray import Interrupted, Result, RunExists, Setup, Update, load_setup, simulate
 from byzray.checkpoints import Checkpoint, Checkpoints, Damaged
 from byzray.files import StorageFault
 from byzray.recording import CheckpointInterval
@@ -216,20 +218,29 @@ def test_wrong_intervals(text: str) -> None:
         CheckpointInterval.parse(text)
 
 
-def test_saving_takes_a_small_share_of_the_time(small_setup: Setup, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("byzray.recording.CHECKPOINT_SECONDS", 0.0)
-    steps = 3000
-    counted: list[int] = []
+def test_saving_takes_a_small_share_of_the_time(
+    small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes a second and a checkpoint five."""
+    now, saves = [0.0], []
+    monkeypatch.setattr("byzray.recording.time", SimpleNamespace(monotonic=lambda: now[0]))
     save = Checkpoints.save
 
     def slow(self: Checkpoints, checkpoint: Checkpoint) -> None:
-        counted.append(checkpoint.step)
+        saves.append(now[0])
         save(self, checkpoint)
+        now[0] += 5
+
+    def tick(update: Update) -> None:
+        now[0] += 1
 
     monkeypatch.setattr(Checkpoints, "save", slow)
-    monkeypatch.setattr("byzray.recording.STRETCH_SECONDS", 0.01)
-    simulate(small_setup.changed(steps=steps, evaluation_interval=0, study=None), output=tmp_path)
-    assert 1 < len(counted) < steps / 50
+    setup = small_setup.changed(steps=1200, evaluation_interval=0, study=None)
+    simulate(setup, output=tmp_path, progress=tick)
+    first, *others = saves
+    assert first == 61  # a minute, and the first step that is over then
+    assert [later - before for before, later in pairwise(saves)] == [506] * len(others)  # 5 s are 1 % of 500 s
+    assert len(others) == 2
 
 
 @pytest.mark.parametrize("name", FINAL_FILES[:2] + FINAL_FILES[3:])
