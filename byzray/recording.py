@@ -236,8 +236,8 @@ class _Recording:
         self.faults = self.tables.get("faults.csv")
         self.pace = 0.0  # seconds a step, of the last stretch
         self.flushed = time.monotonic()
-        self.saved = self.flushed  # when, and at which step, a checkpoint was saved or taken up
-        self.saved_step = 0
+        self.saved = self.flushed  # when a checkpoint was saved
+        self.saved_step = 0  # of the newest checkpoint
         self.cost = 0.0  # seconds that the last checkpoint took
         self.seconds = 0.0
         self.events: list[str] = []
@@ -315,10 +315,9 @@ class _Recording:
         """Record why. The state may be that of half a step, so the last checkpoint stays as it is."""
         self._log_events()
         self._log("".join(traceback.format_exception(error)).rstrip())
-        if not self.ready:
-            return
         with suppress(StorageFault):  # a full disk must not hide the error
-            self._flush()
+            if self.ready:
+                self._flush()
             self._set_status("failed", f"{type(error).__name__}: {error}")
 
     def _supervised_stretches(self) -> Generator[Update, None, NDArray[np.float32]]:
