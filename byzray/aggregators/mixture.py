@@ -17,7 +17,7 @@ class Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rule: AnyAggregator
-    frequency: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    frequency: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 1.0
 
     @field_validator("rule")
     @classmethod
