@@ -26,7 +26,7 @@ LONG = pytest.mark.chaos  # and covered by the tests of actors/ and sweeps/
 
 
 @pytest.mark.parametrize(
-    "target", ["raylet", *(pytest.param(name, marks=LONG) for name in ("server", "driver", "trial"))]
+    "target", ["worker", *(pytest.param(name, marks=LONG) for name in ("raylet", "server", "driver", "trial"))]
 )
 def test_nothing_is_lost_and_no_bit_changes(stage: Stage, target: str) -> None:
     for _ in range(ATTEMPTS):
