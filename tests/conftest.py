@@ -1,5 +1,6 @@
 """What tests share: one local Ray cluster and one fleet for the whole session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,14 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """A real local cluster; yields the address of its dashboard, which answers the state API."""
-    context = ray.init(address="local", num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=True)
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  Ray's own spelling; live metrics are waited for
+    context = ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=300 * 2**20,
+        include_dashboard=True,
+        log_to_driver=False,  # a line of Ray's would land in whatever output a test reads at that moment
+    )
     yield f"http://{context.dashboard_url}"
     ray.shutdown()
 
