@@ -14,8 +14,9 @@ D parameters.
 """
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -214,7 +215,7 @@ class ServerChannel:
         self._copied = self.board.message.device.type != server.device.type
         self._step = 0
         self._sent = 0.0
-        self._transfers: list[dist.Work | None] = []
+        self._transfers: list[Any] = []  # torch.distributed's works
         self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
         self.keep({f"{BUFFER}{name}": _repeated(one, server.setup.honest) for name, one in self._buffers.items()})
 
@@ -226,12 +227,12 @@ class ServerChannel:
         if not self._copied:
             self.server.keep_submissions_in(board.submissions(self._step))
         board.point_D.copy_(self.server.point())
-        for index in range(len(self.layout.cohorts)):
-            rank = index + 1
-            if rank in self._near:
-                self._near[rank].signal()
-            else:
-                with exchanging():
+        with _letting_go(self._transfers):
+            for index in range(len(self.layout.cohorts)):
+                rank = index + 1
+                if rank in self._near:
+                    self._near[rank].signal()
+                else:
                     # In this order: NCCL does one after the other what goes between two ranks.
                     self._transfers.append(dist.isend(board.message, rank))
                     self._transfers.append(dist.irecv(board.rows(index, self._step), rank))
@@ -240,21 +241,22 @@ class ServerChannel:
     def end(self) -> None:
         """Tell the workers that no step follows."""
         self.board.message[-1] = 1
-        for index in range(len(self.layout.cohorts)):
-            rank = index + 1
-            if rank in self._near:
-                self._near[rank].signal()
-            else:
-                with exchanging():
+        with _letting_go(self._transfers):
+            for index in range(len(self.layout.cohorts)):
+                rank = index + 1
+                if rank in self._near:
+                    self._near[rank].signal()
+                else:
                     self._transfers.append(dist.isend(self.board.message, rank))
-        _finish(self._transfers)
+            _finish(self._transfers)
 
     def receive(self) -> None:
         """Wait until the submissions are in the server's matrix, and the reports there."""
         # From when the point was sent: so the server gives up before its workers do, who began to wait later.
-        for near in self._near.values():
-            near.wait(self._sent)
-        _finish(self._transfers)
+        with _letting_go(self._transfers):
+            for near in self._near.values():
+                near.wait(self._sent)
+            _finish(self._transfers)
         if self._copied:
             honest_HD = self.server.honest_HD
             honest_HD.copy_(self.board.submissions(self._step)[: len(honest_HD)])
@@ -348,14 +350,24 @@ class WorkerChannel:
         if self._server is not None:
             self._server.signal()
         else:
-            with exchanging():
-                transfers = [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)]
-            _finish(transfers)
+            transfers: list[Any] = []
+            with _letting_go(transfers):
+                transfers += [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)]
+                _finish(transfers)
 
 
-def _finish(transfers: list[dist.Work | None]) -> None:
-    with exchanging():
-        for transfer in transfers:
-            if transfer is not None:
-                transfer.wait()
+@contextmanager
+def _letting_go(transfers: list[Any]) -> Iterator[None]:
+    """Let go of all transfers if something fails: they would keep connections open, and the other actors waiting."""
+    try:
+        with exchanging():
+            yield
+    except BaseException:
+        transfers.clear()
+        raise
+
+
+def _finish(transfers: list[Any]) -> None:
+    for index in range(len(transfers)):  # no name for the one that fails, which the traceback would keep
+        transfers[index].wait()
     transfers.clear()

@@ -74,7 +74,7 @@ class Fleet:
         self._owns_group = group is None
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
-            self.group = self._place(count, cpus, gpus)
+            self.group = self._place(label, count, cpus, gpus)
         else:
             self.group = group
             cpus, gpus = (group.bundle_specs[0].get(resource, 0.0) for resource in ("CPU", "GPU"))
@@ -117,8 +117,8 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, count: int, cpus: float, gpus: float) -> PlacementGroup:
-        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK")
+    def _place(self, label: str, count: int, cpus: float, gpus: float) -> PlacementGroup:
+        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK", name=label)
         try:
             ray.get(group.ready(), timeout=PLACEMENT_SECONDS)
         except GetTimeoutError:
@@ -135,14 +135,14 @@ class Fleet:
         """The actors by rank: the server, then the worker actors."""
         return [self.server, *self.workers]
 
-    def revive(self, silent: bool = False) -> list[str]:
+    def revive(self, silent: bool = False) -> dict[str, str]:
         """Wait until all actors answer, replaced where need be, and connect them with each other.
 
         Args:
             silent: whether actors that do not answer soon are to be replaced, rather than waited for.
 
         Returns:
-            In words, which actors were replaced since the fleet was connected the last time.
+            The actors that were replaced since the fleet was connected the last time, each with the story in words.
 
         Raises:
             FleetError: an actor did not come back.
@@ -155,11 +155,11 @@ class Fleet:
             except ActorLost as loss:  # in the meantime
                 last = loss
                 continue
-            return [
-                f"actor {role!r} was lost ({_process(old)}) and is back ({_process(new)})"
+            return {
+                role: f"actor {role!r} was lost ({_process(old)}) and is back ({_process(new)})"
                 for role, old, new in zip(self.roles, before, places, strict=False)
                 if _process(old) != _process(new)
-            ]
+            }
         raise FleetError(f"the actors of the fleet could not be connected in {CONNECTIONS} attempts: {last}") from last
 
     def _whereabouts(self, patience: float) -> list[dict[str, Any]]:
@@ -249,12 +249,20 @@ class Fleet:
             raise ActorLost(f"an actor of the fleet did not answer within {late:g} s", silent=True)
         return ray.get(list(references))
 
-    def prepare(self, setup: Setup, data: Any, parameters: Any = None, healthy: int = 0) -> list[range]:
+    def prepare(
+        self,
+        setup: Setup,
+        data: Any,
+        tags: dict[str, str],
+        parameters: Any = None,
+        healthy: int = 0,
+    ) -> list[range]:
         """Get all actors ready for a run; returns which workers each holds.
 
         Args:
             setup: the setup of the run.
             data: the data set or, better, a reference to it in Ray's object store.
+            tags: of the run's live metrics.
             parameters: the initial parameters, if not PyTorch's.
             healthy: before this step no actor fails by declaration.
 
@@ -270,8 +278,11 @@ class Fleet:
         description, paths = setup.describe(), list(sys.path)
         self.columns, *_ = self.call(
             [
-                self.server.prepare.remote(description, paths, cohorts, data, parameters),
-                *(actor.prepare.remote(description, paths, cohorts, data, healthy) for actor in self.workers),
+                self.server.prepare.remote(description, paths, cohorts, data, parameters, tags),
+                *(
+                    actor.prepare.remote(description, paths, cohorts, data, healthy, tags, role)
+                    for actor, role in zip(self.workers, self.roles[1:], strict=True)
+                ),
             ],
             self.supervision.deadline,
         )

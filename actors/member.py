@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from actors.group import Group, Meeting
 from actors.near import AVAILABLE, PeerLost
+from actors.publishing import Beacon
 from byzray.devices import keep_freed_memory
 from byzray.mistakes import SetupError, lines
 from byzray.setups import Setup
@@ -24,6 +25,20 @@ class Member:
         torch.set_num_threads(threads)
         keep_freed_memory()
         self.group = Group()
+        self._beacon: Beacon | None = None
+
+    def light(self, beacon: Beacon | None) -> None:
+        """Tell from now on which step this actor is at, in the metrics of a run; none: no more."""
+        if self._beacon is not None:
+            self._beacon.end()
+        self._beacon = beacon
+        if beacon is not None:
+            beacon.begin()
+
+    def at_step(self, step: int) -> None:
+        """Called at each step."""
+        if self._beacon is not None:
+            self._beacon.step = step
 
     def serve(self, meeting: Meeting) -> tuple[int, str]:
         """Open where the others come to, see :meth:`actors.group.Group.serve`."""

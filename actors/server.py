@@ -9,6 +9,7 @@ from torch import Tensor
 from actors.channel import ServerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
+from actors.publishing import Beacon
 from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.devices import pick_device
@@ -23,11 +24,13 @@ class Stretch(NamedTuple):
         rows: of metrics, one a step.
         step: how many steps have been taken in all.
         diverged: where and why the parameters became non-finite, if they did.
+        spent: the seconds of each phase since the last time this was asked for.
     """
 
     rows: NDArray[np.float64]
     step: int
     diverged: Divergence | None
+    spent: dict[str, float]
 
 
 class Rescued(NamedTuple):
@@ -65,6 +68,7 @@ class ServerActor(Member):
         cohorts: list[range],
         data: Data,
         parameters: Tensor | None,
+        tags: dict[str, str],
     ) -> tuple[str, ...]:
         """Get ready for a run from its first step; returns the names of the metrics' columns."""
         with self.leaving_on_failure():
@@ -75,6 +79,7 @@ class ServerActor(Member):
             server = Server(setup, data, self.device, parameters)
             self.channel = ServerChannel(self.group, server, cohorts)
             self._rows = server.take_rows()
+            self.light(Beacon(tags, "server"))
             self.prepared = server
             return server.columns()
 
@@ -85,23 +90,33 @@ class ServerActor(Member):
             channel = self.channel
             self._rows = server.take_rows()  # none
             if server.step_number < stop:
-                channel.send()
+                self._send()
             while server.step_number < stop and not server.halted:
+                self.at_step(server.step_number)
+                server.watch.start()
                 channel.receive()
+                server.watch.lap("wait")
                 contributions = channel.contributions()
                 observed = server.update()
                 try:
                     if server.step_number < stop:
-                        channel.end() if server.halted else channel.send()
+                        channel.end() if server.halted else self._send()
                 finally:
                     # While the workers are at the next step.
                     server.study(observed, contributions)
+            if server.halted or server.step_number == server.setup.steps:
+                self.light(None)
             return self._stretch()
+
+    def _send(self) -> None:
+        self.server.watch.start()
+        self.channel.send()
+        self.server.watch.lap("transfer")
 
     def _stretch(self) -> Stretch:
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
-        return Stretch(self._rows, self.server.step_number, self.server.diverged)
+        return Stretch(self._rows, self.server.step_number, self.server.diverged, self.server.watch.take())
 
     def rescue(self) -> Rescued | None:
         """What the run can go on from after a worker was lost; none if this actor itself was, and is back."""

@@ -1,5 +1,6 @@
 """A run on a fleet of actors."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +14,15 @@ from torch import Tensor
 
 from actors.cluster import connect
 from actors.fleet import Fleet
+from actors.monitoring import Monitor, run_tags
 from actors.server import Rescued, Stretch
 from actors.supervision import ActorLost, FleetError, Supervision
 from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
-from byzray.recording import CheckpointInterval, Progress, StateLost, record
+from byzray.phases import Timings
+from byzray.recording import CheckpointInterval, Progress, StateLost, Update, record
 from byzray.results import Result
 from byzray.setups import Actors, Setup
 from byzray.simulation import data_root, load_data, mean_buffers
@@ -40,12 +43,20 @@ class FleetSimulation:
             reference to it there.
         fleet: actors that no other run uses at the same time.
         parameters: the initial parameters (D,); by default PyTorch's initialisation for the setup's seed.
+        sweep: that the run is part of.
 
     Attributes:
         restarts: how often actors that were lost were replaced, other than those that the setup has crash or hang.
     """
 
-    def __init__(self, setup: Setup, data: Data | ObjectRef, fleet: Fleet, parameters: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        data: Data | ObjectRef,
+        fleet: Fleet,
+        parameters: Tensor | None = None,
+        sweep: str = "",
+    ) -> None:
         self.setup = setup
         self.fleet = fleet
         self.step_number = 0
@@ -53,6 +64,9 @@ class FleetSimulation:
         self.restarts = 0
         self._story: list[str] = []
         self._told = 0  # how much of the story was taken
+        self._replaced: list[str] = []
+        self._timings: Timings = defaultdict(float)
+        self._tags = run_tags(setup, sweep)
         self._parameters = parameters
         self._environment: Environment = {}
         self._healthy = 0
@@ -73,7 +87,7 @@ class FleetSimulation:
 
     def _prepare(self, healthy: int) -> None:
         self._healthy = healthy  # also if an actor is lost here
-        self.cohorts = self.fleet.prepare(self.setup, self._data, self._parameters, healthy)
+        self.cohorts = self.fleet.prepare(self.setup, self._data, self._tags, self._parameters, healthy)
         self._environment = self._environment or self._call([self.fleet.server.environment.remote()])[0]
         self.step_number = 0
         self.diverged = None
@@ -90,8 +104,26 @@ class FleetSimulation:
 
     def _run(self, stop: int) -> NDArray[np.float64]:
         fleet = self.fleet
-        calls = [fleet.server.run.remote(stop), *(actor.run.remote(self.step_number, stop) for actor in fleet.workers)]
-        return self._taken(fleet.call(calls, straggling=fleet.supervision.deadline)[0])
+        named = self.setup.label()  # as dashboards show tasks; warm actors serve many runs
+        calls = [fleet.server.run.options(name=f"{named}: server").remote(stop)]
+        for actor, role in zip(fleet.workers, fleet.roles[1:], strict=True):
+            calls.append(actor.run.options(name=f"{named}: {role}").remote(self.step_number, stop))
+        stretch, *spent = fleet.call(calls, straggling=fleet.supervision.deadline)
+        self._account(stretch.spent, spent)
+        return self._taken(stretch)
+
+    def _account(self, of_server: dict[str, float], of_workers: list[dict[str, float]]) -> None:
+        """Add up where the time went.
+
+        What the server waited for is gradients, as long as the slowest worker actor computed; the rest is transfer.
+        """
+        waited = of_server.pop("wait", 0.0)
+        gradient = min(waited, max(spent.get("gradient", 0.0) for spent in of_workers))
+        of_server["gradient"] = gradient
+        of_server["transfer"] = of_server.get("transfer", 0.0) + waited - gradient
+        for role, spent in zip(self.fleet.roles, [of_server, *of_workers], strict=True):
+            for phase, seconds in spent.items():
+                self._timings[role, phase] += seconds
 
     def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
         self.step_number = stretch.step
@@ -134,7 +166,9 @@ class FleetSimulation:
 
     def _replace(self, loss: ActorLost) -> None:
         self._story.append(f"after step {self.step_number}: {loss}")
-        self._story += self.fleet.revive(loss.silent)
+        replaced = self.fleet.revive(loss.silent)
+        self._story += replaced.values()
+        self._replaced += replaced
 
     def _declared(self, step: int) -> bool:
         """Whether the setup has some actor crash or hang at this step, where it has not done so yet."""
@@ -161,6 +195,14 @@ class FleetSimulation:
         new = self._story[self._told :]
         self._told = len(self._story)
         return new
+
+    def take_timings(self) -> Timings:
+        taken, self._timings = dict(self._timings), defaultdict(float)
+        return taken
+
+    def take_replaced(self) -> list[str]:
+        taken, self._replaced = self._replaced, []
+        return taken
 
     def evaluate(self) -> float:
         return self._patiently(self._evaluate)
@@ -243,18 +285,26 @@ def simulate(
     layout = fleet.layout_for(setup.honest) if fleet is not None else setup.actors or Actors()
     setup = setup.changed(actors=layout.model_dump(), seed=setup.seed if seed is None else seed)
     own: list[Fleet] = []
+    monitors: list[Monitor] = []
 
     def start() -> FleetSimulation:
         loaded = load_data(setup, data, download)
         connect(address)
         if fleet is None:
             own.append(Fleet.for_setup(setup, supervision))
+        monitors.append(Monitor(setup))
         return FleetSimulation(setup, loaded, fleet or own[0])
+
+    def show(update: Update) -> bool | None:
+        monitors[0].show(update)
+        return None if progress is None else progress(update)
 
     try:
         files = fingerprints(setup, data_root(data))
-        options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": progress}
+        options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": show}
         return record(setup, start, fingerprints=files, **options)
     finally:
+        for monitor in monitors:
+            monitor.end()
         for started in own:
             started.close()

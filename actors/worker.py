@@ -8,6 +8,7 @@ from typing import Any
 from actors.channel import Layout, WorkerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
+from actors.publishing import Beacon
 from byzray.cohort import Cohort, State
 from byzray.datasets import Data
 from byzray.devices import pick_device
@@ -30,7 +31,14 @@ class WorkerActor(Member):
         return self.prepared
 
     def prepare(
-        self, description: dict[str, Any], import_paths: list[str], cohorts: list[range], data: Data, healthy: int
+        self,
+        description: dict[str, Any],
+        import_paths: list[str],
+        cohorts: list[range],
+        data: Data,
+        healthy: int,
+        tags: dict[str, str],
+        role: str,
     ) -> None:
         """Get ready for a run from its first step.
 
@@ -39,6 +47,7 @@ class WorkerActor(Member):
             cohorts: which workers the actors of ranks 1, 2, ... hold.
             data: the data set.
             healthy: before this step, crashes and hangs that the setup declares do not happen (any more).
+            tags, role: what this actor's metrics are tagged with.
         """
         with self.leaving_on_failure():
             self.check_joined()
@@ -48,21 +57,31 @@ class WorkerActor(Member):
             cohort = Cohort(self.setup, cohorts[self.group.rank - 1], data, device)
             layout = Layout.of(self.setup, cohort.gradients.network, cohorts)
             self.channel = WorkerChannel(self.group, cohort, layout, device)
+            self.light(Beacon(tags, role))
             self.prepared = cohort
 
-    def run(self, start: int, stop: int) -> None:
-        """Take the steps from `start` to `stop`, exclusive, together with the rest of the fleet."""
+    def run(self, start: int, stop: int) -> dict[str, float]:
+        """Take the steps from `start` to `stop`, exclusive, together with the rest of the fleet.
+
+        Returns:
+            the seconds of each phase.
+        """
         with self.leaving_on_failure():
             cohort = self.cohort
             for step in range(start, stop):
                 point_D = self.channel.receive()
                 if point_D is None:
-                    return
+                    self.light(None)
+                    break
+                self.at_step(step)
                 self._fail_as_declared(step)
                 contribution = cohort.step(point_D, step, self.channel.submissions(step))
                 self.channel.send(contribution, step)
                 # While the server aggregates.
                 cohort.draw(step + 1)
+            if stop == self.setup.steps:
+                self.light(None)
+            return cohort.watch.take()
 
     def _fail_as_declared(self, step: int) -> None:
         """Crash or hang, once, if the setup says that a worker of this cohort does so at this step."""

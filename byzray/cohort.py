@@ -12,6 +12,7 @@ from byzray.datasets import Data
 from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
+from byzray.phases import Stopwatch
 from byzray.randomness import key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
@@ -42,11 +43,15 @@ class Cohort:
         workers: which of the h honest workers these are, consecutive.
         data: the data set.
         device: where they compute.
+
+    Attributes:
+        watch: takes the time of gradient (with momentum, and the batch if it was not drawn before), draw and study.
     """
 
     def __init__(self, setup: Setup, workers: range, data: Data, device: torch.device) -> None:
         self.setup = setup
         self.workers = workers
+        self.watch = Stopwatch(device)
         network = Network(setup, data.shape, data.classes, device)
         self.gradients = Gradients(network, setup)
         self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
@@ -61,7 +66,9 @@ class Cohort:
 
     def draw(self, step: int) -> None:
         """Draw and prepare the first batch of a step ahead of it."""
+        self.watch.start()
         self._drawn = step, self.stream.batch(self.workers, step)
+        self.watch.lap("draw")
 
     def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
@@ -74,6 +81,7 @@ class Cohort:
             step: the number of the step, from 0.
             out_KD: where the submissions go.
         """
+        self.watch.start()
         missing = [worker - self.workers.start for worker in self.setup.missing_at(step) if worker in self.workers]
         undone = self._undone(missing, step) if missing else []
         rate = self.setup.learning_rate.at(step)
@@ -85,11 +93,14 @@ class Cohort:
             tensor.copy_(before)
         if submissions_KD is not out_KD:
             out_KD.copy_(submissions_KD)
+        self.watch.lap("gradient")
         if not self.setup.workers_report_moments:
             return Contribution(losses_K, None)
         if missing:
             sampled_KD = sampled_KD[[i for i in range(len(self.workers)) if i not in missing]]
-        return Contribution(losses_K, _moments(sampled_KD))
+        moments = _moments(sampled_KD)
+        self.watch.lap("study")
+        return Contribution(losses_K, moments)
 
     def _undone(self, missing: list[int], step: int) -> list[tuple[Tensor, Tensor]]:
         """What the missing workers keep, but for those that compute, with a copy of each tensor."""

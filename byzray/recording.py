@@ -3,9 +3,9 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -19,6 +19,7 @@ from byzray.divergence import Divergence
 from byzray.environment import Environment
 from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
+from byzray.phases import Timings
 from byzray.results import EVALUATION_COLUMNS, FAULT_COLUMNS, Result, RunDirectory, RunExists
 from byzray.setups import Setup
 from byzray.table import Table
@@ -73,6 +74,12 @@ class Simulation(Protocol):
     def take_events(self) -> list[str]:
         """What happened to the run since the last call that its user should know."""
 
+    def take_timings(self) -> Timings:
+        """Where the time went since the last call."""
+
+    def take_replaced(self) -> list[str]:
+        """The actors that were lost and replaced since the last call."""
+
     def environment(self) -> Environment:
         """Where it runs."""
 
@@ -88,7 +95,12 @@ class Update:
         accuracy: the last one measured; NaN before the first.
         best: the highest one measured.
         ended: whether this is the last.
+        diverged: whether its parameters became non-finite.
         events: what happened since the last update: actors that were lost and replaced, say.
+        row: the metrics of the last step, by the names of their columns; empty before the first.
+        steps_per_second: of the last stretch of steps; NaN before the first.
+        timings: where the time went since the last update.
+        replaced: the actors that were lost and replaced since then, by what they are called.
     """
 
     setup: Setup
@@ -97,7 +109,12 @@ class Update:
     accuracy: float
     best: float
     ended: bool = False
+    diverged: bool = False
     events: tuple[str, ...] = ()
+    row: Mapping[str, float] = field(default_factory=dict)
+    steps_per_second: float = math.nan
+    timings: Timings = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
 
 # Called after each stretch of steps; a true return value asks the run to stop there, to be continued later.
@@ -242,7 +259,8 @@ class _Recording:
         self.seconds = 0.0
         self.events: list[str] = []
         self.diverged: Divergence | None = None
-        self.loss = self.accuracy = self.best = math.nan
+        self.row: dict[str, float] = {}
+        self.accuracy = self.best = math.nan
 
     def _make_tables(self) -> dict[str, Table]:
         columns = {"metrics.csv": self.simulation.columns(), "evaluations.csv": EVALUATION_COLUMNS}
@@ -267,7 +285,8 @@ class _Recording:
             self.diverged = None
             for table in self.tables.values():
                 table.clear()
-        self.loss = float(self.metrics.frame()["Average loss"].iloc[-1]) if self.simulation.step_number else math.nan
+        rows = self.metrics.frame()[-1:] if self.simulation.step_number else self.metrics.frame()[:0]
+        self.row = {str(name): float(value) for row in rows.to_dict("records") for name, value in row.items()}
         accuracies = self.evaluations.frame()["accuracy"]
         self.accuracy = float(accuracies.iloc[-1]) if len(accuracies) else math.nan
         self.best = float(accuracies.max())
@@ -356,7 +375,20 @@ class _Recording:
     def _update(self, step: int, ended: bool) -> Update:
         self._log_events()
         events, self.events = tuple(self.events), []
-        return Update(self.simulation.setup, step, self.loss, self.accuracy, self.best, ended, events)
+        return Update(
+            setup=self.simulation.setup,
+            step=step,
+            loss=self.row.get("Average loss", math.nan),
+            accuracy=self.accuracy,
+            best=self.best,
+            ended=ended,
+            diverged=self.diverged is not None,
+            events=events,
+            row=self.row,
+            steps_per_second=1 / self.pace if self.pace else math.nan,
+            timings=self.simulation.take_timings(),
+            replaced=tuple(self.simulation.take_replaced()),
+        )
 
     def _evaluate(self, step: int) -> None:
         self.accuracy = self.simulation.evaluate()
@@ -378,7 +410,7 @@ class _Recording:
         return min(step + stretch, setup.steps, *ends)
 
     def _extend(self, step: int, rows: NDArray[np.float64]) -> None:
-        self.loss = float(rows[-1, 2])
+        self.row = dict(zip(self.metrics.columns, rows[-1].tolist(), strict=True))
         columns = dict(zip(self.metrics.columns, rows.T, strict=True))
         counts = {name: columns[name].astype(np.int64) for name in METRIC_COLUMNS[:2]}
         self.metrics.extend(pd.DataFrame({**columns, **counts}))

@@ -19,6 +19,7 @@ from byzray.divergence import Divergence, reason, unsound
 from byzray.gradients import Network
 from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
 from byzray.momentum import ServerMomentum
+from byzray.phases import Stopwatch
 from byzray.randomness import generator
 from byzray.sampling import Batch, Examples
 from byzray.setups import Setup
@@ -65,6 +66,7 @@ class Server:
         diverged: where and why the parameters became non-finite since the start, or since a state was restored, as far
             as the steps were looked at: by :meth:`take_rows`, or by :meth:`study` where the run stops for it.
         halted: whether the run ends with the last step, as it diverged and is set to stop there.
+        watch: takes the time of attack, aggregate (with the update), study and evaluate.
     """
 
     def __init__(self, setup: Setup, data: Data, device: torch.device, parameters: Tensor | None = None) -> None:
@@ -72,6 +74,7 @@ class Server:
         self.data = data
         self.device = device
         self.network = Network(setup, data.shape, data.classes, device)
+        self.watch = Stopwatch(device)
         given = self.network.initial_parameters() if parameters is None else parameters.to(device, copy=True)
         self.theta_D = given
         self.origin_D = given.clone()
@@ -111,22 +114,28 @@ class Server:
     def update(self) -> Observed | None:
         """Attack, aggregate and update. The next point can then be sent, before :meth:`study` has seen this step."""
         setup, step = self.setup, self.step_number
+        self.watch.start()
         came_ND = self._received(step)
         honest_HD = came_ND[: len(came_ND) - setup.byzantine]
         seen = self.past is not None and not setup.workers_report_moments
         sampled = Moments.of(honest_HD) if seen else None
+        self.watch.lap("study")
         self.momentum.receive(honest_HD)
         rule = setup.aggregator.at_step(setup.seed, step)
         attack_FD = self._attack(rule, came_ND, honest_HD)
+        self.watch.lap("attack")
         submissions_ND = self._filled(came_ND, step)
         aggregate = self._aggregate(rule, submissions_ND)
+        self.watch.lap("aggregate")
         observed = None if self.past is None else self._observe(sampled, submissions_ND, attack_FD, aggregate)
+        self.watch.lap("study")
         direction_D = self.momentum.direction(aggregate.vector_D)
         self.theta_D.sub_(direction_D, alpha=setup.learning_rate.at(step))
         self.step_number += 1
         self._unsound_2 = torch.stack([unsound(aggregate.vector_D), unsound(self.theta_D)]).double()
         if setup.divergence == "stop" and self._was_finite:
             self.halted = bool(self._unsound_2[1].isnan())
+        self.watch.lap("aggregate")
         return observed
 
     def _received(self, step: int) -> Tensor:
@@ -195,6 +204,7 @@ class Server:
             observed: what :meth:`update` returned; none without a study.
             contributions: the cohorts' contributions to that step, in the order of their workers.
         """
+        self.watch.start()
         losses_H = torch.cat([contribution.losses_K for contribution in contributions])
         if self.setup.missing_at(self.step_number - 1):
             losses_H = losses_H[self._coming(self.setup.honest, self.step_number - 1)]
@@ -211,6 +221,7 @@ class Server:
             )
             row += [values, self._acceptance(observed.aggregate.rows_K, observed.honest.size)]
         self._rows.append(torch.cat([*row, self._unsound_2]))
+        self.watch.lap("study")
         if self.halted:
             self._look_for_divergence(self.step_number - 1, self._rows[-1][None].cpu().numpy())
 
@@ -258,12 +269,15 @@ class Server:
         size = len(self.data.x_test)
         if not size:
             return math.nan
+        self.watch.start()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         if self._kept_tests is None and self._keeps_tests:
             self._kept_tests = list(self._tests())
         for batch in self._kept_tests or self._tests():
             correct += self.network.correct(self.theta_D, batch, buffers)
-        return correct.item() / size
+        accuracy = correct.item() / size
+        self.watch.lap("evaluate")
+        return accuracy
 
     def _tests(self) -> Iterator[Batch]:
         """The test examples in batches."""

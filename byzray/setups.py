@@ -375,8 +375,11 @@ class Setup(Section):
 
     def label(self) -> str:
         """A short name for figures and actors: ``multi-krum/little seed 1``."""
-        attack = self.attack.label() if self.attack is not None else "no attack"
-        return f"{self.aggregator.label()}/{attack} seed {self.seed}"
+        return f"{self.contest()} seed {self.seed}"
+
+    def contest(self) -> str:
+        """Which rule stands against which attack: ``multi-krum/little``."""
+        return f"{self.aggregator.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
 
     def changed(self, **changes: Any) -> "Setup":
         """This setup with some fields changed, checked anew; where `tolerated` was as large as `byzantine`, it follows.

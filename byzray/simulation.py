@@ -15,6 +15,7 @@ from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
 from byzray.mistakes import SetupError
+from byzray.phases import Timings
 from byzray.recording import CheckpointInterval, Progress, Simulation, record
 from byzray.results import Result
 from byzray.server import Server
@@ -73,6 +74,14 @@ class LocalSimulation:
         return self.server.diverged
 
     def take_events(self) -> list[str]:
+        return []
+
+    def take_timings(self) -> Timings:
+        of_server, of_cohort = self.server.watch.take(), self.cohort.watch.take()
+        both = of_server.keys() | of_cohort.keys()
+        return {("run", phase): of_server.get(phase, 0.0) + of_cohort.get(phase, 0.0) for phase in both}
+
+    def take_replaced(self) -> list[str]:
         return []
 
     def environment(self) -> Environment:

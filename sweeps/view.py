@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from actors.publishing import Sample, Source
 from byzray.setups import Setup
 from sweeps.plan import Plan
 
@@ -98,6 +99,21 @@ class Progress:
             f"{self.steps_per_second:.0f} steps/s, {duration(time.monotonic() - self.began)} elapsed, "
             f"{duration(self.seconds_left)} left"
         )
+
+
+class Census(Source):
+    """The metrics of a sweep: how many of its runs are in which state."""
+
+    def __init__(self, sweep: str, progress: Progress) -> None:
+        self.sweep = sweep
+        self.progress = progress
+
+    def samples(self) -> Iterator[Sample]:
+        progress = self.progress
+        waiting = progress.total - progress.done - progress.failed - progress.running
+        states = {"waiting": waiting, "running": progress.running, "done": progress.done, "failed": progress.failed}
+        for state, runs in states.items():
+            yield Sample("runs", runs, {"sweep": self.sweep, "state": state})
 
 
 class View:

@@ -1,0 +1,70 @@
+"""The live metrics of a run, published by the process that records it."""
+
+import math
+from collections.abc import Iterator
+
+from actors.publishing import Sample, Source, counter
+from byzray.recording import Update
+from byzray.results import RunDirectory
+from byzray.setups import Setup
+
+# What variance-norm ratios are of, and what the metrics call it.
+RATIOS = {"sampled": "Sampled", "submitted": "Honest"}
+
+
+def run_tags(setup: Setup, sweep: str) -> dict[str, str]:
+    """The tags of a run's metrics: sweep (empty for a single run), its directory, rule and attack, seed."""
+    return {"sweep": sweep, "run": RunDirectory.name(setup), "setup": setup.contest(), "seed": str(setup.seed)}
+
+
+class Monitor(Source):
+    """The metrics of a run.
+
+    Args:
+        setup: the setup, with its seed.
+        sweep: that the run is part of.
+    """
+
+    def __init__(self, setup: Setup, sweep: str = "") -> None:
+        self.setup = setup
+        self.tags = run_tags(setup, sweep)
+        self.bound = setup.aggregator.bound(setup.workers, setup.tolerated)
+        self.last: Update | None = None
+        self.running = True
+
+    def show(self, update: Update) -> None:
+        """Take up how far the run is."""
+        if self.last is None:
+            self.begin()
+        self.last = update
+        for (actor, phase), seconds in update.timings.items():
+            counter("phase_seconds").inc(seconds, {**self.tags, "phase": phase, "actor": actor})
+        for actor in update.replaced:
+            counter("restarts").inc(1, {**self.tags, "actor": actor})
+
+    def end(self) -> None:
+        self.running = False
+        super().end()
+
+    def samples(self) -> Iterator[Sample]:
+        update = self.last
+        if update is None:
+            return
+        values = {
+            "running": float(self.running),
+            "diverged": float(update.diverged),
+            "step": update.step,
+            "steps": self.setup.steps,
+            "steps_per_second": update.steps_per_second,
+            "loss": update.loss,
+            "accuracy": update.accuracy,
+            "best_accuracy": update.best,
+            "variance_norm_bound": self.bound,
+            "acceptance_ratio": update.row.get("Attack acceptation ratio", math.nan),
+        }
+        for name, value in values.items():
+            yield Sample(name, value, self.tags)
+        for of, name in RATIOS.items():
+            deviation = update.row.get(f"{name} gradient deviation", math.nan)
+            norm = update.row.get(f"{name} gradient norm", math.nan)
+            yield Sample("variance_norm_ratio", deviation / norm if norm else math.nan, {**self.tags, "of": of})
