@@ -1,14 +1,17 @@
 """The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from sweeps.storage import Storage
 
 T = TypeVar("T")
+
+# How long `byzray doctor` waits for a cluster, in seconds: some nodes may not answer.
+DOCTOR_SECONDS = 300.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -317,7 +323,7 @@ def sweep(
     from sweeps.storage import Storage
     from sweeps.summary import print_outcome, print_plan
     from sweeps.sweep import Options as SweepOptions
-    from sweeps.sweep import SweepInUse, run_sweep
+    from sweeps.sweep import OutputNotShared, SweepInUse, run_sweep
     from sweeps.trainable import Resources
 
     if measure and not plan:
@@ -352,7 +358,7 @@ def sweep(
             print_outcome(outcome, storage, out)
             if not outcome.interrupted:
                 _report(storage)
-    except (SweepError, SweepInUse, FleetError, ConnectionError) as error:
+    except (SweepError, SweepInUse, OutputNotShared, FleetError, ConnectionError) as error:
         raise WrongInput(str(error)) from error
     if outcome.failed or outcome.interrupted:
         raise typer.Exit(1)
@@ -487,13 +493,20 @@ def _trajectory_starter(on_actors: bool, address: str | None) -> Iterator[Any]:
 
 
 @app.command()
-def doctor(data: DataRoot = None) -> None:
-    """Report what this machine can run, with the mend for what is missing."""
+def doctor(
+    data: DataRoot = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where results shall go, on a cluster.", show_default="results"),
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Report what this machine, or a cluster, can run, with the mend for what is missing."""
     from byzray.doctor import examine
 
     broken = False
-    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
-    for one in (*examine(data), _ray_finding()):
+    colours = {"ok": "green", "missing": "yellow", "warning": "yellow", "broken": "red"}
+    for one in chain(examine(data), _ray_findings(address, data, output)):
         out.print(f"[{colours[one.state]}]{one.state:<8}[/] {escape(f'{one.what:<24} {one.found}')}")
         for line in one.mend.splitlines():  # in full, not in a table, which would cut paths off
             out.print(f"{'':9}{escape(line)}")
@@ -502,23 +515,34 @@ def doctor(data: DataRoot = None) -> None:
         raise typer.Exit(1)
 
 
-def _ray_finding() -> "Finding":
-    """Whether a Ray cluster can be reached or started; asked in a process of its own, which may hang."""
+def _ray_findings(address: str | None, data: Path | None, output: str | None) -> Iterator["Finding"]:
+    """What there is to say about Ray and its cluster; asked in a process of its own, which may hang."""
     from byzray.doctor import Finding
 
-    probe = "import actors; actors.connect(dashboard=False); import ray; r = ray.cluster_resources(); "
-    probe += "print(len(ray.nodes()), 'node,', r.get('CPU', 0), 'CPUs,', r.get('GPU', 0), 'GPUs')"
-    where = os.environ.get("RAY_ADDRESS") or "started here"
-    try:
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return Finding("broken", "Ray", f"{where}: no answer in 120 s", "see the logs in /tmp/ray/session_latest/logs")
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["unknown"]
-        return Finding(
-            "broken", "Ray", f"{where}: {reason[0]}", "unset RAY_ADDRESS, or start the cluster: ray start --head"
-        )
-    return Finding("ok", "Ray", f"{where}: {done.stdout.strip().splitlines()[-1]}")
+    asked = json.dumps([address, None if data is None else str(data), output])
+    command = [sys.executable, "-m", "actors.doctor", asked]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        limit = threading.Timer(DOCTOR_SECONDS, process.kill)
+        limit.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):  # Ray may speak, too
+                    yield Finding(**json.loads(line))
+            process.wait()
+        finally:
+            in_time = limit.is_alive()
+            limit.cancel()
+        if process.returncode and in_time:
+            said.seek(0)
+            reason = said.read().strip().splitlines()[-1:] or ["unknown"]
+            yield Finding("broken", "Ray", reason[0], "see the logs in /tmp/ray/session_latest/logs")
+    if not in_time:
+        mend = "see the logs in /tmp/ray/session_latest/logs, on the head"
+        yield Finding("broken", "Ray", f"no answer in {DOCTOR_SECONDS:g} s", mend)
 
 
 if __name__ == "__main__":

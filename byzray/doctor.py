@@ -12,8 +12,10 @@ from typing import Literal
 import torch
 from packaging.requirements import Requirement
 
-from byzray.datasets import DATASETS, MissingData
+from byzray.datasets import DATASETS, Data, MissingData
 from byzray.simulation import data_root
+
+State = Literal["ok", "missing", "warning", "broken"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Finding:
     """One finding.
 
     Attributes:
-        state: ok; missing, where something optional is not there; broken, where nothing can run without it.
+        state: ok; missing, where something optional is not there; warning, where things run, but not as they should;
+            broken, where nothing can run without it.
         what: what was looked at.
         found: what was seen.
         mend: what to do, empty if nothing.
     """
 
-    state: Literal["ok", "missing", "broken"]
+    state: State
     what: str
     found: str
     mend: str = ""
@@ -94,19 +97,26 @@ def _memory() -> Iterator[Finding]:
         else:
             yield Finding("ok", "shared memory", f"{free / 2**30:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free
-    state: Literal["ok", "missing"] = "ok" if free > 2**30 else "missing"
+    state: State = "ok" if free > 2**30 else "missing"
     yield Finding(state, "disk here", f"{free / 2**30:.1f} GiB free", "" if state == "ok" else "free some space")
 
 
-def _data(root: Path) -> Iterator[Finding]:
+def load_all(root: Path) -> Iterator[tuple[str, Data | MissingData | ValueError]]:
+    """Each data set that needs no file of the user's own, or why it cannot be read."""
     for name, cls in DATASETS.classes.items():
         if any(field.is_required() for field in cls.model_fields.values()):
-            continue  # a file of the user's own
+            continue
         try:
-            data = cls().load(root, download=False)
-        except MissingData as error:
-            yield Finding("missing", f"data set {name}", f"not below {root}", str(error))
-        except ValueError as error:
-            yield Finding("missing", f"data set {name}", "damaged", str(error))
+            yield name, cls().load(root, download=False)
+        except (MissingData, ValueError) as error:
+            yield name, error
+
+
+def _data(root: Path) -> Iterator[Finding]:
+    for name, found in load_all(root):
+        what = f"data set {name}"
+        if isinstance(found, Data):
+            yield Finding("ok", what, f"{len(found.x_train):,} + {len(found.x_test):,} examples")
         else:
-            yield Finding("ok", f"data set {name}", f"{len(data.x_train):,} + {len(data.x_test):,} examples")
+            where = f"not below {root}" if isinstance(found, MissingData) else "damaged"
+            yield Finding("missing", what, where, str(found))

@@ -1,0 +1,89 @@
+"""A function on every node, and folders that nodes share or do not."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import ray
+
+from actors.nodes import nodes, on_every_node, sharing, unshared
+
+
+class Second(NamedTuple):
+    """A second node, and folders that it sees differently."""
+
+    id: str
+    seen: Path
+    other: Path
+    readonly: Path
+    missing: Path
+
+
+@pytest.fixture(scope="module")
+def second(start_node: Callable[..., str], can_mount: bool, tmp_path_factory: pytest.TempPathFactory) -> Second:
+    if not can_mount:
+        pytest.skip("a node that sees other files needs the right to mount")
+    folder = tmp_path_factory.mktemp("folders")
+    below = folder / "below"
+    places = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}
+    for place in places.values():
+        place.mkdir(parents=True)
+    before = f"""
+        mount -t tmpfs none {places["other"]} && mount -t tmpfs none {below}
+        mount --bind {places["readonly"]} {places["readonly"]} && mount -o remount,ro,bind {places["readonly"]}
+    """
+    return Second(start_node(before=before), **places)
+
+
+def test_a_function_on_every_node(second: Second) -> None:
+    answers = on_every_node(where, "a")
+    assert not answers.failed
+    assert answers.found == {node: (node.id, "a") for node in nodes()}
+    assert second.id in {node.id for node in answers.found}
+    assert len({node.name for node in answers.found}) == len(answers.found)
+
+
+def where(given: str) -> tuple[str, str]:
+    return ray.get_runtime_context().get_node_id(), given
+
+
+def test_nodes_that_fail_or_are_silent_are_named(second: Second) -> None:
+    answers = on_every_node(misbehave, second.id, seconds=20)
+    assert {node.id: reason for node, reason in answers.failed.items()} == {second.id: "ZeroDivisionError: no"}
+    answers = on_every_node(sleep, second.id, seconds=6)
+    assert {node.id: reason for node, reason in answers.failed.items()} == {second.id: "no answer in 6 s"}
+    answers = on_every_node(vanish, second.id, seconds=20)
+    assert [node.id for node in answers.failed] == [second.id]
+    assert len(answers.found) == len(nodes()) - 1
+
+
+def misbehave(bad: str) -> None:
+    if ray.get_runtime_context().get_node_id() == bad:
+        raise ZeroDivisionError("no")
+
+
+def sleep(bad: str) -> None:
+    if ray.get_runtime_context().get_node_id() == bad:
+        time.sleep(1000)
+
+
+def vanish(bad: str) -> None:
+    if ray.get_runtime_context().get_node_id() == bad:
+        os._exit(3)
+
+
+def test_folders_that_are_not_shared(second: Second) -> None:
+    assert unshared(second.seen) == []
+    for folder, reason in (
+        (second.other, "is another folder there"),
+        (second.missing, "is missing there"),
+        (second.readonly, "cannot be written to there: Read-only file system"),
+    ):
+        shared, bad = sharing(folder)
+        assert {node.id: why for node, why in bad.items()} == {second.id: f"{folder} {reason}"}
+        assert {node.id for node in shared} == {node.id for node in nodes()} - {second.id}
+        assert unshared(folder) == [node.name for node in nodes() if node.id == second.id]
+    assert not [path for folder in second[1:] for path in folder.iterdir()]  # type: ignore[union-attr]
