@@ -12,18 +12,27 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check chaos bench gpu clean
+.PHONY: demo test check site reference chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
 
-test: check
+test: check site
 	$(VENV)/bin/python -m pytest
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+# Strict: a link or an anchor that leads nowhere fails it.
+site: $(INSTALLED)
+	rm -rf build/site
+	$(VENV)/bin/zensical build --clean --strict
+
+# The pages of the site that follow from the code; tests/test_docs.py fails if they do not.
+reference: $(INSTALLED)
+	$(VENV)/bin/python docs/reference/generate.py
 
 # Takes most of an hour: runs that lose processes, a soak, and the tests that are too long for every day.
 chaos: $(INSTALLED)
@@ -59,4 +68,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build/site

@@ -1,0 +1,221 @@
+"""The documentation: what it shows loads and runs, what follows from the code is up to date, and the site is whole."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from byzray import Setup, SetupError, load_setup, simulate
+from byzray.cli import app
+from byzray.yaml import parse_yaml
+from sweeps.definition import load_sweep
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+TEXTS = {page: (DOCS / page).read_text() for page in PAGES} | {"README.md": (ROOT / "README.md").read_text()}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["command-line.md", "setup.md", "options.md", "metrics.md"])
+def test_reference_follows_from_the_code(page: str) -> None:
+    pytest.importorskip("griffe", reason="griffe, which reads docstrings, is not installed")
+    written = runpy.run_path(str(DOCS / "reference/generate.py"))["written"]
+    assert TEXTS[f"reference/{page}"] == written(page), "the code has changed: make reference writes the page anew"
+
+
+def setup_blocks() -> Iterator[Any]:
+    for page, text in TEXTS.items():
+        for number, block in enumerate(blocks(text, "yaml")):
+            content = parse_yaml(block)
+            own = "my_rule:" in block
+            wrong = content.get("dataset") == "mnits" if isinstance(content, dict) else True
+            if not (own or wrong) and content.keys() <= Setup.model_fields.keys():
+                yield pytest.param(content, id=f"{page}-{number}")
+
+
+@pytest.mark.parametrize("content", list(setup_blocks()))
+def test_setups_load(content: dict[str, Any]) -> None:
+    Setup.model_validate(content)
+
+
+def test_sweeps_load(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples/digits.yaml", tmp_path)
+    for block in blocks(TEXTS["sweeps.md"], "yaml"):
+        (tmp_path / "mine.yaml").write_text(block)
+        assert load_sweep(str(tmp_path / "mine.yaml")).setups()
+
+
+def test_mistakes_are_told_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = TEXTS["setups.md"]
+    (wrong,) = [block for block in blocks(page, "yaml") if "mnits" in block]
+    (shown,) = [block for block in blocks(page, "console") if "wrong.yaml: 8 mistakes" in block]
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(wrong)
+    with pytest.raises(SetupError) as told:
+        load_setup("wrong.yaml")
+    assert shown.split("\n", 1)[1].strip() == f"byzray: {told.value}"
+
+
+@pytest.fixture
+def own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of extending.md, as it says, and nothing else."""
+    section = re.compile(r"^## .*?`(my_\w+\.py)`\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    files = section.findall(TEXTS["extending.md"])
+    assert [name for name, _ in files] == ["my_rule.py", "my_attack.py", "my_model.py", "my_data.py"]
+    for name, source in files:
+        (tmp_path / name).write_text(source)
+    (tmp_path / "mine.yaml").write_text(blocks(TEXTS["extending.md"], "yaml")[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    return tmp_path
+
+
+def test_own_rule_attack_model_and_data_run(own_classes: Path) -> None:
+    setup = load_setup("mine.yaml", {"steps": 12})
+    options = (setup.dataset, setup.model, setup.aggregator, setup.attack)
+    assert [option.label() for option in options if option] == ["Rows", "SmallCNN", "MiddleNorms", "Mimic"]
+    result = simulate(setup)
+    assert result.parameters.std() > 0
+    assert result.metrics["Attack acceptation ratio"].notna().all()
+    with pytest.raises(SetupError, match=re.escape("needs victim < honest, got 9 >= 7")):
+        load_setup("mine.yaml", {"attack.victim": 9})
+
+
+def test_own_classes_from_python(own_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = [block for block in blocks(TEXTS["extending.md"], "python") if "from my_attack import" in block]
+    exec(compile(script, "extending.md", "exec"), {"__name__": "script"})
+    assert re.match(r"\{'name': 'my_rule:MiddleNorms', 'share': 0.5\} 0\.\d{3}$", capsys.readouterr().out)
+
+
+def test_first_script_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(compile(blocks(TEXTS["index.md"], "python")[0], "index.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("(50, 24) 0.")
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_python_compiles(page: str) -> None:
+    for block in blocks(TEXTS[page], "python"):
+        compile(block, page, "exec")
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_exist(page: str) -> None:
+    """Every `byzray` command that is shown, with every option and every file of examples/."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for block in blocks(TEXTS[page], "console"):
+        for line in re.findall(r"^\$ byzray (.*(?:\n {3,}\S.*)*)", block, re.MULTILINE):
+            name = line.split()[0]
+            assert name in commands, line
+            known = {option for parameter in commands[name].params for option in parameter.opts}
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= known, line
+            for path in re.findall(r"examples/[\w.-]+", line):
+                assert (ROOT / path).exists(), line
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def pages(item: Any) -> Iterator[str]:
+        if isinstance(item, str):
+            yield item
+        else:
+            for inner in item.values() if isinstance(item, dict) else item:
+                yield from pages(inner)
+
+    listed = list(pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+    assert sorted(listed) == PAGES
+
+
+class Loaded(HTMLParser):
+    """What a page loads, and what can be linked to in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.resources: list[str] = []
+        self.anchors: set[str] = set()
+        self.formulas: list[str] = []
+        self._in_formula = False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors |= {given["id"] or ""} if "id" in given else set()
+        self._in_formula = given.get("class") == "arithmatex"
+        loads = "src" in given or (
+            tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload", "preconnect")
+        )
+        if loads:
+            self.resources.append(given.get("src") or given.get("href") or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_formula:
+            self.formulas.append(data)
+            self._in_formula = False
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make site` does but elsewhere."""
+    pytest.importorskip("zensical", reason="zensical, which builds the site, is not installed")
+    place = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, place / "docs")
+    shutil.copy(ROOT / "zensical.toml", place)
+    for name in ("byzray", "actors"):
+        (place / name).symlink_to(ROOT / name)
+    built = build(place)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return place / "build/site"
+
+
+def build(place: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120)
+
+
+def test_site_has_every_page_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    assert all((site / page).with_suffix(".html").exists() for page in PAGES)
+    for path in site.rglob("*.html"):
+        for resource in Loaded(path).resources:
+            assert not re.match(r"(https?:)?//", resource), (path, resource)
+            assert path.name == "404.html" or (path.parent / resource.split("?")[0]).exists(), (path, resource)
+    for sheet in site.rglob("*.css"):
+        assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^)]*", sheet.read_text()), sheet
+
+
+def test_links_into_the_site_hold(site: Path) -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for page, anchor in re.findall(r"\]\(docs/([\w/-]+)\.md(?:#([\w-]+))?\)", (ROOT / name).read_text()):
+            assert not anchor or anchor in Loaded(site / f"{page}.html").anchors, (name, page, anchor)
+
+
+def test_formulas_are_understood(site: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node, which runs KaTeX outside of a browser, is not installed")
+    formulas = [formula[2:-2] for page in PAGES for formula in Loaded((site / page).with_suffix(".html")).formulas]
+    script = "const katex = require(process.argv[1]);"
+    script += "JSON.parse(require('fs').readFileSync(0)).forEach(f => katex.renderToString(f, {strict: 'error'}))"
+    command = ["node", "-e", script, str(DOCS / "assets/katex/katex.min.js")]
+    done = subprocess.run(command, input=json.dumps(formulas), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(formulas) > 100
+
+
+def test_broken_links_fail_the_build(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="zensical, which builds the site, is not installed")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text("# Home\n\n[away](index.md#nowhere)\n")
+    (tmp_path / "zensical.toml").write_text('[project]\nsite_name = "broken"\n')
+    assert build(tmp_path).returncode != 0
