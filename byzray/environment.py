@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import platform
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from byzray.aggregators import RandomMixture
-from byzray.datasets import MissingData, Npz
+from byzray.datasets import Dataset, MissingData, Npz
 from byzray.options import Options
 from byzray.setups import Setup
 
@@ -62,18 +63,36 @@ def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
         setup: the setup.
         root: the folder that holds data sets.
     """
+    return source_digests(setup) | file_digests(setup.dataset, root)
+
+
+def source_digests(setup: Setup) -> dict[str, str]:
+    """The SHA-256 of each file that defines a class of the user's own."""
     options: list[Options | None] = [setup.dataset, setup.model, setup.aggregator, setup.attack]
     if isinstance(setup.aggregator, RandomMixture):
         options += [component.rule for component in setup.aggregator.rules]
     files = [_source(type(one)) for one in options if one is not None and not one.is_builtin()]
-    if isinstance(setup.dataset, Npz):
+    return _digests([file for file in files if file is not None])
+
+
+def file_digests(dataset: Dataset, root: Path) -> dict[str, str]:
+    """The SHA-256 of a data set's file, if it is the user's own.
+
+    Args:
+        dataset: the data set.
+        root: the folder that holds data sets.
+    """
+    if isinstance(dataset, Npz):
         with suppress(MissingData):  # what is missing is told when it is needed
-            files.append(setup.dataset.file(root))
-    digests: dict[str, str] = {}
+            return _digests([dataset.file(root)])
+    return {}
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    digests = {}
     for file in files:
-        if file is not None:
-            with suppress(OSError):  # so is what cannot be read
-                digests[file.name] = _digest(file)
+        with suppress(OSError):  # so is what cannot be read
+            digests[file.name] = _digest(file)
     return digests
 
 

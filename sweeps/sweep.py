@@ -21,16 +21,18 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 import actors
+from actors.nodes import nodes, unshared
 from actors.supervision import Supervision
 from byzray.recording import CheckpointInterval
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import facts
+from sweeps.data import share
 from sweeps.plan import PLAN_FILES, Plan
 from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
-from sweeps.view import Progress, View
+from sweeps.view import Census, Progress, View
 
 # A run reports about this often; with early stopping at each evaluation.
 REPORT_SECONDS = 0.25
@@ -41,6 +43,10 @@ BUFFER_SECONDS = "1"
 
 class SweepInUse(Exception):
     """Another process computes this sweep in the same storage."""
+
+
+class OutputNotShared(Exception):
+    """The folder of the results is not the same one on all nodes."""
 
 
 @dataclass
@@ -98,6 +104,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
 
     Raises:
         SweepInUse: another process does so already.
+        OutputNotShared: nodes of the cluster do not see the storage.
         actors.FleetError: the cluster has no room for a single run.
     """
     with in_sole_use(storage):
@@ -106,9 +113,8 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
             return Outcome(earlier=len(plan.runs))
-        if options.download:
-            _download(plan, options.data)
         actors.connect(options.address, output=False)
+        _expect_shared(storage)
         execution = _Execution(plan, storage, options, console)  # which raises if there is no room
         for run in plan.waiting:
             if run.state == "changed":
@@ -119,13 +125,18 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
             storage.ask_to_stop(False)
 
 
-def _download(plan: Plan, root: Path) -> None:
-    """Get the data sets that are missing here once, before several trials do so at the same time."""
-    search = plan.sweep.search
-    setups = [run.setup for run in plan.waiting] if search is None else search.examples()
-    for dataset in {setup.dataset for setup in setups}:
-        with suppress(Exception):  # its runs fail, and tell why
-            dataset.load(root, download=True)
+def _expect_shared(storage: Storage) -> None:
+    """Results in a folder of the driver's own would be lost by runs on other nodes.
+
+    Raises:
+        OutputNotShared: there are nodes that do not see the storage.
+    """
+    if storage.filesystem is None and len(nodes()) > 1 and (apart := unshared(storage.folder)):
+        raise OutputNotShared(
+            f"--output: got {storage.shown}, which is not one folder on all nodes of the cluster (not on "
+            f"{', '.join(apart)}); expected a folder that all of them mount and can write to, or a URI such as "
+            "s3://bucket/prefix; `byzray doctor --output DIR` tells more"
+        )
 
 
 def first_line(reason: str) -> str:
@@ -163,21 +174,23 @@ class _Execution:
         self.outcome = Outcome()
         self.settled: set[str] = set()
         self.search = plan.sweep.search
+        examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
+        self.needs = _needs(examples, options.resources)
+        self.outcome.slots = min(slots(need) for need in self.needs.values())
         self.job = Job(
             descriptions={run.name: run.setup.describe() for run in plan.waiting},
             search=self.search,
             seeds=plan.seeds,
             where=storage.where,
+            shared=share(examples, options.data, options.download),
             data=options.data.resolve(),
             download=options.download,
             import_paths=tuple(sys.path),
             report_seconds=REPORT_SECONDS if plan.sweep.early_stopping is None else 0.0,
             checkpoints=options.checkpoints,
             supervision=options.supervision,
+            sweep=plan.sweep.name,
         )
-        examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
-        self.needs = _needs(examples, options.resources)
-        self.outcome.slots = min(slots(need) for need in self.needs.values())
         self.longest = max(setup.steps for setup in examples)
         total = len(plan.runs) if self.search is None else self.search.sample.count * len(plan.seeds)
         self.progress = Progress(plan, total, self.outcome.slots)
@@ -190,7 +203,7 @@ class _Execution:
         searcher, samples = self._searcher()
         outcome.earlier = self.progress.done
         if samples:
-            with self._signals(), self.view:
+            with self._signals(), self.view, Census(self.plan.sweep.name, self.progress):
                 self._tuner(searcher, samples).fit()
         self.settle()
         outcome.interrupted = self.stopper.stopping is not None

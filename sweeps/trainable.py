@@ -17,17 +17,19 @@ from ray.tune.search.repeater import TRIAL_INDEX
 
 from actors.fleet import Fleet, bundle, largest_share, split
 from actors.member import resolve
+from actors.monitoring import Monitor
 from actors.simulation import FleetSimulation
 from actors.supervision import Supervision
 from byzray.checkpoints import Checkpoints
 from byzray.datasets import Data, Dataset
-from byzray.environment import fingerprints
+from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
 from byzray.mistakes import Failure
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
 from byzray.simulation import LocalSimulation, check_model, load_data
+from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
 
@@ -97,24 +99,28 @@ class Job:
         search: finds the setups, if they are not known beforehand.
         seeds: with which a search repeats each setup.
         where: the sweep's storage.
-        data: the folder that holds data sets.
+        shared: the data sets that the driver could read, by their keys.
+        data: the folder that holds data sets, for the others.
         download: whether missing data sets may be downloaded into it.
         import_paths: where the user's own classes are imported from.
         report_seconds: how much is computed between two reports to Tune, each of which keeps the run waiting.
         checkpoints: how often a run saves a state to continue from.
         supervision: of the actors of runs that have some of their own.
+        sweep: its name.
     """
 
     descriptions: Mapping[str, dict[str, Any]]
     search: Search | None
     seeds: tuple[int, ...]
     where: str
+    shared: Mapping[str, SharedData]
     data: Path
     download: bool
     import_paths: tuple[str, ...]
     report_seconds: float
     checkpoints: CheckpointInterval
     supervision: Supervision
+    sweep: str
 
     def setup(self, config: Mapping[str, Any]) -> Setup:
         """The setup of a trial, with its seed.
@@ -141,10 +147,15 @@ class RunTrainable(tune.Trainable):
         self.known: tuple[Dataset, Data] | None = None
         self.shared: ray.ObjectRef | None = None  # the same data, in Ray's object store
         self.run: Setup | None = None
+        self.monitor: Monitor | None = None
         self.asked = 0.0
         threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
         torch.set_num_threads(max(1, threads))
         self._begin(config)
+
+    def __repr__(self) -> str:
+        """What dashboards call this actor, which computes one run after the other."""
+        return f"sweep {self.job.sweep}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._leave()
@@ -157,6 +168,7 @@ class RunTrainable(tune.Trainable):
         self.updates = self._compute(config)
         self.last: Update | None = None
         self.run = None
+        self.monitor = None
         self.pulled = False
         self.saved: Path | None = None
 
@@ -168,7 +180,7 @@ class RunTrainable(tune.Trainable):
             yield from recorded(
                 setup,
                 lambda: self._simulation(setup),
-                fingerprints=fingerprints(setup, self.job.data),
+                fingerprints=self._fingerprints(setup),
                 output=self.storage.runs,
                 resume=True,
                 checkpoints=self.job.checkpoints,
@@ -176,21 +188,33 @@ class RunTrainable(tune.Trainable):
             )
         )
 
+    def _fingerprints(self, setup: Setup) -> dict[str, str]:
+        shared = self.job.shared.get(key(setup.dataset))
+        return fingerprints(setup, self.job.data) if shared is None else source_digests(setup) | shared.digests
+
     def _simulation(self, setup: Setup) -> Simulation:
-        if self.known is None or self.known[0] != setup.dataset:
-            self.known = self.shared = None  # so that two never lie in memory together
-            self.known = (setup.dataset, load_data(setup, self.job.data, self.job.download))
-        data = self.known[1]
+        data = self._data(setup)
         check_model(setup, data)
         if setup.actors is None:
             return LocalSimulation(setup, data)
         if self.fleet is None:
             cohorts = split(setup.honest, actor_count(setup))
             group = ray.util.get_current_placement_group()
-            self.fleet = Fleet(setup.label(), cohorts, setup.actors, setup.device, group, self.job.supervision)
+            self.fleet = Fleet(repr(self), cohorts, setup.actors, setup.device, group, self.job.supervision)
         if self.shared is None:
             self.shared = ray.put(data)
-        return FleetSimulation(setup, self.shared, self.fleet)
+        return FleetSimulation(setup, self.shared, self.fleet, sweep=self.job.sweep)
+
+    def _data(self, setup: Setup) -> Data:
+        """The data set that the driver read, of which a node holds one copy; else the one that can be read here."""
+        if self.known is None or self.known[0] != setup.dataset:
+            self.known = self.shared = None  # so that two never lie in memory together
+            if found := self.job.shared.get(key(setup.dataset)):
+                self.shared = found.data
+                self.known = (setup.dataset, ray.get(found.data))
+            else:
+                self.known = (setup.dataset, load_data(setup, self.job.data, self.job.download))
+        return self.known[1]
 
     def step(self) -> dict[str, Any]:
         if self._stop_asked():
@@ -200,15 +224,27 @@ class RunTrainable(tune.Trainable):
         try:
             while True:
                 self.last = next(self.updates)
+                self._show(self.last)
                 if not self.last.ended and time.monotonic() - began >= self.job.report_seconds:
                     break
         except StopIteration as end:
+            self._end_monitor()
             return self._finished(end.value)
         except Exception as error:
+            self._end_monitor()
             self._record(error)
             raise
         self._send_checkpoint()
         return self._report(self.last.step, self.last.loss, self.last.accuracy, self.last.best)
+
+    def _show(self, update: Update) -> None:
+        if self.monitor is None:
+            self.monitor = Monitor(update.setup, self.job.sweep)
+        self.monitor.show(update)
+
+    def _end_monitor(self) -> None:
+        if self.monitor is not None:
+            self.monitor.end()
 
     def _stop_asked(self) -> bool:
         """Between stretches, but not more often than is worth a question to a remote storage."""
@@ -262,6 +298,7 @@ class RunTrainable(tune.Trainable):
 
     def _leave(self) -> None:
         """Stop a run that is not finished; it can be continued."""
+        self._end_monitor()
         if self.last is None or self.last.ended:
             return
         # What cannot be saved, for want of room say, is no matter of the next run; there is the last checkpoint.

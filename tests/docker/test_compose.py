@@ -212,7 +212,7 @@ def test_every_process_is_of_a_user_who_is_not_root(cluster: Cluster) -> None:
     containers = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
     assert len(containers) == NODES + cluster.prometheus
     for container in containers:
-        users = docker("top", container, "-eo", "uid").split()[1:]
+        users = [line.split()[1] for line in docker("top", container, "-eo", "pid,uid").splitlines()[1:]]
         assert users
         assert "0" not in users
         ends = json.loads(docker("inspect", container))[0]

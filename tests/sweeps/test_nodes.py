@@ -1,0 +1,98 @@
+"""A sweep whose runs are computed on another node than its driver's, which does not see all of the driver's files."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import ray
+from rich.console import Console
+
+import byzray
+from actors.nodes import nodes, on_every_node
+from sweeps.data import key, share
+from sweeps.definition import load_sweep
+from sweeps.plan import make_plan
+from sweeps.storage import Storage
+from sweeps.sweep import Options, Outcome, OutputNotShared, run_sweep
+from sweeps.trainable import Resources
+
+SWEEP = """
+base:
+  dataset: {name: npz, path: small.npz}
+  model: {name: mlp, hidden: [4]}
+  steps: 12
+  batch_size: 4
+  learning_rate: 0.1
+  workers: 7
+  byzantine: 2
+  attack: little
+  evaluation_interval: 3
+axes:
+  aggregator: [median, multi-krum]
+"""
+
+# More CPUs than the driver's node has.
+ELSEWHERE = Resources(cpus=5)
+
+
+class Far(NamedTuple):
+    """A node that has room for runs, and folders of the driver that it does not see."""
+
+    id: str
+    data: Path
+    hidden: Path
+
+
+@pytest.fixture(scope="module")
+def far(
+    start_node: Callable[..., str], can_mount: bool, small_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Far:
+    if not can_mount:
+        pytest.skip("a node that sees other files needs the right to mount")
+    data, hidden = (tmp_path_factory.mktemp(name) for name in ("data", "hidden"))
+    shutil.copy(small_data, data / "small.npz")
+    before = f"mount -t tmpfs none {data} && mount -t tmpfs none {hidden}"
+    return Far(start_node("--num-cpus", "5", before=before), data, hidden)
+
+
+def sweep(far: Far, file: Path, output: Path) -> Outcome:
+    file.write_text(SWEEP)
+    storage = Storage(str(output))
+    plan = make_plan(load_sweep(str(file)), storage, far.data)
+    return run_sweep(plan, storage, Options(ELSEWHERE, 0, far.data), Console(quiet=True))
+
+
+def test_data_that_only_the_driver_has_reach_every_node(far: Far, tmp_path: Path) -> None:
+    there = on_every_node(Path.exists, far.data / "small.npz")
+    assert {node.id for node, exists in there.found.items() if not exists} == {far.id}
+    outcome = sweep(far, tmp_path / "mine.yaml", tmp_path / "results")
+    assert (outcome.finished, outcome.failed) == (3, {})  # the third is the one without an attack
+    digest = hashlib.sha256((far.data / "small.npz").read_bytes()).hexdigest()
+    for directory in (tmp_path / "results/runs").iterdir():
+        setup = byzray.load_setup(directory / "setup.yaml")
+        here = byzray.simulate(setup, data=far.data, output=tmp_path / "here")
+        for name in ("metrics.csv", "evaluations.csv", "parameters.npy"):
+            assert (directory / name).read_bytes() == (here.directory / name).read_bytes()
+        assert json.loads((directory / "environment.json").read_text())["files"] == {"small.npz": digest}
+
+
+def test_data_are_shared_once_and_what_cannot_be_read_is_left_to_the_run(far: Far, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SWEEP)
+    plan = make_plan(load_sweep(str(tmp_path / "mine.yaml")), Storage(str(tmp_path)), far.data)
+    setups = [run.setup for run in plan.runs]
+    missing = setups[0].changed(dataset={"name": "npz", "path": "nowhere.npz"})
+    shared = share([*setups, missing], far.data, False)
+    assert list(shared) == [key(setups[0].dataset)]
+    assert ray.get(shared[key(setups[0].dataset)].data).x_train.shape == (60, 5)
+
+
+def test_results_that_other_nodes_would_keep_to_themselves_are_refused(far: Far, tmp_path: Path) -> None:
+    (name,) = [node.name for node in nodes() if node.id == far.id]
+    with pytest.raises(OutputNotShared, match=r"^--output: got .*hidden.*expected a folder that all") as refused:
+        sweep(far, tmp_path / "mine.yaml", far.hidden / "results")
+    assert f"(not on {name})" in str(refused.value)
+    assert not list((far.hidden / "results").glob("runs/*"))
