@@ -1,9 +1,12 @@
 """The live metrics of a run, published by the process that records it."""
 
 import math
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 
 from actors.publishing import Sample, Source, counter
+from byzray.phases import Timings
 from byzray.recording import Update
 from byzray.results import RunDirectory
 from byzray.setups import Setup
@@ -31,14 +34,17 @@ class Monitor(Source):
         self.bound = setup.aggregator.bound(setup.workers, setup.tolerated)
         self.last: Update | None = None
         self.running = True
+        self.lock = threading.Lock()
+        self.spent: Timings = defaultdict(float)  # since this was published last
 
     def show(self, update: Update) -> None:
         """Take up how far the run is."""
         if self.last is None:
             self.begin()
         self.last = update
-        for (actor, phase), seconds in update.timings.items():
-            counter("phase_seconds").inc(seconds, {**self.tags, "phase": phase, "actor": actor})
+        with self.lock:
+            for which, seconds in update.timings.items():
+                self.spent[which] += seconds
         for actor in update.replaced:
             counter("restarts").inc(1, {**self.tags, "actor": actor})
 
@@ -50,6 +56,10 @@ class Monitor(Source):
         update = self.last
         if update is None:
             return
+        with self.lock:
+            spent, self.spent = self.spent, defaultdict(float)
+        for (actor, phase), seconds in spent.items():
+            counter("phase_seconds").inc(seconds, {**self.tags, "phase": phase, "actor": actor})
         values = {
             "running": float(self.running),
             "diverged": float(update.diverged),

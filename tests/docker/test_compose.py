@@ -25,6 +25,9 @@ NODES = 4  # the head and three workers, each with one CPU
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
 PATIENCE = 120.0
 
+# In the title of a process: a worker actor at work, as Ray names it after the run and the role.
+COMPUTES = ": worker "
+
 # Runs of eight actors, the server and seven workers.
 SWEEP = ["--only", "aggregator == 'median' and f == 4 and attack == 'little'", "--workers-per-actor", "1"]
 
@@ -199,7 +202,7 @@ def undisturbed(cluster: Cluster) -> tuple[Path, list[set[str]]]:
     sweep = cluster.sweep("demo", *SWEEP, "--seeds", "1-2")
     seen: list[set[str]] = []
     while sweep.poll() is None:
-        seen.append({node for node in cluster.nodes() if "WorkerActor" in docker("top", node, "-eo", "pid,args")})
+        seen.append({node for node in cluster.nodes() if COMPUTES in docker("top", node, "-eo", "pid,args")})
         time.sleep(1)
     assert sweep.stdout is not None
     said = sweep.stdout.read()
@@ -290,7 +293,7 @@ def test_a_sweep_outlives_a_node(cluster: Cluster, undisturbed: tuple[Path, list
         if len(list(folder.glob("runs/*/metrics.csv"))) < 2:
             return None
         workers = {node: docker("top", node, "-eo", "pid,args") for node in cluster.containers("worker")}
-        return next((node for node, processes in workers.items() if "Actor.run" in processes), None)
+        return next((node for node, processes in workers.items() if COMPUTES in processes), None)
 
     docker("kill", eventually(victim))
     said, _ = sweep.communicate(timeout=900)
