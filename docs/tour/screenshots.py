@@ -9,6 +9,7 @@ Needs `pip install playwright`, a Chromium, and a sweep on its way, with one wor
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, sync_playwright
 
 HERE = Path(__file__).parent
 WIDTH = 1500
@@ -41,9 +42,9 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": WIDTH, "height": 900}, extra_http_headers=headers)
         dashboard = arguments.dashboard + "/#"
-        picture(context, f"{dashboard}/jobs", "jobs", 420)
-        picture(context, f"{dashboard}/jobs/{job}", "job", 900, find="Placement Groups")
-        picture(context, f"{dashboard}/jobs/{job}", "placement-groups", 700, open_section="Placement Groups")
+        picture(context, f"{dashboard}/jobs", "jobs", 560)
+        picture(context, f"{dashboard}/jobs/{job}", "job", 900)
+        picture(context, f"{dashboard}/jobs/{job}", "placement-groups", 560, section="Placement Group")
         picture(context, f"{dashboard}/actors", "actors", 900)
         picture(context, f"{dashboard}/cluster", "nodes", 620)
         query = {
@@ -51,7 +52,8 @@ def main() -> None:
             "g0.tab": "0",
             "g0.range_input": "5m",
         }
-        picture(browser.new_context(viewport={"width": WIDTH, "height": 900}), f"{arguments.prometheus}/graph?{urlencode(query)}", "prometheus", 900)
+        stranger = browser.new_context()  # the token is none of Prometheus' business
+        picture(stranger, f"{arguments.prometheus}/graph?{urlencode(query)}", "prometheus", 900)
         browser.close()
 
 
@@ -75,20 +77,18 @@ def living_workers(ask: Callable[[str], Any]) -> list[str]:
     return [actor["name"] for actor in actors if ": worker" in (actor["name"] or "")]
 
 
-def picture(context: BrowserContext, url: str, name: str, height: int, find: str = "", open_section: str = "") -> None:
-    page: Page = context.new_page()
+def picture(context: BrowserContext, url: str, name: str, height: int, section: str = "") -> None:
+    """Save what a page shows, or a section of it, by the beginning of its title."""
+    page = context.new_page()
     page.set_viewport_size({"width": WIDTH, "height": height})
     page.goto(url)
     page.wait_for_timeout(6000)  # the dashboard asks for its content piece by piece
-    if open_section:
-        section = page.get_by_text(open_section, exact=True).first
-        section.click()
+    if section:
+        title = page.get_by_text(re.compile(f"^{section}", re.IGNORECASE)).last
+        title.click()
         page.wait_for_timeout(3000)
-        section.scroll_into_view_if_needed()
-        page.evaluate("element => element.scrollIntoView({block: 'start'})", section.element_handle())
+        title.evaluate("element => element.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)
-    elif find:
-        page.get_by_text(find).first.wait_for(timeout=20_000)
     page.screenshot(path=HERE / f"{name}.png")
     page.close()
 
