@@ -1,8 +1,8 @@
-"""Takes the pictures of the dashboard tour, docs/tour/*.png, while a sweep is computed on a cluster.
+"""Takes the pictures of the dashboard tour, docs/tour/*.png, while its sweep is computed on the cluster of compose.
 
-Needs `pip install playwright`, a Chromium, and a sweep on its way, with one worker an actor:
+Needs `pip install playwright` and a Chromium. In docker/, then, some minutes later, in the folder above it:
 
-    docker compose run --rm sweep demo --workers-per-actor 1
+    BYZRAY_SWEEPS=../docs/tour docker compose run --rm sweep tour.yaml --workers-per-actor 1 --cpus 3
     RAY_AUTH_TOKEN=... python docs/tour/screenshots.py
 """
 
@@ -17,11 +17,21 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from playwright.sync_api import BrowserContext, sync_playwright
 
 HERE = Path(__file__).parent
+GRAFANA = HERE.parents[1] / "docker/grafana/dashboards"
 WIDTH = 1500
 PATIENCE = 180.0
+MINUTES = 6
+
+# Of each dashboard, the panels that are drawn.
+PANELS = {
+    "sweep": ("Runs by state", "Pace by setup", "Accuracy of the runs under way"),
+    "run": ("Variance-norm ratio", "Byzantine share of what the rule selected", "Time in gradients by actor"),
+}
 
 
 def main() -> None:
@@ -38,23 +48,55 @@ def main() -> None:
 
     job = eventually(lambda: running_job(ask))
     eventually(lambda: len(living_workers(ask)) > 1)
+    draw_panels(arguments.prometheus)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": WIDTH, "height": 900}, extra_http_headers=headers)
         dashboard = arguments.dashboard + "/#"
         picture(context, f"{dashboard}/jobs", "jobs", 560)
-        picture(context, f"{dashboard}/jobs/{job}", "job", 900)
-        picture(context, f"{dashboard}/jobs/{job}", "placement-groups", 560, section="Placement Group")
+        picture(context, f"{dashboard}/jobs/{job}", "job", 1250)
+        picture(context, f"{dashboard}/jobs/{job}", "tasks", 700, section="Task Table")
         picture(context, f"{dashboard}/actors", "actors", 900)
-        picture(context, f"{dashboard}/cluster", "nodes", 620)
-        query = {
-            "g0.expr": "max by (setup, seed) (ray_byzray_variance_norm_ratio)",
-            "g0.tab": "0",
-            "g0.range_input": "5m",
-        }
-        stranger = browser.new_context()  # the token is none of Prometheus' business
-        picture(stranger, f"{arguments.prometheus}/graph?{urlencode(query)}", "prometheus", 900)
+        picture(context, f"{dashboard}/cluster", "nodes", 860)
         browser.close()
+
+
+def draw_panels(prometheus: str) -> None:
+    """Draw panels of the Grafana dashboards, for a run under way, from what their own queries return."""
+    [run, *_] = eventually(lambda: instant(prometheus, "ray_byzray_running == 1"))
+    names = {"$sweep": ".*", "$run": run["metric"]["run"], "$__rate_interval": "1m", "$__range": f"{MINUTES}m"}
+    figure, rows = plt.subplots(2, 3, figsize=(15, 7), layout="constrained")
+    for (dashboard, titles), row in zip(PANELS.items(), rows, strict=True):
+        panels = {panel["title"]: panel for panel in json.loads((GRAFANA / f"{dashboard}.json").read_text())["panels"]}
+        for title, axes in zip(titles, row, strict=True):
+            for target in panels[title]["targets"]:
+                expression = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], target["expr"])
+                draw(axes, prometheus, expression, target.get("legendFormat", ""))
+            axes.set_title(title, fontsize=11)
+    figure.suptitle(f"byzray sweep; byzray run: {names['$run']}", fontsize=11)
+    figure.savefig(HERE / "panels.png", dpi=100)
+
+
+def draw(axes: Axes, prometheus: str, expression: str, legend: str) -> None:
+    end = time.time()
+    query = {"query": expression, "start": end - 60 * MINUTES, "end": end, "step": 5}
+    for series in request(f"{prometheus}/api/v1/query_range?{urlencode(query)}"):
+        tags = series["metric"]
+        label = re.sub(r"{{ *(\w+) *}}", r"{\1}", legend).format_map(tags)
+        minutes = [(at - end) / 60 for at, _ in series["values"]]
+        axes.plot(minutes, [float(value) for _, value in series["values"]], label=label)
+    axes.set_xlabel("minutes")
+    axes.legend(fontsize=8)
+
+
+def instant(prometheus: str, expression: str) -> list[Any]:
+    return request(f"{prometheus}/api/v1/query?{urlencode({'query': expression})}")
+
+
+def request(url: str) -> list[Any]:
+    with urlopen(url, timeout=30) as answer:
+        result: list[Any] = json.load(answer)["data"]["result"]
+    return result
 
 
 def eventually(check: Callable[[], Any]) -> Any:
