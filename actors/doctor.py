@@ -442,7 +442,7 @@ def services(heads: list[Node], dashboard: str | None) -> Iterator[Finding]:
     if status(f"http://{dashboard}"):
         yield Finding("ok", "dashboard", f"http://{dashboard}")
     else:
-        mend = "from here: ssh -L 8265:{dashboard} HEAD, then http://127.0.0.1:8265"
+        mend = f"from here: ssh -L 8265:{dashboard} HEAD, then http://127.0.0.1:8265"
         yield Finding("ok", "dashboard", f"http://{dashboard}, on the head only", mend)
     for what in ("Prometheus", "Grafana"):
         answered, where = seen[what]

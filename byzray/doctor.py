@@ -101,14 +101,14 @@ def _memory() -> Iterator[Finding]:
     yield Finding(state, "disk here", f"{free / 2**30:.1f} GiB free", "" if state == "ok" else "free some space")
 
 
-def load_all(root: Path) -> Iterator[tuple[str, Data | MissingData | ValueError]]:
+def load_all(root: Path) -> Iterator[tuple[str, Data | Exception]]:
     """Each data set that needs no file of the user's own, or why it cannot be read."""
     for name, cls in DATASETS.classes.items():
         if any(field.is_required() for field in cls.model_fields.values()):
             continue
         try:
             yield name, cls().load(root, download=False)
-        except (MissingData, ValueError) as error:
+        except Exception as error:  # damage, or a torchvision that cannot be imported: the others are of interest, too
             yield name, error
 
 
@@ -118,5 +118,5 @@ def _data(root: Path) -> Iterator[Finding]:
         if isinstance(found, Data):
             yield Finding("ok", what, f"{len(found.x_train):,} + {len(found.x_test):,} examples")
         else:
-            where = f"not below {root}" if isinstance(found, MissingData) else "damaged"
-            yield Finding("missing", what, where, str(found))
+            where = f"not below {root}" if isinstance(found, MissingData) else "cannot be read"
+            yield Finding("missing" if isinstance(found, MissingData) else "broken", what, where, str(found))

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -446,18 +446,36 @@ def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.Plac
 
 
 def slots(need: tune.PlacementGroupFactory) -> int:
-    """How many runs that reserve this the whole cluster has room for.
+    """How many runs that reserve this the cluster has room for.
 
     Raises:
         actors.FleetError: for none.
     """
-    there = ray.cluster_resources()
-    room = [int(there.get(name, 0) / amount + 1e-9) for name, amount in need.required_resources.items() if amount]
-    if not min(room, default=1):
-        wanted = ", ".join(f"{amount:g} {name}s" for name, amount in need.required_resources.items())
-        has = ", ".join(f"{there.get(name, 0):g} {name}s" for name in need.required_resources)
-        raise actors.FleetError(f"no room for a run that reserves {wanted}: the cluster has {has}")
-    return min(room, default=1)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    bundles = [one for one in need.bundles if one]  # they are alike
+    if not bundles:
+        return 1
+    if room := sum(_fitting(node, bundles[0]) for node in nodes) // len(bundles):
+        return room
+    wanted, has = _amounts(bundles[0], bundles[0]), _amounts(bundles[0], ray.cluster_resources())
+    if len(bundles) > 1:
+        wanted = f"{len(bundles)} times {wanted}"
+    raise actors.FleetError(
+        f"no room for a run that reserves {wanted}: the cluster has {has} on {len(nodes)} node{'s' * (len(nodes) > 1)}, "
+        "and no actor is divided among nodes"
+    )
+
+
+def _fitting(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    """How many actors that reserve this a node has room for; none straddles two GPUs."""
+    room = [int(node.get(name, 0) / amount + 1e-9) for name, amount in bundle.items()]
+    if 0 < bundle.get("GPU", 0) < 1:
+        room.append(int(node.get("GPU", 0)) * int(1 / bundle["GPU"] + 1e-9))
+    return min(room)
+
+
+def _amounts(names: Iterable[str], amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amounts.get(name, 0):g} {name}s" for name in names)
 
 
 def _directory_of(trial: Trial) -> str:

@@ -2,7 +2,7 @@
 
 Needs `pip install playwright` and a Chromium. In docker/, then, some minutes later, in the folder above it:
 
-    BYZRAY_SWEEPS=../docs/tour docker compose run --rm sweep tour.yaml --workers-per-actor 1 --cpus 3
+    BYZRAY_SWEEPS=../docs/tour docker compose run --rm sweep tour.yaml --workers-per-actor 1
     RAY_AUTH_TOKEN=... python docs/tour/screenshots.py
 """
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 GRAFANA = HERE.parents[1] / "docker/grafana/dashboards"
 WIDTH = 1500
 PATIENCE = 180.0
-MINUTES = 6
+MINUTES = 3
 
 # Of each dashboard, the panels that are drawn.
 PANELS = {

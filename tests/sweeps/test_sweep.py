@@ -373,6 +373,36 @@ def test_a_cluster_without_room_says_so(folder: Folder) -> None:
         folder.run(resources=Resources(cpus=99))
 
 
+def machine(cpus: float, gpus: float = 0.0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+
+@pytest.mark.parametrize(
+    ("machines", "bundles", "runs"),
+    [
+        ([machine(4), machine(4)], [{"CPU": 3.0}], 2),
+        ([machine(1)] * 3, [{}, *[{"CPU": 0.3}] * 9], 1),
+        ([machine(1)] * 3 + [machine(8, alive=False)], [{}, *[{"CPU": 0.1}] * 10], 3),
+        ([machine(8, 2)], [{"CPU": 1.0, "GPU": 0.4}], 4),
+        ([machine(8, 2)], [{"CPU": 1.0, "GPU": 2.0}], 1),
+        ([machine(8)], [{}], 1),
+    ],
+)
+def test_what_the_nodes_have_room_for(
+    machines: list[dict[str, Any]], bundles: list[dict[str, float]], runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    assert slots(tune.PlacementGroupFactory(bundles)) == runs
+
+
+def test_actors_that_fit_in_sum_but_on_no_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune would wait for them for ever."""
+    monkeypatch.setattr(ray, "nodes", lambda: [machine(1)] * 3)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
+    with pytest.raises(actors.FleetError, match=r"8 times 0\.375 CPUs: the cluster has 3 CPUs on 3 nodes, and no actor"):
+        slots(tune.PlacementGroupFactory([{}, *[{"CPU": 0.375}] * 8]))
+
+
 def test_plans_add_up(folder: Folder) -> None:
     folder.write(TWO_RULES)
     everything = folder.plan()
