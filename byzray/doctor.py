@@ -118,5 +118,5 @@ def _data(root: Path) -> Iterator[Finding]:
         if isinstance(found, Data):
             yield Finding("ok", what, f"{len(found.x_train):,} + {len(found.x_test):,} examples")
         else:
-            where = f"not below {root}" if isinstance(found, MissingData) else "cannot be read"
-            yield Finding("missing" if isinstance(found, MissingData) else "broken", what, where, str(found))
+            where = f"not below {root}" if isinstance(found, MissingData) else "damaged"
+            yield Finding("missing", what, where if isinstance(found, ValueError) else "cannot be read", str(found))

@@ -453,16 +453,14 @@ def slots(need: tune.PlacementGroupFactory) -> int:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     bundles = [one for one in need.bundles if one]  # they are alike
-    if not bundles:
-        return 1
     if room := sum(_fitting(node, bundles[0]) for node in nodes) // len(bundles):
         return room
     wanted, has = _amounts(bundles[0], bundles[0]), _amounts(bundles[0], ray.cluster_resources())
     if len(bundles) > 1:
         wanted = f"{len(bundles)} times {wanted}"
+    where = f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
     raise actors.FleetError(
-        f"no room for a run that reserves {wanted}: the cluster has {has} on {len(nodes)} node{'s' * (len(nodes) > 1)}, "
-        "and no actor is divided among nodes"
+        f"no room for a run that reserves {wanted}: the cluster has {has} on {where}, and no actor is divided among nodes"
     )
 
 

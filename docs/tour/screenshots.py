@@ -22,16 +22,13 @@ from matplotlib.axes import Axes
 from playwright.sync_api import BrowserContext, sync_playwright
 
 HERE = Path(__file__).parent
-GRAFANA = HERE.parents[1] / "docker/grafana/dashboards"
+DASHBOARD = HERE.parents[1] / "docker/grafana/dashboards/sweep.json"
 WIDTH = 1500
 PATIENCE = 180.0
 MINUTES = 3
 
-# Of each dashboard, the panels that are drawn.
-PANELS = {
-    "sweep": ("Runs by state", "Pace by setup", "Accuracy of the runs under way"),
-    "run": ("Variance-norm ratio", "Byzantine share of what the rule selected", "Time in gradients by actor"),
-}
+# Of the sweep's dashboard, the panels that are drawn.
+PANELS = ("Runs by state", "Pace by setup", "Accuracy of the runs under way")
 
 
 def main() -> None:
@@ -62,18 +59,13 @@ def main() -> None:
 
 
 def draw_panels(prometheus: str) -> None:
-    """Draw panels of the Grafana dashboards, for a run under way, from what their own queries return."""
-    [run, *_] = eventually(lambda: instant(prometheus, "ray_byzray_running == 1"))
-    names = {"$sweep": ".*", "$run": run["metric"]["run"], "$__rate_interval": "1m", "$__range": f"{MINUTES}m"}
-    figure, rows = plt.subplots(2, 3, figsize=(15, 7), layout="constrained")
-    for (dashboard, titles), row in zip(PANELS.items(), rows, strict=True):
-        panels = {panel["title"]: panel for panel in json.loads((GRAFANA / f"{dashboard}.json").read_text())["panels"]}
-        for title, axes in zip(titles, row, strict=True):
-            for target in panels[title]["targets"]:
-                expression = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], target["expr"])
-                draw(axes, prometheus, expression, target.get("legendFormat", ""))
-            axes.set_title(title, fontsize=11)
-    figure.suptitle(f"byzray sweep; byzray run: {names['$run']}", fontsize=11)
+    """Draw panels of the Grafana dashboard of a sweep from what their own queries return."""
+    panels = {panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"]}
+    figure, row = plt.subplots(1, len(PANELS), figsize=(15, 4), layout="constrained")
+    for title, axes in zip(PANELS, row, strict=True):
+        for target in panels[title]["targets"]:
+            draw(axes, prometheus, target["expr"].replace("$sweep", ".*"), target["legendFormat"])
+        axes.set_title(title, fontsize=11)
     figure.savefig(HERE / "panels.png", dpi=100)
 
 
@@ -87,10 +79,6 @@ def draw(axes: Axes, prometheus: str, expression: str, legend: str) -> None:
         axes.plot(minutes, [float(value) for _, value in series["values"]], label=label)
     axes.set_xlabel("minutes")
     axes.legend(fontsize=8)
-
-
-def instant(prometheus: str, expression: str) -> list[Any]:
-    return request(f"{prometheus}/api/v1/query?{urlencode({'query': expression})}")
 
 
 def request(url: str) -> list[Any]:
@@ -128,6 +116,7 @@ def picture(context: BrowserContext, url: str, name: str, height: int, section: 
     if section:
         title = page.get_by_text(re.compile(f"^{section}", re.IGNORECASE)).last
         title.click()
+        page.mouse.move(0, 0)  # no tool tip in the picture
         page.wait_for_timeout(3000)
         title.evaluate("element => element.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)
