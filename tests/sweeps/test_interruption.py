@@ -163,6 +163,7 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
     assert (status["state"], status["step"]) == ("interrupted", 1)
 
 
+@pytest.mark.chaos  # most of a minute
 def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
     sweeps = [Sweep(tmp_path / name, small_data) for name in ("one", "two")]
     sweeps[1].file.write_text(sweeps[1].file.read_text().replace("learning_rate: 0.1", "learning_rate: 0.2"))
