@@ -460,7 +460,7 @@ def slots(need: tune.PlacementGroupFactory) -> int:
         wanted = f"{len(bundles)} times {wanted}"
     where = f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
     raise actors.FleetError(
-        f"no room for a run that reserves {wanted}: the cluster has {has} on {where}, and no actor is divided between two"
+        f"no room for a run that reserves {wanted}: the cluster has {has} on {where}, and no actor spans two"
     )
 
 

@@ -402,7 +402,7 @@ def test_actors_that_fit_in_sum_but_on_no_nodes_are_refused(monkeypatch: pytest.
     monkeypatch.setattr(ray, "nodes", lambda: [machine(1)] * 3)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
     with pytest.raises(
-        actors.FleetError, match=r"8 times 0\.375 CPUs: the cluster has 3 CPUs on 3 nodes, and no actor"
+        actors.FleetError, match=r"8 times 0\.375 CPUs: the cluster has 3 CPUs on 3 nodes, and no actor spans"
     ):
         slots(tune.PlacementGroupFactory([{}, *[{"CPU": 0.375}] * 8]))
 
