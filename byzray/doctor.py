@@ -118,5 +118,10 @@ def _data(root: Path) -> Iterator[Finding]:
         if isinstance(found, Data):
             yield Finding("ok", what, f"{len(found.x_train):,} + {len(found.x_test):,} examples")
         else:
-            where = f"not below {root}" if isinstance(found, MissingData) else "damaged"
-            yield Finding("missing", what, where if isinstance(found, ValueError) else "cannot be read", str(found))
+            yield Finding("missing", what, _why(found, root), str(found))
+
+
+def _why(error: Exception, root: Path) -> str:
+    if isinstance(error, MissingData):
+        return f"not below {root}"
+    return "damaged" if isinstance(error, ValueError) else "cannot be read"

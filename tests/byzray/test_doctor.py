@@ -11,7 +11,7 @@ from byzray.doctor import load_all
 def test_a_data_set_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where PyTorch and torchvision are of different builds."""
 
-    def load(*_: object) -> None:
+    def load(*_: object, **_options: object) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(DATASETS.classes["mnist"], "load", load)
