@@ -15,7 +15,20 @@ import ray
 import byzray
 from byzray import load_setup
 
-# Long enough to be met in the middle of it.
+# Multi-Krum, slow enough to be met in the middle of a run, until a file says that the rest may hasten.
+RULE = """
+import time
+from pathlib import Path
+from byzray.aggregators import MultiKrum
+
+
+class SlowMultiKrum(MultiKrum):
+    def aggregate(self, gradients_ND, f):
+        if not Path(%r).exists():
+            time.sleep(0.004)
+        return super().aggregate(gradients_ND, f)
+"""
+
 SWEEP = """
 base:
   dataset: {name: npz, path: %s}
@@ -25,7 +38,7 @@ base:
   learning_rate: 0.1
   workers: 7
   byzantine: 2
-  aggregator: multi-krum
+  aggregator: interruption_rules:SlowMultiKrum
   attack: little
   evaluation_interval: 50
 axes: {momentum.placement: [update, worker], momentum.beta: [0.9, 0.5]}
@@ -44,6 +57,8 @@ class Sweep:
         self.file = folder / "mine.yaml"
         self.steps = steps
         self.file.write_text(SWEEP % (data, steps))
+        self._hasten = folder / "hasten"
+        (folder / "interruption_rules.py").write_text(RULE % str(self._hasten))
 
     def start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.75"]
@@ -60,6 +75,9 @@ class Sweep:
     def states(self) -> dict[str, dict[str, object]]:
         found = (self.folder / "results" / "runs").glob("*/status.json")
         return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+    def hasten(self) -> None:
+        self._hasten.touch()
 
     def wait_for_the_middle(self) -> set[str]:
         """Until one run is finished and another under way; returns those that are finished."""
@@ -92,8 +110,10 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, small_data: Path, ray_cluster: str) -> Sweep:
-    return Sweep(tmp_path / "sweep", small_data)
+def sweep(tmp_path: Path, small_data: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.syspath_prepend(tmp_path)  # `check` loads the rule in this process
+    monkeypatch.delitem(sys.modules, "interruption_rules", raising=False)
+    return Sweep(tmp_path, small_data)
 
 
 def test_killed_and_started_again(sweep: Sweep) -> None:
@@ -102,6 +122,7 @@ def test_killed_and_started_again(sweep: Sweep) -> None:
     driver.kill()
     driver.wait()
     stamps = sweep.stamps(finished)
+    sweep.hasten()
 
     again = sweep.start()
     log, _ = again.communicate(timeout=WITHIN)
@@ -114,8 +135,7 @@ def test_killed_and_started_again(sweep: Sweep) -> None:
     sweep.check()
 
 
-def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
-    sweep = Sweep(tmp_path, small_data, steps=3000)
+def test_interrupted_and_continued(sweep: Sweep) -> None:
     driver = sweep.start()
     sweep.wait_for_the_middle()
     driver.send_signal(signal.SIGINT)
@@ -128,6 +148,7 @@ def test_interrupted_and_continued(tmp_path: Path, small_data: Path, ray_cluster
     }
     assert saved
     assert any(saved.values())
+    sweep.hasten()
 
     again = sweep.start()
     log, _ = again.communicate(timeout=WITHIN)
@@ -148,7 +169,7 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
         "        return super().aggregate(gradients_ND, f)\n"
     )
     sweep = Sweep(tmp_path, small_data, steps=20)
-    text = sweep.file.read_text().replace("multi-krum", '"slow_rules:Slow"')
+    text = sweep.file.read_text().replace("interruption_rules:SlowMultiKrum", "slow_rules:Slow")
     sweep.file.write_text(text.replace("[update, worker]", "[worker]").replace("[0.9, 0.5]", "[0.9]"))
     driver = sweep.start()
     deadline = time.monotonic() + WITHIN
@@ -169,7 +190,7 @@ def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) 
     sweeps[1].file.write_text(sweeps[1].file.read_text().replace("learning_rate: 0.1", "learning_rate: 0.2"))
     for sweep in sweeps:
         text = sweep.file.read_text().replace("steps: 2000", "steps: 300").replace(", momentum.beta: [0.9, 0.5]", "")
-        sweep.file.write_text(text)
+        sweep.file.write_text(text.replace("interruption_rules:SlowMultiKrum", "multi-krum"))
     for sweep, driver in [(sweep, sweep.start()) for sweep in sweeps]:
         log, _ = driver.communicate(timeout=WITHIN)
         assert driver.returncode == 0, log
