@@ -24,6 +24,7 @@ from rich.table import Table
 
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
+from byzray.devices import Device
 from byzray.mistakes import Failure, SetupError
 from byzray.options import Options, Registry
 from byzray.setups import Setup, load_setup
@@ -449,6 +450,7 @@ def _options(cls: type[Options]) -> str:
 def conformance(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of vectors.")],
     on_actors: Annotated[bool, typer.Option("--actors", help="Run trajectories on Ray actors.")] = False,
+    device: Annotated[Device, typer.Option(help="Where rules, attacks and trajectories are computed.")] = "auto",
     address: Address = None,
 ) -> None:
     """Replay vectors of the published code; fails if an error is over its tolerance."""
@@ -459,7 +461,7 @@ def conformance(
     failed, count = [], 0
     with _trajectory_starter(on_actors, address) as start:
         try:
-            for case in replay(directory, start):
+            for case in replay(directory, start, device):
                 count += 1
                 verdict = "ok    " if case.passed else "FAILED"
                 out.print(f"{verdict} {case.error:.2e} (at most {case.tolerance:.0e})  {case.name}", markup=False)

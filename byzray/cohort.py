@@ -3,6 +3,7 @@
 Shapes in names: K workers of the cohort, D parameters.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ class Cohort:
         self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
         self.dimension = network.dimension
-        self._drawn: tuple[int, Batch] | None = None
+        self._drawn: tuple[int, Sequence[Batch]] | None = None
         # Only a model in training mode changes its buffers; each worker then has its own.
         self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
         # Without a momentum buffer a worker submits its gradient, which is computed where the submission goes.
@@ -67,8 +68,12 @@ class Cohort:
     def draw(self, step: int) -> None:
         """Draw and prepare the first batch of a step ahead of it."""
         self.watch.start()
-        self._drawn = step, self.stream.batch(self.workers, step)
+        self.give(step, [self.stream.batch(self.workers, step)])
         self.watch.lap("draw")
+
+    def give(self, step: int, batches: Sequence[Batch]) -> None:
+        """Use these batches for the first local steps of a step, rather than draw them then."""
+        self._drawn = step, batches
 
     def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
@@ -135,8 +140,8 @@ class Cohort:
         return losses_K
 
     def _batch(self, step: int, local_step: int) -> Batch:
-        if self._drawn is not None and self._drawn[0] == step and not local_step:
-            return self._drawn[1]
+        if self._drawn is not None and self._drawn[0] == step and local_step < len(self._drawn[1]):
+            return self._drawn[1][local_step]
         return self.stream.batch(self.workers, step, local_step)
 
     def state(self) -> State:

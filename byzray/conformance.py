@@ -20,6 +20,7 @@ from byzray.aggregators import AGGREGATORS, SelectingAggregator
 from byzray.arrays import open_archive, read_array
 from byzray.attacks import ATTACKS
 from byzray.datasets import Data
+from byzray.devices import Device, pick_device
 from byzray.metrics import METRIC_COLUMNS
 from byzray.recording import Simulation
 from byzray.setups import Setup
@@ -67,21 +68,24 @@ class Case:
         return self.error <= self.tolerance
 
 
-def replay(directory: Path, start: Start) -> Iterator[Case]:
+def replay(directory: Path, start: Start, device: Device = "auto") -> Iterator[Case]:
     """Replay all parts that a directory has.
 
     Args:
         directory: the vectors.
         start: makes a simulation from a setup, its data and its initial parameters.
+        device: where rules and attacks, and the simulations, compute.
 
     Raises:
+        SetupError: there is no such device.
         ValueError: the directory has none of the three parts, or one is not in the format.
     """
     parts: list[tuple[str, Callable[[], Iterator[Case]]]] = [
-        ("aggregators.json", lambda: replay_aggregators(directory)),
-        ("attacks.json", lambda: replay_attacks(directory)),
-        ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start)),
+        ("aggregators.json", lambda: replay_aggregators(directory, there)),
+        ("attacks.json", lambda: replay_attacks(directory, there)),
+        ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start, device)),
     ]
+    there = pick_device(device)
     present = [(file, part) for file, part in parts if (directory / file).exists()]
     if not present:
         files = ", ".join(file for file, _ in parts)
@@ -94,7 +98,7 @@ def replay(directory: Path, start: Start) -> Iterator[Case]:
             raise ValueError(f"{directory / file}, or an array it names, is not as it should be: {reason}") from error
 
 
-def replay_aggregators(directory: Path) -> Iterator[Case]:
+def replay_aggregators(directory: Path, device: torch.device) -> Iterator[Case]:
     """One case a rule and input: the aggregate, the acceptance ratio and the variance-norm bound."""
     arrays = _arrays(directory / "aggregators.npz")
     for case in json.loads((directory / "aggregators.json").read_text(encoding="utf-8")):
@@ -105,8 +109,8 @@ def replay_aggregators(directory: Path) -> Iterator[Case]:
         gradients_ND = torch.from_numpy(arrays[case["input"]])
         if gradients_ND.ndim != 2 or len(gradients_ND) != n:
             raise ValueError(f"case {case['id']}: expected {n} rows, got an array of shape {tuple(gradients_ND.shape)}")
-        aggregate = rule.aggregate(gradients_ND, f)
-        errors = [_error(aggregate.vector_D.numpy(), arrays[case["output"]])]
+        aggregate = rule.aggregate(gradients_ND.to(device), f)
+        errors = [_error(aggregate.vector_D.cpu().numpy(), arrays[case["output"]])]
         if case["influence"] is not None and isinstance(rule, SelectingAggregator):
             assert aggregate.rows_K is not None
             accepted = (aggregate.rows_K >= n - f).double().mean().item()
@@ -116,7 +120,7 @@ def replay_aggregators(directory: Path) -> Iterator[Case]:
         yield Case(_name("aggregators", case, case["rule"], case["args"], f"n={n} f={f}"), _largest(errors), TOLERANCE)
 
 
-def replay_attacks(directory: Path) -> Iterator[Case]:
+def replay_attacks(directory: Path, device: torch.device) -> Iterator[Case]:
     """One case an attack and input."""
     arrays = _arrays(directory / "attacks.npz")
     for case in json.loads((directory / "attacks.json").read_text(encoding="utf-8")):
@@ -126,8 +130,8 @@ def replay_attacks(directory: Path) -> Iterator[Case]:
         if honest_HD.ndim != 2 or not 0 < case["real_byzantine"] <= len(honest_HD):
             shape = tuple(honest_HD.shape)
             raise ValueError(f"case {case['id']}: expected honest rows, and at most as many others, got shape {shape}")
-        rows_FD = attack(honest_HD, case["real_byzantine"], rule, case["declared_byzantine"])
-        error = _largest([_error(row_D.numpy(), arrays[case["output"]]) for row_D in rows_FD])
+        rows_FD = attack(honest_HD.to(device), case["real_byzantine"], rule, case["declared_byzantine"])
+        error = _largest([_error(row_D.cpu().numpy(), arrays[case["output"]]) for row_D in rows_FD])
         against = f"h={case['honest']} f={case['real_byzantine']} against {case['aggregator']}"
         yield Case(_name("attacks", case, case["attack"], case["args"], against), error, TOLERANCE)
 
@@ -144,7 +148,7 @@ def attack_options(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"negative": False, **options} if signed else options
 
 
-def replay_trajectories(directory: Path, start: Start) -> Iterator[Case]:
+def replay_trajectories(directory: Path, start: Start, device: Device) -> Iterator[Case]:
     """One case a whole simulation: the final parameters, and one more for its metrics at every step."""
     batches = _arrays(directory / "batches.npz")
     cases = json.loads((directory / "cases.json").read_text(encoding="utf-8"))
@@ -152,7 +156,7 @@ def replay_trajectories(directory: Path, start: Start) -> Iterator[Case]:
         raise ValueError(f"metric_columns are {cases['metric_columns']}, expected {METRIC_COLUMNS}")
     data = trajectory_data(batches["images"], batches["labels"])
     for case in cases["cases"]:
-        setup = trajectory_setup(case)
+        setup = trajectory_setup(case).changed(device=device)
         expected = _arrays(directory / f"case{case['id']:02d}.npz")
         if setup.steps != len(expected["metrics"]) or setup.honest * setup.steps * setup.batch_size > len(data.x_train):
             raise ValueError(f"case {case['id']}: expected a row of metrics and images for each step")

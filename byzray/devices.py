@@ -1,13 +1,17 @@
 """The device that a run computes on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 
 from byzray.mistakes import SetupError
 
+Device = Literal["auto", "cpu", "cuda"]
 
-def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+
+def pick_device(wanted: Device) -> torch.device:
     """The device that a setup asks for; `auto` is a GPU where there is one.
 
     Raises:
@@ -17,6 +21,17 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cuda" and not available:
         raise SetupError("this machine", ["device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'"])
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+@contextmanager
+def deterministic_convolutions() -> Iterator[None]:
+    """Within the block, cuDNN takes only algorithms that give the same bits every time."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def keep_freed_memory() -> None:

@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
+from byzray.devices import deterministic_convolutions
+from byzray.layers import DENSE, LAYERS, chain_of
 from byzray.randomness import key
 from byzray.sampling import Batch
 from byzray.setups import Setup
+
+EXAMPLES_AT_ONCE = 2048
+"""Of so many examples at most the activations of a convolutional chain are kept on a GPU at a time."""
 
 
 class Network:
@@ -62,13 +67,20 @@ class Network:
 
     def __call__(self, theta: Tensor, x: Tensor, buffers: dict[str, Tensor] | None = None) -> Tensor:
         """The network's output at `theta` (D,) for inputs (count, *shape)."""
-        return functional_call(self.module, (self.parameters(theta), buffers or {}), (x,))
+        return functional_call(self.module, (self.parameters(theta), buffers or {}), (self.laid_out(x),))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Examples in the memory format in which the model computes: on a GPU, images of chained models channels last,
+        as its convolutions take them."""
+        images = self.model.chained and x.is_cuda and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if images else x
 
     @torch.no_grad()
     def correct(self, theta: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Tensor:
         """How many examples of a batch are classified correctly at `theta` (D,), as a 0-dimensional tensor."""
         self.module.eval()
-        output = self(theta, batch.x, buffers)
+        with deterministic_convolutions():
+            output = self(theta, batch.x, buffers)
         predicted = (output.squeeze(1) > 0.5).long() if self.single else output.argmax(dim=1)
         return (predicted == batch.y).sum()
 
@@ -93,36 +105,18 @@ def _criterion(loss: str, single: bool, classes: int) -> Callable[[Tensor, Tenso
             return lambda output, y: functional.mse_loss(output, numeric(y), reduction="none").mean(dim=1)
 
 
-def dense_chain(module: nn.Module) -> list[nn.Module] | None:
-    """The layers of a network, one after the other, if it is a chain of Linear layers, each used once, and of layers
-    without parameters; else None."""
-    if type(module) is not nn.Sequential:
-        return None
-    chain: list[nn.Module] = []
-    for layer in module:
-        if type(layer) is nn.Sequential:
-            inner = dense_chain(layer)
-            if inner is None:
-                return None
-            chain += inner
-        elif type(layer) is nn.Linear or not list(layer.parameters()):
-            chain.append(layer)
-        else:
-            return None
-    owned = [parameter for layer in chain for parameter in layer.parameters()]
-    return chain if len(owned) == len(set(owned)) else None
-
-
 class Gradients:
     """Loss gradients of K workers, each with its own batch.
 
     How they are computed follows from the model and the number of workers:
 
     - One worker: autograd.
-    - A model that declares itself `dense` and is (:func:`dense_chain`): one forward and one backward pass over the
-      examples of all workers, which leave each layer's inputs and the gradients at its outputs; only their product, the
-      gradient of the weights, is taken worker by worker, in one batched product. The operations are those of vmap,
-      without its overhead.
+    - A model that declares itself `dense` and is (:func:`byzray.layers.chain_of`): one forward and one backward pass
+      over the examples of all workers, which leave each layer's inputs and the gradients at its outputs; only their
+      product, the gradient of the weights, is taken worker by worker, in one batched product. The operations are those
+      of vmap, without its overhead.
+    - On a GPU a model that declares itself `chained`, if all workers share their point: the same, where convolutions
+      take the gradients of their weights worker after worker.
     - Another model that declares itself `vectorised` (those without convolutions): all workers at once, by vmap.
     - Any other: one worker after the other. On CPUs vmap over a convolution is slower than that. In training mode
       workers have buffers and dropout masks of their own.
@@ -134,7 +128,10 @@ class Gradients:
         self.l1, self.l2 = setup.l1, setup.l2
         self.training = setup.model.training
         self.vectorised = setup.model.vectorised and not self.training
-        self.chain = dense_chain(network.module) if setup.model.dense else None
+        on_gpu = network.device.type == "cuda"
+        self.dense = chain_of(network.module, DENSE) if setup.model.dense else None
+        chained = setup.model.chained and on_gpu and not self.training
+        self.chain = chain_of(network.module, LAYERS) if chained else None
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.network.criterion(functional_call(self.network.module, (parameters, {}), (x,)), y).mean()
@@ -157,15 +154,18 @@ class Gradients:
         k = len(out_KD)
         x_KB = batch.x.unflatten(0, (k, -1))
         y_KB = batch.y.unflatten(0, (k, -1))
-        if self.chain is not None and k > 1:
-            losses_K = self._layer_by_layer(points, batch, self.chain, out_KD)
+        if self.dense is not None and k > 1:
+            losses_K = self._layer_by_layer(points, batch, self.dense, out_KD)
+        elif self.chain is not None and k > 1 and points.dim() == 1:
+            losses_K = self._in_parts(points, batch, self.chain, out_KD)
         elif self.vectorised and k > 1:
             losses_K = self._all_at_once(points, x_KB, y_KB, out_KD)
         else:
             losses = []
-            for i in range(k):
-                point_D = points if points.dim() == 1 else points[i]
-                losses.append(self._one(point_D, x_KB[i], y_KB[i], out_KD[i], masks[i], buffers[i]))
+            with deterministic_convolutions():
+                for i in range(k):
+                    point_D = points if points.dim() == 1 else points[i]
+                    losses.append(self._one(point_D, x_KB[i], y_KB[i], out_KD[i], masks[i], buffers[i]))
             losses_K = torch.stack(losses)
         return self._regularise(points, losses_K, out_KD)
 
@@ -176,9 +176,10 @@ class Gradients:
         passed: list[tuple[Tensor, Tensor]] = []
         here = batch.x
         for layer in chain:
-            if isinstance(layer, nn.Linear):
+            if type(layer) in LAYERS:
                 inputs = here.detach()
-                here = linear(here, next(parameters), None if layer.bias is None else next(parameters))
+                forward, _ = LAYERS[type(layer)]
+                here = forward(layer, here, next(parameters), None if layer.bias is None else next(parameters))
                 # Parameters need no gradients here: what is differentiated begins at the first layer's output.
                 here = here if here.requires_grad else here.requires_grad_()
                 passed.append((inputs, here))
@@ -187,13 +188,21 @@ class Gradients:
         losses_K = self.network.criterion(here, batch.y).unflatten(0, (k, -1)).mean(dim=1)
         deltas = torch.autograd.grad(losses_K.sum(), [output for _, output in passed])
         segments = iter(self.network.segments)
-        layers = [layer for layer in chain if isinstance(layer, nn.Linear)]
+        layers = [layer for layer in chain if type(layer) in LAYERS]
         for layer, (inputs, _), delta in zip(layers, passed, deltas, strict=True):
-            inputs_KBI, delta_KBO = inputs.reshape(k, -1, inputs.shape[-1]), delta.reshape(k, -1, delta.shape[-1])
-            out_KD[:, next(segments)] = torch.bmm(delta_KBO.mT, inputs_KBI).flatten(1)
-            if layer.bias is not None:
-                torch.sum(delta_KBO, dim=1, out=out_KD[:, next(segments)])
+            _, backward = LAYERS[type(layer)]
+            weight_K = out_KD[:, next(segments)]
+            backward(layer, inputs, delta, weight_K, None if layer.bias is None else out_KD[:, next(segments)])
         return losses_K.detach()
+
+    def _in_parts(self, points: Tensor, batch: Batch, chain: list[nn.Module], out_KD: Tensor) -> Tensor:
+        """Layer by layer, for as many workers at once as have EXAMPLES_AT_ONCE."""
+        b = len(batch.y) // len(out_KD)
+        workers = max(1, EXAMPLES_AT_ONCE // b)
+        x = self.network.laid_out(batch.x)
+        parts = zip(x.split(workers * b), batch.y.split(workers * b), out_KD.split(workers), strict=True)
+        with deterministic_convolutions():
+            return torch.cat([self._layer_by_layer(points, Batch(x, y), chain, out_KD) for x, y, out_KD in parts])
 
     def _all_at_once(self, points: Tensor, x_KB: Tensor, y_KB: Tensor, out_KD: Tensor) -> Tensor:
         self.network.module.eval()
@@ -212,7 +221,7 @@ class Gradients:
         with torch.random.fork_rng(enabled=self.training):
             if self.training:
                 torch.manual_seed(mask)
-            output = functional_call(module, (parameters, buffers), (x,))
+            output = functional_call(module, (parameters, buffers), (self.network.laid_out(x),))
         loss = self.network.criterion(output, y).mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         torch.cat([gradient.flatten() for gradient in gradients], out=out_D)
@@ -229,23 +238,6 @@ class Gradients:
             # At theta = 0 the norm has no gradient; 0 is the subgradient that autograd takes, too.
             out_KD.addcdiv_(points.expand_as(out_KD), torch.where(norm > 0, norm, 1), value=self.l2)
         return losses_K
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A Linear layer on the examples of K workers, worker after worker.
-
-    Args:
-        x: its inputs, (K*B, ..., I).
-        weight: that of all workers, (O, I), or one of each, (K, O, I).
-        bias: (O,) or (K, O).
-    """
-    if weight.dim() == 2:
-        output = x @ weight.mT
-        return output if bias is None else output + bias
-    output_KBO = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight.mT)
-    if bias is not None:
-        output_KBO = output_KBO + bias.unsqueeze(1)
-    return output_KBO.reshape(*x.shape[:-1], -1)
 
 
 def clip(gradients_KD: Tensor, largest: float) -> None:

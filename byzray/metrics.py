@@ -93,7 +93,21 @@ class Past:
         self.beta = beta
         self.means_PD = torch.zeros(length, dimension, device=device)
         self.sum_D = torch.zeros(dimension, dtype=torch.float64, device=device)
-        self.steps = 0
+        # Where the means of this step and of the previous one lie: on the device, so that a captured step moves on.
+        self._now_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self._previous_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.resume(0)
+
+    def resume(self, steps: int) -> None:
+        """Take this for the number of steps taken."""
+        self.steps = steps
+        self._now_1.fill_(steps % len(self.means_PD))
+        self._previous_1.fill_((steps - 1) % len(self.means_PD))
+
+    @property
+    def renews(self) -> bool:
+        """Whether this step adds up the sum anew."""
+        return (self.steps + 1) % len(self.means_PD) == 0
 
     def compare(self, mean_D: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine with the previous mean and the composite curvature; NaN at the first step."""
@@ -101,24 +115,25 @@ class Past:
             undefined = torch.full((), math.nan, dtype=torch.float64, device=mean_D.device)
             return undefined, undefined
         now_D = mean_D.double()
-        previous_D = self.means_PD[(self.steps - 1) % len(self.means_PD)].double()
+        previous_D = self.means_PD.index_select(0, self._previous_1)[0].double()
         cosine = now_D @ previous_D / (now_D.norm() * previous_D.norm())
         return cosine, self.beta * (now_D @ self.sum_D)
 
     def push(self, mean_D: Tensor) -> None:
         """Take the mean of this step in; the oldest leaves."""
-        length = len(self.means_PD)
-        oldest_D = self.means_PD[self.steps % length]
-        self.steps += 1
-        if self.steps % length:
+        length, renews = len(self.means_PD), self.renews
+        if not renews:
+            oldest_D = self.means_PD.index_select(0, self._now_1)[0]
             self.sum_D.sub_(oldest_D, alpha=self.beta ** (length - 1)).mul_(self.beta).add_(mean_D)
-            oldest_D.copy_(mean_D)
-            return
-        # Added up anew once in a while: what a huge or infinite mean did to the sum ends with it.
-        oldest_D.copy_(mean_D)
-        self.sum_D.zero_()
-        for past_D in self.means_PD:
-            self.sum_D.mul_(self.beta).add_(past_D)
+        self.means_PD.index_copy_(0, self._now_1, mean_D[None])
+        if renews:
+            # Added up anew once in a while: what a huge or infinite mean did to the sum ends with it.
+            self.sum_D.zero_()
+            for past_D in self.means_PD:
+                self.sum_D.mul_(self.beta).add_(past_D)
+        self.steps += 1
+        self._previous_1.copy_(self._now_1)
+        self._now_1.add_(1).remainder_(length)
 
 
 def metric_row(

@@ -6,7 +6,7 @@ PyTorch spreads its own operations over threads by itself; what numpy or numba c
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -19,6 +19,22 @@ def compiled(matrix: Tensor) -> bool:
     """Whether compiled code takes a matrix: one of single or double precision on a CPU, if it is large."""
     known = matrix.device.type == "cpu" and matrix.dtype in (torch.float32, torch.float64)
     return known and matrix.numel() >= WORTHWHILE
+
+
+def fused(matrix: Tensor) -> bool:
+    """Whether a Triton kernel takes a matrix: one of single or double precision on a GPU, where Triton works."""
+    if not matrix.is_cuda or matrix.dtype not in (torch.float32, torch.float64) or type(matrix) is not Tensor:
+        return False
+    return _triton_works(matrix.device)
+
+
+@cache
+def _triton_works(device: torch.device) -> bool:
+    try:
+        from byzray import gpu_kernels
+    except ImportError:  # PyTorch comes with Triton on Linux only
+        return False
+    return gpu_kernels.works(device)
 
 
 def over_ranges(size: int, multiple: int, work: Callable[[int, int], object]) -> None:

@@ -17,7 +17,8 @@ KEPT_EVENTS = 4096
 class Stopwatch:
     """Seconds by phase, of what one thread does on one device.
 
-    On a GPU events on its stream take the time, so that nothing waits for it.
+    On a GPU events on its stream take the time, so that nothing waits for it. Within a captured step (see
+    :mod:`byzray.graphs`) phases are not told apart.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,6 +33,8 @@ class Stopwatch:
     def lap(self, phase: str) -> None:
         """What went on since the last call belongs to this phase."""
         if self._events is not None:
+            if torch.cuda.is_current_stream_capturing():
+                return
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._events.append((phase, event))

@@ -73,14 +73,18 @@ class TrainingStream:
 
     def batch(self, workers: range, step: int, local_step: int = 0) -> Batch:
         """The K*B examples that consecutive workers draw, worker after worker."""
-        indices = self.indices(workers, step, local_step)
+        return self.examples.batch(*self.draw(workers, step, local_step))
+
+    def draw(self, workers: range, step: int, local_step: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Their positions (K*B,) int64, and where examples are mirrored, (K*B,) bool, if any may be; on the host."""
+        indices = torch.from_numpy(self.indices(workers, step, local_step))
         flips = None
         if self.data.flip_train:
             draw = step * self.local_steps + local_step
             flips = np.concatenate(
                 [generator(self.seed, "flip", worker, draw).random(self.batch_size) < 0.5 for worker in workers]
             )
-        return self.examples.batch(torch.from_numpy(indices), flips)
+        return indices, None if flips is None else torch.from_numpy(flips)
 
 
 class Examples:
@@ -109,12 +113,12 @@ class Examples:
     def _per_channel(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         return values.float().reshape(-1, *([1] * (len(shape) - 1))).to(self.device)
 
-    def batch(self, chosen: Tensor | slice, flips: NDArray[np.bool_] | None = None) -> Batch:
+    def batch(self, chosen: Tensor | slice, flips: Tensor | None = None) -> Batch:
         """Prepare some examples.
 
         Args:
-            chosen: their positions (count,) int64 on the CPU, or a slice of them.
-            flips: (count,), true where one is mirrored along its last axis; none: nowhere.
+            chosen: their positions (count,) int64, or a slice of them.
+            flips: (count,) bool, true where one is mirrored along its last axis; none: nowhere.
         """
         if isinstance(chosen, slice):
             x_raw, y = self.x[chosen], self.y[chosen]
@@ -123,7 +127,7 @@ class Examples:
             x_raw, y = self.x.index_select(0, positions), self.y.index_select(0, positions)
         x_raw, y = _moved(x_raw, self.device), _moved(y, self.device)
         if flips is not None:
-            mirrored = _moved(torch.from_numpy(flips), self.device).view(-1, *([1] * (x_raw.dim() - 1)))
+            mirrored = _moved(flips, self.device).view(-1, *([1] * (x_raw.dim() - 1)))
             x_raw = torch.where(mirrored, x_raw.flip(-1), x_raw)
         # A slice is a view of the data, which a model that works in place must not reach.
         x_ready = x_raw.to(torch.float32, copy=isinstance(chosen, slice))

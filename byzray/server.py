@@ -24,8 +24,10 @@ from byzray.randomness import generator
 from byzray.sampling import Batch, Examples
 from byzray.setups import Setup
 
-# Examples evaluated at once: enough to fill the device, few enough for the activations of large networks.
+# Examples evaluated at once: enough to fill the device, few enough for the activations of large networks. Dense ones
+# have few, and on a GPU the fewest passes are the fastest.
 EVALUATION_BATCH = 1000
+DENSE_EVALUATION_BATCH = 10_000
 
 # Up to so many values, test examples of dense networks, which would take about as long to prepare as to classify, are
 # kept as prepared: 64 MB.
@@ -109,10 +111,31 @@ class Server:
 
     def step(self, contributions: Sequence[Contribution]) -> None:
         """Take a step, given the cohorts' contributions in the order of their workers."""
-        self.study(self.update(), contributions)
+        self.keep(self.step_row(contributions))
+
+    def step_row(self, contributions: Sequence[Contribution]) -> Tensor:
+        """Take a step and return its row for :meth:`keep`. Only a rule or an attack can wait for a GPU here."""
+        return self._row(self._update(), contributions)
+
+    def keep(self, row: Tensor) -> None:
+        """Keep a step's row on the device; :meth:`take_rows` fetches many at once."""
+        self._halt_if(row[-1])
+        self._rows.append(row)
+        self._explain_halt()
+
+    def count_replayed(self) -> None:
+        """Count a step that was replayed on the device, where nothing here has seen it."""
+        self.step_number += 1
+        if self.past is not None:
+            self.past.steps += 1
 
     def update(self) -> Observed | None:
         """Attack, aggregate and update. The next point can then be sent, before :meth:`study` has seen this step."""
+        observed = self._update()
+        self._halt_if(self._unsound_2[1])
+        return observed
+
+    def _update(self) -> Observed | None:
         setup, step = self.setup, self.step_number
         self.watch.start()
         came_ND = self._received(step)
@@ -133,10 +156,13 @@ class Server:
         self.theta_D.sub_(direction_D, alpha=setup.learning_rate.at(step))
         self.step_number += 1
         self._unsound_2 = torch.stack([unsound(aggregate.vector_D), unsound(self.theta_D)]).double()
-        if setup.divergence == "stop" and self._was_finite:
-            self.halted = bool(self._unsound_2[1].isnan())
         self.watch.lap("aggregate")
         return observed
+
+    def _halt_if(self, unsound: Tensor) -> None:
+        """Halt if the parameters became non-finite (NaN says so) and the run stops for it."""
+        if self.setup.divergence == "stop" and self._was_finite:
+            self.halted = bool(unsound.isnan())
 
     def _received(self, step: int) -> Tensor:
         """The rows that come at a step, honest and Byzantine: all, or a copy without those that are missing."""
@@ -198,13 +224,18 @@ class Server:
         )
 
     def study(self, observed: Observed | None, contributions: Sequence[Contribution]) -> None:
-        """Keep a step's row on the device; :meth:`take_rows` fetches many at once.
+        """Keep the row of a step that :meth:`update` took.
 
         Args:
             observed: what :meth:`update` returned; none without a study.
             contributions: the cohorts' contributions to that step, in the order of their workers.
         """
         self.watch.start()
+        self._rows.append(self._row(observed, contributions))
+        self._explain_halt()
+
+    def _row(self, observed: Observed | None, contributions: Sequence[Contribution]) -> Tensor:
+        """What :meth:`take_rows` returns of the last step, and whether aggregate and parameters were finite."""
         losses_H = torch.cat([contribution.losses_K for contribution in contributions])
         if self.setup.missing_at(self.step_number - 1):
             losses_H = losses_H[self._coming(self.setup.honest, self.step_number - 1)]
@@ -220,8 +251,11 @@ class Server:
                 past=self.past,
             )
             row += [values, self._acceptance(observed.aggregate.rows_K, observed.honest.size)]
-        self._rows.append(torch.cat([*row, self._unsound_2]))
+        whole = torch.cat([*row, self._unsound_2])
         self.watch.lap("study")
+        return whole
+
+    def _explain_halt(self) -> None:
         if self.halted:
             self._look_for_divergence(self.step_number - 1, self._rows[-1][None].cpu().numpy())
 
@@ -285,9 +319,11 @@ class Server:
         flips = None
         if self.data.flip_test:
             flips = generator(self.setup.seed, "test flip", self.step_number).random(size) < 0.5
-        for start in range(0, size, EVALUATION_BATCH):
-            part = slice(start, start + EVALUATION_BATCH)
-            yield self.examples.batch(part, None if flips is None else flips[part])
+        on_gpu = self.device.type == "cuda"
+        at_once = DENSE_EVALUATION_BATCH if on_gpu and self.setup.model.dense else EVALUATION_BATCH
+        for start in range(0, size, at_once):
+            part = slice(start, start + at_once)
+            yield self.examples.batch(part, None if flips is None else torch.from_numpy(flips[part]))
 
     def state(self) -> dict[str, Tensor]:
         """What the next step depends on, beside the setup and the workers' state."""
@@ -304,5 +340,5 @@ class Server:
             tensor.copy_(state[name])
         self.step_number = step
         if self.past is not None:
-            self.past.steps = step
+            self.past.resume(step)
         self._watch()

@@ -28,6 +28,7 @@ from pydantic_core import InitErrorDetails
 from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
 from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
@@ -233,7 +234,7 @@ class Setup(Section):
     evaluation_interval: NonNegativeInt = 10
     study: Annotated[Study | None, BeforeValidator(_study)] = Study()
     actors: Annotated[Actors | None, BeforeValidator(_none)] = Actors()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     seed: NonNegativeInt = Field(default=1, le=2**63 - 1)  # what YAML files hold
     local_steps: PositiveInt = 1
     faults: Annotated[Faults | None, BeforeValidator(_none)] = None

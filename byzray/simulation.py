@@ -14,6 +14,7 @@ from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
+from byzray.graphs import StepGraphs, captures, plain_step
 from byzray.mistakes import SetupError
 from byzray.phases import Timings
 from byzray.recording import CheckpointInterval, Progress, Simulation, record
@@ -42,6 +43,7 @@ class LocalSimulation:
     def begin_anew(self) -> None:
         self.server = Server(self.setup, self._data, self.device, self._initial_D)
         self.cohort = Cohort(self.setup, range(self.setup.honest), self._data, self.device)
+        self._step = StepGraphs(self.cohort, self.server).step if captures(self.cohort) else self._plain_step
 
     @property
     def step_number(self) -> int:
@@ -49,9 +51,11 @@ class LocalSimulation:
 
     def advance(self, stop: int) -> NDArray[np.float64]:
         while self.server.step_number < stop and not self.server.halted:
-            contribution = self.cohort.step(self.server.point(), self.server.step_number, self.server.honest_HD)
-            self.server.step([contribution])
+            self._step()
         return self.server.take_rows()
+
+    def _plain_step(self) -> None:
+        self.server.keep(plain_step(self.cohort, self.server))
 
     def evaluate(self) -> float:
         return self.server.evaluate(mean_buffers(self.cohort.state()))

@@ -6,7 +6,7 @@ Shapes in names: N submissions, D parameters, K selected rows.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,12 @@ class Aggregator(Options):
 
     A rule of your own derives from this class (or from :class:`SelectingAggregator`), declares its options as pydantic
     fields and implements :meth:`aggregate`.
+
+    Attributes:
+        computes_on_host: whether the rule looks at values on the host, which waits for a GPU at every step.
     """
+
+    computes_on_host: ClassVar[bool] = False
 
     @abstractmethod
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:

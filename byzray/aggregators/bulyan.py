@@ -51,7 +51,8 @@ class Bulyan(Aggregator):
         weights_TN = torch.zeros(rounds, n, dtype=gradients_ND.dtype, device=gradients_ND.device)
         for k, ranked_R in enumerate(order(distances_NN, f, rounds)):
             averaged = min(self._m(n, f), n - f - 2 - k)
-            weights_TN[k, ranked_R[:averaged]] = 1 / averaged
+            # Not by an assignment, which would make a tensor of the number on the host and wait for a GPU to copy it.
+            weights_TN[k].index_fill_(0, ranked_R[:averaged], 1 / averaged)
         # All averages at once. A submission that enters none may not be finite, and 0 * inf is no 0.
         used_N1 = (weights_TN != 0).any(dim=0)[:, None]
         averages_TD = weights_TN @ torch.where(used_N1, gradients_ND, 0)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from byzray.parallel import compiled, each
+from byzray.parallel import compiled, each, fused
 
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
@@ -68,6 +68,10 @@ def _squares_compiled(gradients_ND: Tensor) -> Tensor:
 
 def _squares(gradients_ND: Tensor) -> Tensor:
     """The squared distances in the lower triangle, else 0."""
+    if fused(gradients_ND):
+        from byzray import gpu_kernels  # here, as it loads a compiler
+
+        return gpu_kernels.squared_distances(gradients_ND).tril(-1)
     n = len(gradients_ND)
     pairs = torch.zeros(n * (n - 1) // 2, dtype=torch.float64, device=gradients_ND.device)
     for block_NB in _at_least_float32(gradients_ND).split(BLOCK, dim=1):

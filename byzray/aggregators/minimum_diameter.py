@@ -25,6 +25,7 @@ class MinimumDiameter(DistanceSelectingAggregator):
     """
 
     name = "minimum-diameter"
+    computes_on_host = True
 
     def select_by_distances(self, distances_NN: Tensor, f: int) -> Tensor:
         rows = tightest_subset(distances_NN.tolist(), len(distances_NN) - f)

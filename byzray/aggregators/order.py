@@ -8,13 +8,17 @@ import math
 import torch
 from torch import Tensor
 
-from byzray.parallel import compiled, over_ranges
+from byzray.parallel import compiled, fused, over_ranges
 
 BLOCK = 65_536
 """Coordinates treated at once where a temporary larger than the input would be needed."""
 
 NETWORK_ROWS = 128
 """Up to so many submissions a sorting network is faster than sorting column by column."""
+
+
+COMPARED_ROWS = 128
+"""Up to so many submissions a GPU finds ranks sooner by comparing all values of a coordinate than by sorting them."""
 
 
 def sort_columns(gradients_ND: Tensor) -> Tensor:
@@ -36,6 +40,10 @@ def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     gradients_ND = gradients_ND.detach()
     if len(gradients_ND) <= NETWORK_ROWS and compiled(gradients_ND):
         return _by_network(gradients_ND.contiguous(), first, count)
+    if len(gradients_ND) <= COMPARED_ROWS and fused(gradients_ND):
+        from byzray import gpu_kernels  # here, as it loads a compiler
+
+        return gpu_kernels.order_statistics(gradients_ND, first, count)
     sorted_DN = gradients_ND.t().clone(memory_format=torch.contiguous_format)
     sorted_DN.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     if sorted_DN.device.type == "cpu" and sorted_DN.dtype in (torch.float32, torch.float64):  # which numpy knows

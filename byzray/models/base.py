@@ -24,11 +24,13 @@ class Model(Options):
         dense: whether the network is an nn.Sequential of Linear layers, each used once, and of functions of single
             examples (activations, Flatten) that do not work in place, all without hooks. Its gradients are computed
             faster still, see :class:`byzray.gradients.Gradients`.
+        chained: the same of networks that have Conv2d and BatchNorm2d layers, too; it matters on GPUs.
     """
 
     training: ClassVar[bool] = False
     vectorised: ClassVar[bool] = False
     dense: ClassVar[bool] = False
+    chained: ClassVar[bool] = False
 
     @property
     def output(self) -> Output:

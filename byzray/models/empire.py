@@ -40,6 +40,7 @@ class EmpireCNN(TrainingOption, Model):
     """
 
     name: ClassVar[str] = "empire-cnn"
+    chained: ClassVar[bool] = True
 
     hidden: PositiveInt | None = None
 

@@ -63,6 +63,7 @@ class Convolutional(Model):
     """Two convolutions and two dense layers for 1x28x28 images: 431,080 parameters for 10 classes."""
 
     name: ClassVar[str] = "conv"
+    chained: ClassVar[bool] = True
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Sequential(

@@ -11,7 +11,8 @@ from torch.nn import functional
 from byzray import Setup
 from byzray.cohort import Cohort
 from byzray.datasets import Data
-from byzray.gradients import Gradients, Network, clip, dense_chain
+from byzray.gradients import Gradients, Network, clip
+from byzray.layers import DENSE, chain_of
 from byzray.models import MLP
 from byzray.sampling import Batch
 
@@ -88,12 +89,12 @@ def test_dense_chains_are_of_linear_layers_and_layers_without_parameters() -> No
     first, second, third = nn.Linear(4, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 2)
     flatten, relu, tanh, softmax = nn.Flatten(), nn.ReLU(), nn.Tanh(), nn.LogSoftmax(1)
     network = nn.Sequential(flatten, first, relu, nn.Sequential(second, tanh), Doubling(), third, softmax)
-    found = dense_chain(network)
+    found = chain_of(network, DENSE)
     assert found is not None
     assert [*found[:5], *found[6:]] == [flatten, first, relu, second, tanh, third, softmax]
     for other in (nn.Conv1d(1, 1, 1), nn.BatchNorm1d(3), nn.PReLU(), nn.Sequential(nn.PReLU()), first):
-        assert dense_chain(nn.Sequential(first, other)) is None
-    assert dense_chain(first) is None
+        assert chain_of(nn.Sequential(first, other), DENSE) is None
+    assert chain_of(first, DENSE) is None
 
 
 class WithHook(MLP):

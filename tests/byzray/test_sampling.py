@@ -81,7 +81,7 @@ def test_preparation_leaves_the_raw_data_alone() -> None:
     holder = data()
     before = holder.x_train.copy()
     examples = Examples(holder, holder.x_train, holder.y_train, CPU)
-    prepared = examples.batch(torch.arange(5), np.ones(5, np.bool_))
+    prepared = examples.batch(torch.arange(5), torch.ones(5, dtype=torch.bool))
     prepared.x.add_(1)
     assert np.array_equal(holder.x_train, before)
 

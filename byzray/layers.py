@@ -1,0 +1,117 @@
+"""The layers of a chain: what they compute for many workers at once, and the gradients of their parameters, worker by
+worker.
+
+Shapes in names: K workers, B examples a batch, C channels, I inputs, O outputs of a dense layer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.grad import conv2d_weight
+
+# A layer's weight and bias, of all workers or one of each, and its inputs (K*B, ...) to its outputs.
+Forward = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+
+# Given a layer, its inputs and the gradients at its outputs, computes each worker's into a weight's (K, size) and a
+# bias's (K, size) part of the gradients, if the layer has a bias.
+Backward = Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], None]
+
+
+def linear(layer: nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A Linear layer; `weight` is that of all workers, (O, I), or one of each, (K, O, I), `bias` likewise."""
+    if weight.dim() == 2:
+        output = x @ weight.mT
+        return output if bias is None else output + bias
+    output_KBO = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight.mT)
+    if bias is not None:
+        output_KBO = output_KBO + bias.unsqueeze(1)
+    return output_KBO.reshape(*x.shape[:-1], -1)
+
+
+def linear_gradients(layer: nn.Linear, inputs: Tensor, delta: Tensor, weight_K: Tensor, bias_K: Tensor | None) -> None:
+    """The gradients of a Linear layer: one batched product."""
+    k = len(weight_K)
+    inputs_KBI, delta_KBO = inputs.reshape(k, -1, inputs.shape[-1]), delta.reshape(k, -1, delta.shape[-1])
+    weight_K.copy_(torch.bmm(delta_KBO.mT, inputs_KBI).flatten(1))
+    if bias_K is not None:
+        torch.sum(delta_KBO, dim=1, out=bias_K)
+
+
+def convolution(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A Conv2d layer, with the weight and bias of all workers."""
+    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def convolution_gradients(
+    layer: nn.Conv2d, inputs: Tensor, delta: Tensor, weight_K: Tensor, bias_K: Tensor | None
+) -> None:
+    """The gradients of a Conv2d layer, of one worker after the other: libraries are slow at grouped convolutions."""
+    k, shape = len(weight_K), layer.weight.shape
+    options: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    for inputs_B, delta_B, weight in zip(inputs.chunk(k), delta.chunk(k), weight_K, strict=True):
+        weight.view(shape).copy_(conv2d_weight(inputs_B, list(shape), delta_B, *options))
+    if bias_K is not None:
+        bias_K.copy_(_sum_by_channel(delta, k))
+
+
+def batch_norm(layer: nn.BatchNorm2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A BatchNorm2d layer in evaluation mode, with the weight and bias of all workers."""
+    return functional.batch_norm(x, layer.running_mean, layer.running_var, weight, bias, False, 0.0, layer.eps)
+
+
+def batch_norm_gradients(
+    layer: nn.BatchNorm2d, inputs: Tensor, delta: Tensor, weight_K: Tensor, bias_K: Tensor | None
+) -> None:
+    """The gradients of a BatchNorm2d layer in evaluation mode."""
+    normal = functional.batch_norm(inputs, layer.running_mean, layer.running_var, None, None, False, 0.0, layer.eps)
+    weight_K.copy_(_sum_by_channel(normal * delta, len(weight_K)))
+    if bias_K is not None:
+        bias_K.copy_(_sum_by_channel(delta, len(weight_K)))
+
+
+def _sum_by_channel(images: Tensor, k: int) -> Tensor:
+    """Each worker's sum of (K*B, C, height, width) over its examples and pixels, (K, C)."""
+    return images.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
+
+
+DENSE: dict[type[nn.Module], tuple[Forward, Backward]] = {nn.Linear: (linear, linear_gradients)}
+"""The layers with parameters that a chain may have whose workers may each be at a point of their own."""
+
+LAYERS: dict[type[nn.Module], tuple[Forward, Backward]] = {
+    **DENSE,
+    nn.Conv2d: (convolution, convolution_gradients),
+    nn.BatchNorm2d: (batch_norm, batch_norm_gradients),
+}
+"""Those of a chain whose workers share their point."""
+
+
+def chain_of(module: nn.Module, known: dict[type[nn.Module], tuple[Forward, Backward]]) -> list[nn.Module] | None:
+    """The layers of a network, one after the other, if it is a chain of known layers with a weight, each used once, and
+    of layers without parameters; else None."""
+    if type(module) is not nn.Sequential:
+        return None
+    chain: list[nn.Module] = []
+    for layer in module:
+        if type(layer) is nn.Sequential:
+            inner = chain_of(layer, known)
+            if inner is None:
+                return None
+            chain += inner
+        elif (type(layer) in known and _is_plain(layer)) or not list(layer.parameters()):
+            chain.append(layer)
+        else:
+            return None
+    owned = [parameter for layer in chain for parameter in layer.parameters()]
+    return chain if len(owned) == len(set(owned)) else None
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a known layer has no option that is not known here."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.BatchNorm2d):
+        return layer.affine and layer.track_running_stats
+    return True
