@@ -16,8 +16,14 @@ COLUMNS = 128
 ROW_TILE = 32
 """Rows that a program holds at once of what it only adds up."""
 
-DISTANCE_PROGRAMS = 512
+DISTANCE_PROGRAMS = 1024
 """Programs among which the coordinates are divided for distances; each adds up its part by itself."""
+
+TRANSPOSED = 32
+"""Coordinates that a program transposes."""
+
+SUM_PROGRAMS = 64
+"""Programs among which a worker's pixels are divided for sums by channel."""
 
 
 def works(device: torch.device) -> bool:
@@ -94,32 +100,104 @@ def _order_statistics(matrix, ranks, rows, dimension, first, count, ROWS: tl.con
 
 
 def squared_distances(gradients_ND: Tensor) -> Tensor:
-    """The (N, N) float64 squared distances between rows: differences are squared and added in the rows' precision over
-    COLUMNS coordinates, and from there on in double precision, in an order that is always the same."""
+    """The (N, N) float64 squared distances between rows; on the diagonal 0, or NaN where a row is not finite.
+
+    Differences are squared and added in the rows' precision over COLUMNS coordinates, and from there on in double
+    precision, in an order that is always the same.
+    """
     n, dimension = gradients_ND.shape
-    matrix = gradients_ND.contiguous()
     rows = max(16, triton.next_power_of_2(n))
-    programs = min(DISTANCE_PROGRAMS, triton.cdiv(dimension, COLUMNS))
-    parts_PNR = torch.zeros(programs, n, rows, dtype=torch.float64, device=matrix.device)
-    tile = min(rows, 64)
-    _squared_distances[(programs, rows // tile)](matrix, parts_PNR, n, dimension, rows, ROWS=tile, COLUMNS=COLUMNS)
-    return parts_PNR.sum(dim=0)[:, :n]
+    blocks = triton.cdiv(dimension, COLUMNS)
+    # Transposed, so that the values of a coordinate are read at once; padded with zeros.
+    matrix_DR = gradients_ND.new_empty(blocks * COLUMNS, rows)
+    _transpose[(blocks * (COLUMNS // TRANSPOSED),)](
+        gradients_ND.contiguous(), matrix_DR, n, dimension, ROWS=rows, COLUMNS=TRANSPOSED
+    )
+    tile, programs = min(rows, 64), min(DISTANCE_PROGRAMS, blocks)
+    parts_PRR = torch.empty(programs, rows, rows, dtype=torch.float64, device=gradients_ND.device)
+    _squared_distances[(programs, rows // tile, rows // tile)](
+        matrix_DR, parts_PRR, blocks, ROWS=rows, TILE=tile, COLUMNS=COLUMNS, num_warps=8
+    )
+    return parts_PRR.sum(dim=0)[:n, :n]
 
 
 @triton.jit
-def _squared_distances(matrix, parts, rows, dimension, padded, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    index = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    own = parts + tl.program_id(0).to(tl.int64) * rows * padded + index
-    for begin in range(tl.program_id(0) * COLUMNS, dimension, tl.num_programs(0) * COLUMNS):
-        columns = begin + tl.arange(0, COLUMNS)
-        inside = columns < dimension
-        held = (index < rows)[:, None] & inside[None, :]
-        values = tl.load(matrix + index.to(tl.int64)[:, None] * dimension + columns[None, :], mask=held, other=0)
-        others, there = matrix + columns, own
-        for _ in range(rows):
-            other = tl.load(others, mask=inside, other=0)[None, :]
-            difference = tl.where(held, values - other, 0)
-            squares = tl.sum(difference * difference, axis=1).to(tl.float64)
-            tl.store(there, tl.load(there) + squares)
-            others += dimension
-            there += padded
+def _transpose(matrix, transposed, rows, dimension, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    index = tl.arange(0, ROWS)
+    held = (index < rows)[:, None] & (columns < dimension)[None, :]
+    values = tl.load(matrix + index.to(tl.int64)[:, None] * dimension + columns[None, :], mask=held, other=0)
+    tl.store(transposed + columns.to(tl.int64)[None, :] * ROWS + index[:, None], values)
+
+
+@triton.jit
+def _squared_distances(matrix, parts, blocks, ROWS: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    first = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    second = tl.program_id(2) * TILE + tl.arange(0, TILE)
+    total = tl.zeros((TILE, TILE), tl.float64)
+    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+        here = matrix + tl.cast(block, tl.int64) * (COLUMNS * ROWS)
+        part = tl.zeros((TILE, TILE), matrix.dtype.element_ty)
+        for _ in range(COLUMNS):
+            difference = tl.load(here + first)[:, None] - tl.load(here + second)[None, :]
+            part += difference * difference
+            here += ROWS
+        total += part.to(tl.float64)
+    there = tl.program_id(0).to(tl.int64) * (ROWS * ROWS) + first[:, None] * ROWS + second[None, :]
+    tl.store(parts + there, total)
+
+
+def channel_sums(images: Tensor, factors: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Of K workers' images (K*B, C, height, width): each one's sums, over examples and pixels, of the images and of
+    their products with `factors`, which are images, too. Both (K, C); without factors the latter are those of the
+    images.
+    """
+    count, channels = images.shape[:2]
+    images = images.contiguous(memory_format=torch.channels_last)
+    others = images if factors is None else factors.contiguous(memory_format=torch.channels_last)
+    pixels = count // k * images[0, 0].numel()
+    splits = min(SUM_PROGRAMS, triton.cdiv(pixels, ROW_TILE))
+    parts_2KSC = images.new_empty(2, k, splits, channels)
+    _channel_sums[(k, splits)](
+        images,
+        others,
+        *parts_2KSC,
+        pixels,
+        channels,
+        ROWS=ROW_TILE,
+        CHANNELS=triton.next_power_of_2(channels),
+        WITH_FACTORS=factors is not None,
+    )
+    sums_2KC = parts_2KSC.sum(dim=2)
+    return sums_2KC[0], sums_2KC[1]
+
+
+@triton.jit
+def _channel_sums(  # type: ignore[no-untyped-def]
+    images,
+    factors,
+    sums,
+    products,
+    pixels,
+    channels,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WITH_FACTORS: tl.constexpr,
+):
+    worker, split, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    channel = tl.arange(0, CHANNELS)
+    inside = channel < channels
+    begin = worker.to(tl.int64) * pixels * channels
+    total = tl.zeros((ROWS, CHANNELS), images.dtype.element_ty)
+    product = tl.zeros((ROWS, CHANNELS), images.dtype.element_ty)
+    for first in range(split * ROWS, pixels, splits * ROWS):
+        pixel = first + tl.arange(0, ROWS)
+        held = (pixel < pixels)[:, None] & inside[None, :]
+        there = begin + pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+        values = tl.load(images + there, mask=held, other=0)
+        total += values
+        if WITH_FACTORS:
+            product += values * tl.load(factors + there, mask=held, other=0)
+    out = (worker * splits + split) * channels + channel
+    tl.store(sums + out, tl.sum(total, axis=0), mask=inside)
+    tl.store(products + out, tl.sum(product, axis=0), mask=inside)

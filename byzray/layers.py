@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
+from byzray.parallel import fused
+
 # A layer's weight and bias, of all workers or one of each, and its inputs (K*B, ...) to its outputs.
 Forward = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -54,7 +56,7 @@ def convolution_gradients(
     for inputs_B, delta_B, weight in zip(inputs.chunk(k), delta.chunk(k), weight_K, strict=True):
         weight.view(shape).copy_(conv2d_weight(inputs_B, list(shape), delta_B, *options))
     if bias_K is not None:
-        bias_K.copy_(_sum_by_channel(delta, k))
+        bias_K.copy_(_channel_sums(delta, None, k)[0])
 
 
 def batch_norm(layer: nn.BatchNorm2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -66,15 +68,24 @@ def batch_norm_gradients(
     layer: nn.BatchNorm2d, inputs: Tensor, delta: Tensor, weight_K: Tensor, bias_K: Tensor | None
 ) -> None:
     """The gradients of a BatchNorm2d layer in evaluation mode."""
-    normal = functional.batch_norm(inputs, layer.running_mean, layer.running_var, None, None, False, 0.0, layer.eps)
-    weight_K.copy_(_sum_by_channel(normal * delta, len(weight_K)))
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert variance is not None
+    sums_KC, products_KC = _channel_sums(delta, inputs, len(weight_K))
+    weight_K.copy_((products_KC - mean * sums_KC) * (variance + layer.eps).rsqrt())
     if bias_K is not None:
-        bias_K.copy_(_sum_by_channel(delta, len(weight_K)))
+        bias_K.copy_(sums_KC)
 
 
-def _sum_by_channel(images: Tensor, k: int) -> Tensor:
-    """Each worker's sum of (K*B, C, height, width) over its examples and pixels, (K, C)."""
-    return images.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
+def _channel_sums(images: Tensor, factors: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Each worker's sums, over its examples and pixels, of images (K*B, C, height, width) and of their products with
+    others, if there are any: both (K, C)."""
+    if fused(images):
+        from byzray import gpu_kernels  # here, as it loads a compiler
+
+        return gpu_kernels.channel_sums(images, factors, k)
+    sums_KC = images.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
+    return sums_KC, sums_KC if factors is None else (images * factors).unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
 
 
 DENSE: dict[type[nn.Module], tuple[Forward, Backward]] = {nn.Linear: (linear, linear_gradients)}

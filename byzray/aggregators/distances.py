@@ -14,6 +14,9 @@ from byzray.parallel import compiled, each, fused
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
 
+COMPARED_ROWS = 128
+"""Up to so many submissions a GPU compares all at once, coordinate by coordinate, with a kernel of ours."""
+
 FURTHEST = 1e150
 """The largest distance or norm of finite submissions: the sum of any number of such squares is finite."""
 
@@ -31,6 +34,8 @@ def distances(gradients_ND: Tensor) -> Tensor:
     others.
     """
     gradients_ND = gradients_ND.detach()
+    if len(gradients_ND) <= COMPARED_ROWS and fused(gradients_ND):
+        return _distances_fused(gradients_ND)
     squares_NN = _squares_compiled(gradients_ND) if compiled(gradients_ND) else _squares(gradients_ND)
     distances_NN = (squares_NN + squares_NN.T).sqrt()
     if not gradients_ND.is_cuda and (distances_NN <= FURTHEST).all():
@@ -54,6 +59,15 @@ def _replace(distances_NN: Tensor, overflown_NN: Tensor, gradients_ND: Tensor) -
     distances_NN[overflown_NN] = replaced_NN[overflown_NN]
 
 
+def _distances_fused(gradients_ND: Tensor) -> Tensor:
+    from byzray import gpu_kernels  # here, as it loads a compiler
+
+    squares_NN = gpu_kernels.squared_distances(gradients_ND)
+    finite_N = squares_NN.diagonal() == 0
+    distances_NN = squares_NN.sqrt().clamp(max=FURTHEST)
+    return distances_NN.masked_fill(~(finite_N[:, None] & finite_N), math.inf).fill_diagonal_(0)
+
+
 def _squares_compiled(gradients_ND: Tensor) -> Tensor:
     """The squared distances in the lower triangle, else 0."""
     from byzray.kernels import squared_distances  # here, as it loads a compiler
@@ -68,10 +82,6 @@ def _squares_compiled(gradients_ND: Tensor) -> Tensor:
 
 def _squares(gradients_ND: Tensor) -> Tensor:
     """The squared distances in the lower triangle, else 0."""
-    if fused(gradients_ND):
-        from byzray import gpu_kernels  # here, as it loads a compiler
-
-        return gpu_kernels.squared_distances(gradients_ND).tril(-1)
     n = len(gradients_ND)
     pairs = torch.zeros(n * (n - 1) // 2, dtype=torch.float64, device=gradients_ND.device)
     for block_NB in _at_least_float32(gradients_ND).split(BLOCK, dim=1):

@@ -32,9 +32,10 @@ class AntiCge(Attack):
         norms_H = norms(honest_HD)
         ranked_H = smallest(norms_H, len(honest_HD))
         selected = len(honest_HD) - f
-        attack_D = -(honest_HD[ranked_H[0]] + honest_HD[ranked_H[:selected]].sum(dim=0))
+        # Picked by index_select: to index by a number on a GPU is to wait for it.
+        attack_D = -(honest_HD.index_select(0, ranked_H[:1])[0] + honest_HD[ranked_H[:selected]].sum(dim=0))
         norm = norms(attack_D[None]).double()
-        limit = norms_H[ranked_H[selected]].double()
+        limit = norms_H.index_select(0, ranked_H[selected : selected + 1])[0].double()
         scale = torch.nextafter(limit, torch.zeros_like(limit)) / norm
         scaled_D = attack_D * scale.to(attack_D.dtype)
         return torch.where(norm > 0, scaled_D, attack_D).expand(byzantine, -1)

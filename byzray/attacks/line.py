@@ -120,7 +120,7 @@ class Hidden(LineAttack):
             direction_D = torch.ones_like(mean_D)
         elif -d <= self.target < d:
             direction_D = torch.zeros_like(mean_D)
-            direction_D[self.target] = 1
+            direction_D[self.target].fill_(1)
         else:
             raise ValueError(f"target must be a coordinate from {-d} to {d - 1} (d = {d}), got target = {self.target}")
         return mean_D, _signed(direction_D, self.negative), self.factor

