@@ -723,6 +723,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only to try the script")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--seconds", type=float, help=f"of one measurement, {FULL.seconds:g} by default")
+    parser.add_argument("--rules", nargs="+", help="only these rules; multi-krum must be one of them")
+    parser.add_argument("--counts", type=int, nargs="+", help=f"runs at once, by default {FULL.counts}")
     given = parser.parse_args()
     if given.device == "cpu" and not given.quick:
         parser.error("--device cpu: expected --quick beside it, as these figures say nothing about a GPU")
@@ -737,8 +740,15 @@ def main() -> None:
 
     torch.set_num_threads(1)  # as in several runs at once, so that they compare
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure_all(given, QUICK if given.quick else FULL, Path(folder), save)
+        figures = measure_all(given, chosen_sizes(given), Path(folder), save)
     show(figures, Console())
+
+
+def chosen_sizes(given: argparse.Namespace) -> Sizes:
+    """How much the command line asks to measure."""
+    sizes = QUICK if given.quick else FULL
+    chosen = {"seconds": given.seconds, "rules": given.rules, "counts": given.counts}
+    return sizes._replace(**{name: value for name, value in chosen.items() if value is not None})
 
 
 def write_json(figures: Figures) -> Callable[[Path], None]:

@@ -16,8 +16,11 @@ COLUMNS = 128
 ROW_TILE = 32
 """Rows that a program holds at once of what it only adds up."""
 
-DISTANCE_PROGRAMS = 1024
+DISTANCE_PROGRAMS = 2048
 """Programs among which the coordinates are divided for distances; each adds up its part by itself."""
+
+RANKED = 32
+"""Coordinates whose values a program ranks."""
 
 TRANSPOSED = 32
 """Coordinates that a program transposes."""
@@ -71,9 +74,8 @@ def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     matrix = gradients_ND.contiguous()
     ranks_DK = matrix.new_empty(dimension, count)
     rows = max(16, triton.next_power_of_2(n))
-    columns = max(16, 4096 // rows)
-    _order_statistics[(triton.cdiv(dimension, columns),)](
-        matrix, ranks_DK, n, dimension, first, count, ROWS=rows, COLUMNS=columns
+    _order_statistics[(triton.cdiv(dimension, RANKED),)](
+        matrix, ranks_DK, n, dimension, first, count, ROWS=rows, COLUMNS=RANKED, num_warps=max(4, rows // 8)
     )
     return ranks_DK
 
@@ -116,7 +118,7 @@ def squared_distances(gradients_ND: Tensor) -> Tensor:
     tile, programs = min(rows, 64), min(DISTANCE_PROGRAMS, blocks)
     parts_PRR = torch.empty(programs, rows, rows, dtype=torch.float64, device=gradients_ND.device)
     _squared_distances[(programs, rows // tile, rows // tile)](
-        matrix_DR, parts_PRR, blocks, ROWS=rows, TILE=tile, COLUMNS=COLUMNS, num_warps=8
+        matrix_DR, parts_PRR, blocks, ROWS=rows, TILE=tile, COLUMNS=COLUMNS, num_warps=2
     )
     return parts_PRR.sum(dim=0)[:n, :n]
 

@@ -103,7 +103,7 @@ def test_conformance_on_a_gpu() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("triton", [True, False], ids=["triton", "torch"])
 def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU, wherever squares stay within the range; on few coordinates Bulyan's near-ties are left to rounding."""
+    """As on a CPU, where squares stay within the range; but on few coordinates rounding decides Bulyan's near-ties."""
     if not triton:
         monkeypatch.setattr(parallel, "_triton_works", lambda device: False)
     aggregator = AGGREGATORS.parse(rule)
