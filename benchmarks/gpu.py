@@ -747,8 +747,11 @@ def main() -> None:
 def chosen_sizes(given: argparse.Namespace) -> Sizes:
     """How much the command line asks to measure."""
     sizes = QUICK if given.quick else FULL
-    chosen = {"seconds": given.seconds, "rules": given.rules, "counts": given.counts}
-    return sizes._replace(**{name: value for name, value in chosen.items() if value is not None})
+    return sizes._replace(
+        seconds=given.seconds or sizes.seconds,
+        rules=sizes.rules if given.rules is None else tuple(given.rules),  # a key of what is read once
+        counts=sizes.counts if given.counts is None else tuple(given.counts),
+    )
 
 
 def write_json(figures: Figures) -> Callable[[Path], None]:

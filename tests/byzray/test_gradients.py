@@ -12,7 +12,7 @@ from byzray import Setup
 from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.gradients import Gradients, Network, clip
-from byzray.layers import DENSE, chain_of
+from byzray.layers import DENSE, LAYERS, chain_of
 from byzray.models import MLP
 from byzray.sampling import Batch
 
@@ -35,9 +35,9 @@ def compute(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     network = Network(setup, data.shape, data.classes, CPU)
     gradients = Gradients(network, setup)
-    assert gradients.chain is not None
+    assert gradients.dense is not None
     if way != "layers":
-        gradients.chain = None
+        gradients.dense = None
         gradients.vectorised = way == "vmap"
     out_KD = torch.full((K, network.dimension), torch.nan)
     losses_K = gradients(points, batch_of(data), out_KD, [0] * K, [{} for _ in range(K)])
@@ -115,7 +115,7 @@ def test_only_models_that_declare_it_are_taken_layer_by_layer() -> None:
     setup = setup.model_copy(update={"model": WithHook()})
     network = Network(setup, data.shape, data.classes, CPU)
     gradients = Gradients(network, setup)
-    assert gradients.chain is None
+    assert gradients.dense is None
     results = []
     for gradients.vectorised in (True, False):
         out_KD = torch.empty(K, network.dimension)
@@ -136,9 +136,9 @@ def test_layers_without_bias_and_of_more_dimensions() -> None:
         network.shapes = {name: parameter.shape for name, parameter in network.module.named_parameters()}
         network.segments = [slice(0, 20), slice(20, 50), slice(50, 53)]
         gradients = Gradients(network, setup)
-        assert gradients.chain is not None
+        assert gradients.dense is not None
         if way == "one by one":
-            gradients.chain, gradients.vectorised = None, False
+            gradients.dense, gradients.vectorised = None, False
         theta_D = torch.cat([parameter.flatten() for parameter in network.module.parameters()])
         out_KD = torch.full((K, 53), torch.nan)
         losses_K = gradients(theta_D, batch_of(data), out_KD, [0] * K, [{} for _ in range(K)])
@@ -246,3 +246,46 @@ def test_dropout_masks_follow_from_seed_worker_and_step() -> None:
     out_1D = torch.empty(1, plain.dimension)
     plain.step(theta_D, 4, out_1D)
     assert not torch.allclose(out_1D[0], found[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "shape"), [("empire-cnn", "cifar10", (3, 32, 32)), ("conv", "mnist", (1, 28, 28))]
+)
+def test_a_convolutional_chain_gives_each_workers_gradient(model: str, dataset: str, shape: tuple[int, ...]) -> None:
+    """As GPUs take it, here on a CPU: layer by layer for all workers, against one worker after the other."""
+    setup = Setup.model_validate(
+        {
+            "dataset": dataset,
+            "model": model,
+            "steps": 1,
+            "workers": 3,
+            "batch_size": 4,
+            "learning_rate": 0.1,
+            "l2": 1e-3,
+        }
+    )
+    network = Network(setup, shape, 10, torch.device("cpu"))
+    gradients = Gradients(network, setup)
+    assert gradients.chain is None  # on a CPU
+    generator = torch.Generator().manual_seed(5)
+    batch = Batch(torch.randn(12, *shape, generator=generator), torch.randint(10, (12,), generator=generator))
+    expected_KD, found_KD = torch.empty(3, network.dimension), torch.empty(3, network.dimension)
+    theta_D = network.initial_parameters()
+    expected_K = gradients(theta_D, batch, expected_KD, [0] * 3, [{}] * 3)
+    gradients.chain = chain_of(network.module, LAYERS)
+    assert gradients.chain is not None
+    found_K = gradients(theta_D, batch, found_KD, [0] * 3, [{}] * 3)
+    torch.testing.assert_close(found_K, expected_K)
+    torch.testing.assert_close(found_KD, expected_KD, rtol=1e-4, atol=1e-6)
+
+
+def test_convolutional_chains_are_of_plain_layers() -> None:
+    convolution = nn.Conv2d(1, 1, 3, padding=1)
+    assert chain_of(nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm2d(1)), LAYERS) is not None
+    for other in (
+        nn.Conv2d(1, 1, 3, padding="same"),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.BatchNorm2d(1, track_running_stats=False),
+        nn.ConvTranspose2d(1, 1, 3),
+    ):
+        assert chain_of(nn.Sequential(convolution, other), LAYERS) is None
