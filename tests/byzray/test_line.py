@@ -1,6 +1,7 @@
 """Searched attacks: every rule's shorter way to the harm against aggregating, and against waiting for a GPU."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +20,7 @@ from byzray.aggregators.base import SelectingAggregator
 from byzray.aggregators.distances import distances, norms
 from byzray.aggregators.line import Line
 from byzray.aggregators.order import order_statistics
-from byzray.attacks import Empire, EmpireStrict, Hidden, LineAttack, Little
+from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan
 
 VARIANTS: list[Any] = [
     "average",
@@ -247,24 +248,122 @@ def test_a_derived_rule_that_aggregates_as_its_base_keeps_it(monkeypatch: pytest
 
 # On a GPU
 
+FILLS = (torch.ops.aten.fill_, torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 
-class WithoutTheHost(TorchDispatchMode):
-    """Refuses tensors of the host's: to copy them to a GPU is to wait for it. Fake tensors refuse to be read."""
+
+class Waits(RuntimeError):
+    """The host would wait for the GPU."""
+
+
+class WithoutWaiting(TorchDispatchMode):
+    """Refuses, on fake tensors, what makes the host wait for a GPU: copies between the two, and masks, of which it has
+    to know how much they choose. Fake tensors themselves refuse to be read.
+
+    What happens on the host alone waits for nothing, nor does an operation to whose kernel the host passes a number.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        assert all(tensor.is_cuda for tensor in tensors), f"{func} of a tensor of the host's"
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        on_host = [tensor for tensor in tensors if not tensor.is_cuda]
+        fills = func.overloadpacket in FILLS
+        if func is torch.ops.aten.index_put_.default and any(t is not None and t.dtype is torch.bool for t in args[1]):
+            fills = not args[2].is_cuda  # a number of the host's
+            if not fills:
+                raise Waits(f"{func} with a mask")
+        # `where` copies a number of the host's; other kernels take it as an argument.
+        numbers = torch.Tag.pointwise in func.tags and func.overloadpacket is not torch.ops.aten.where
+        if 0 < len(on_host) < len(tensors) and not ((fills or numbers) and all(t.dim() == 0 for t in on_host)):
+            raise Waits(f"{func} of a tensor of the host's")
+        return result
+
+
+def waits(function: Callable[[], Any]) -> bool:
+    """Whether a function waits for a GPU: for a fake one and, where there is one, for a real one, which must agree."""
+    try:
+        with FakeTensorMode(), WithoutWaiting():
+            function()
+        found = False
+    except (Waits, DataDependentOutputException, DynamicOutputShapeException):
+        found = True
+    if torch.cuda.is_available():
+        assert waits_for_a_real_gpu(function) is found
+    return found
+
+
+def waits_for_a_real_gpu(function: Callable[[], Any]) -> bool:
+    function()  # once without: kernels are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        function()
+    except RuntimeError as error:
+        if "synchronizing CUDA operation" not in str(error):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def on_gpu() -> tuple[Tensor, Tensor]:
+    return torch.zeros(4, device="cuda"), torch.arange(2, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("expected", "statement"),
+    [
+        (True, "x.tolist()"),
+        (True, "x[0].item()"),
+        (True, "bool(x.any())"),
+        (True, "x[x > 0]"),
+        (True, "x[x > 0] = x[1]"),
+        (True, "x[i] = 0.5"),
+        (True, "x[0] = 0.5"),
+        (True, "x[[0, 1]] * 2"),
+        (True, "x[i[0]]"),
+        (True, "x.copy_(torch.zeros(4))"),
+        (True, "torch.zeros(4).to('cuda')"),
+        (True, "x.cpu()"),
+        (True, "torch.tensor([1.0, 2.0], device='cuda')"),
+        (True, "torch.where(x > 0, x, torch.tensor(0.0))"),
+        (False, "x[1:] = 0.5"),
+        (False, "x[0].fill_(0.5)"),
+        (False, "x[i] = x[1]"),
+        (False, "x[i[:1]][0]"),
+        (False, "x[x > 0] = 0.5"),
+        (False, "x.index_fill(0, i, 0.5)"),
+        (False, "x.masked_fill(x > 0, 0.5)"),
+        (False, "x * 2 + torch.tensor(0.5)"),
+        (False, "torch.where(x > 0, x, 0)"),
+        (False, "torch.tensor([1.0, 2.0]) * 2"),
+    ],
+)
+def test_what_waits_for_a_gpu(expected: bool, statement: str) -> None:
+    def run() -> None:
+        x, i = on_gpu()
+        exec(statement, {"torch": torch, "x": x, "i": i})
+
+    assert waits(run) is expected
 
 
 @ALL
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
-def test_nothing_waits_for_a_gpu(rule: Aggregator, attack: LineAttack) -> None:
-    with FakeTensorMode(), WithoutTheHost():
-        honest_HD = torch.empty(17, 40, device="cuda")
-        brief = attack.model_copy(update={"evaluations": 3})
-        if isinstance(rule, MinimumDiameter):
-            with pytest.raises(DataDependentOutputException):
-                brief(honest_HD, 4, rule, 4)
-        else:
-            assert brief(honest_HD, 4, rule, 4).is_cuda
+def test_a_searched_attack_waits_for_no_gpu(rule: Aggregator, attack: LineAttack) -> None:
+    """No number is made on the host for each evaluation and copied, and none is read back; minimum-diameter excepted,
+    which runs on the host."""
+    brief = attack.model_copy(update={"evaluations": 3})
+    expected = isinstance(rule, MinimumDiameter)
+    assert waits(lambda: brief(torch.ones(17, 40, device="cuda"), 4, rule, 4)) is expected
+
+
+@ALL
+def test_a_rule_waits_for_no_gpu(rule: Aggregator) -> None:
+    expected = isinstance(rule, MinimumDiameter)
+    assert waits(lambda: rule(torch.ones(21, 40, device="cuda"), 4)) is expected
+
+
+@pytest.mark.parametrize(
+    "attack", [Little(), Empire(), EmpireStrict(), Hidden(factor=1.0), AntiCge(), Nan()], ids=lambda attack: attack.name
+)
+def test_an_attack_waits_for_no_gpu(attack: Attack) -> None:
+    assert not waits(lambda: attack(torch.ones(17, 40, device="cuda"), 4, Average(), 4))
