@@ -342,9 +342,10 @@ def sweep(
             resources = Resources(cpus, gpus)
             if plan:
                 paces = planned.paces()
-                if measure:
-                    measure_kinds(planned, data_root(data), paces)
-                print_plan(planned, storage, resources, paces, out)
+                unmeasured = measure_kinds(planned, data_root(data), paces) if measure else None
+                print_plan(planned, storage, resources, paces, out, unmeasured)
+                if any(not isinstance(error, MissingData) for error in (unmeasured or {}).values()):
+                    raise typer.Exit(1)
                 return
             options = SweepOptions(
                 resources,

@@ -1,13 +1,10 @@
 """The pace of runs that were not computed yet, from a few steps of some of them."""
 
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from byzray.datasets import MissingData
-from byzray.mistakes import SetupError
 from byzray.simulation import LocalSimulation, load_data
 from sweeps.plan import Paces, Plan
 
@@ -15,24 +12,34 @@ from sweeps.plan import Paces, Plan
 SECONDS, STEPS = 2.0, 20
 
 
-def measure(plan: Plan, data: Path, paces: Paces) -> None:
+def measure(plan: Plan, data: Path, paces: Paces) -> dict[str, Exception]:
     """Take a few steps, in this process and on one thread, of a run of each kind of which nothing is known.
 
     Args:
         plan: the plan.
-        data: the folder that holds data sets; of those that are missing nothing is measured.
+        data: the folder that holds data sets.
         paces: gets the measurements.
+
+    Returns:
+        Why some setups could not be measured, by the name of the first run of each: data that are missing, or what a
+        rule, an attack or a model raised.
     """
+    failed: dict[str, Exception] = {}
+    tried: set[str] = set()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for run in plan.waiting:
-            if not paces.know(run.setup):
-                with suppress(MissingData, SetupError):
-                    simulation = LocalSimulation(run.setup, load_data(run.setup, data))
-                    paces.add(run.setup, _pace(simulation))
+            if paces.know(run.setup) or (kind := run.setup.changed(seed=1).digest()) in tried:
+                continue
+            tried.add(kind)
+            try:
+                paces.add(run.setup, _pace(LocalSimulation(run.setup, load_data(run.setup, data))))
+            except Exception as error:  # classes of the user's own may raise anything
+                failed[run.name] = error
     finally:
         torch.set_num_threads(threads)
+    return failed
 
 
 def _pace(simulation: LocalSimulation) -> float:

@@ -1,12 +1,15 @@
 """What a sweep would do, and what it did, in a few lines."""
 
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from byzray.datasets import MissingData
+from byzray.mistakes import SetupError
 from sweeps.plan import DONE, Paces, Plan
 from sweeps.search import look_at
 from sweeps.storage import Storage
@@ -15,8 +18,18 @@ from sweeps.trainable import Resources
 from sweeps.view import duration
 
 
-def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces, console: Console) -> None:
-    """What a sweep consists of, what is done, what would run and why, and how long that would take."""
+def print_plan(
+    plan: Plan,
+    storage: Storage,
+    resources: Resources,
+    paces: Paces,
+    console: Console,
+    unmeasured: Mapping[str, Exception] | None = None,
+) -> None:
+    """What a sweep consists of, what is done, what would run and why, and how long that would take.
+
+    After a measurement, `unmeasured` says why some setups could not be measured.
+    """
 
     def say(text: str) -> None:
         console.print(text, markup=False)
@@ -40,7 +53,9 @@ def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces,
     for state, why in WHY.items():
         if states[state]:
             say(f"  {states[state]} to run: {why}")
-    say(_estimate(plan, resources, paces))
+    say(_estimate(plan, resources, paces, measured=unmeasured is not None))
+    for line in _reasons(unmeasured or {}):
+        say(line)
 
 
 # Why a run would be computed, by its state.
@@ -60,7 +75,23 @@ def _counted(title: str, counts: Mapping[str, int]) -> Table:
     return table
 
 
-def _estimate(plan: Plan, resources: Resources, paces: Paces) -> str:
+def _reasons(unmeasured: Mapping[str, Exception]) -> Iterator[str]:
+    """A line for each reason why setups could not be measured, with the first run that it stopped."""
+    runs: dict[str, list[str]] = defaultdict(list)
+    for name, error in unmeasured.items():
+        if isinstance(error, SetupError):
+            reason = "; ".join(error.mistakes)
+        elif isinstance(error, MissingData):
+            reason = " ".join(str(error).split())
+        else:
+            reason = f"{type(error).__name__}: {error}"
+        runs[first_line(reason)].append(name)
+    for reason, (first, *others) in runs.items():
+        more = f" and {len(others)} more" if others else ""
+        yield f"not measured: {first}{more}: {reason}"
+
+
+def _estimate(plan: Plan, resources: Resources, paces: Paces, measured: bool) -> str:
     if not plan.waiting:
         return "nothing is left to run"
     # The actors of a fleet are counted as those of a single run, as they may share a small machine's CPUs.
@@ -68,6 +99,8 @@ def _estimate(plan: Plan, resources: Resources, paces: Paces) -> str:
     at_once = max(1, int((os.cpu_count() or 1) / (resources.cpus or 1))) if alone else 1
     seconds, unknown = plan.estimate(at_once, paces)
     if unknown == len(plan.waiting):
+        if measured:
+            return "no estimate: nothing could be measured"
         return (
             "no estimate: nothing like them was measured yet in this folder; --measure takes a few steps of each kind"
         )

@@ -1,6 +1,7 @@
 """`byzray sweep`, `byzray report` and `byzray list sweeps`: what they print, and their exit codes."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,9 @@ def test_a_sweep_from_plan_to_report(byzray: Byzray, tmp_path: Path) -> None:
     assert page.exists()
 
 
-def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, tmp_path: Path) -> None:
+@pytest.fixture
+def broken_rule(byzray: Byzray, tmp_path: Path) -> None:
+    """In tiny.yaml one of two rules raises an error."""
     (tmp_path / "broken_rules.py").write_text(
         "from byzray.aggregators import Aggregator\n\n\n"
         "class Broken(Aggregator):\n"
@@ -85,6 +88,32 @@ def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, tmp_pa
         "    def aggregate(self, gradients_ND, f):\n        raise ZeroDivisionError('no rule today')\n"
     )
     Path("tiny.yaml").write_text(TINY.replace("bulyan]", "'broken_rules:Broken']"))
+
+
+def test_a_plan_names_what_cannot_be_measured(byzray: Byzray, broken_rule: None) -> None:
+    code, out, err = byzray("sweep", "tiny.yaml", "--plan", "--measure", "--seeds", "1-2")
+    assert (code, err) == (1, "")
+    assert "tiny: 5 setups x 2 seeds = 10 runs" in out
+    assert "estimate from measured steps/s: 0:00:0" in out
+    *_, line = out.splitlines()
+    assert re.fullmatch(
+        r"not measured: \S+-Broken-little-f2-at-update-seed1-\S+ and 1 more: ZeroDivisionError: no rule today",
+        line,
+    )
+
+
+def test_a_plan_tells_what_data_are_missing(byzray: Byzray) -> None:
+    Path("tiny.yaml").write_text(TINY.replace("dataset: digits", "dataset: mnist"))
+    code, out, err = byzray("sweep", "tiny.yaml", "--plan", "--measure", "--data", "nowhere")
+    assert (code, err) == (0, "")
+    assert "3 to run: missing, never begun" in out
+    assert "no estimate: nothing could be measured" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("not measured: ")]
+    assert "and 2 more: " in line
+    assert "nowhere" in line
+
+
+def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, broken_rule: None) -> None:
     code, out, _ = byzray("sweep", "tiny.yaml", "--cpus", "1.75", "--retries", "0", "--only", "placement == 'worker'")
     assert code == 1
     assert "1 failed" in out
