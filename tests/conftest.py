@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 
+import byzray.report
 from byzray import Setup
 
 # Small tensors gain nothing from more.
@@ -20,6 +21,22 @@ torch.set_num_threads(1)
 
 # How long a node may take to join, in seconds.
 PATIENCE = 120.0
+
+SAVE_RUN_FIGURE = byzray.report.save_run_figure
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_figures() -> Iterator[None]:
+    """To draw a run's figure takes longer than most runs here; tests that look at it ask for `figures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(byzray.report, "save_run_figure", lambda result, folder: None)
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of runs are drawn, as always outside of tests."""
+    monkeypatch.setattr(byzray.report, "save_run_figure", SAVE_RUN_FIGURE)
 
 
 @pytest.fixture(scope="session")

@@ -40,12 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of the time of a finished run of twelve steps would be its figure's."""
-    monkeypatch.setattr("byzray.report.save_run_figure", lambda result, folder: None)
-
-
 def files(result: Result) -> dict[str, bytes]:
     """What must be the same, to the byte."""
     assert result.directory is not None

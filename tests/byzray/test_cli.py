@@ -75,7 +75,7 @@ def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_a_run_and_its_directory(byzray: Byzray, tmp_path: Path) -> None:
+def test_a_run_and_its_directory(byzray: Byzray, figures: None, tmp_path: Path) -> None:
     code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", "runs")
     assert code == 0
     (directory,) = (tmp_path / "runs").iterdir()
@@ -235,9 +235,10 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
     assert "npz" not in out
 
 
-# Some seconds of work, whose every kind of state has to survive an interruption.
+# Every kind of state that has to survive an interruption, and an attack that can be slowed down, without work, for long
+# enough to be interrupted.
 LONG = """
-steps: 1200
+steps: 160
 batch_size: 8
 learning_rate: {initial: 0.2, half_life: 50, every: 7}
 momentum: {beta: 0.9, nesterov: true, placement: worker}
@@ -245,17 +246,30 @@ clip: 2
 workers: 11
 byzantine: 3
 aggregator: {name: random-mixture, rules: [{rule: multi-krum}, {rule: median}]}
-attack: {name: empire, factor: searched}
-evaluation_interval: 20
+attack: {name: "slow_attack_of_cli:Slow", factor: searched}
+evaluation_interval: 10
 study: {past: 10}
 """
 
+SLOW = """
+import os, time
 
-def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp_path: Path) -> None:
+from byzray.attacks import Empire
+
+
+class Slow(Empire):
+    def __call__(self, *arguments):
+        time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))
+        return super().__call__(*arguments)
+"""
+
+
+def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, figures: None, tmp_path: Path) -> None:
     Path("setup.yaml").write_text(LONG)
+    Path("slow_attack_of_cli.py").write_text(SLOW)
     run = ["run", "setup.yaml", "--in-process", "--output"]
     # Rounding depends on the number of threads.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "SECONDS_A_STEP": "0.05"}
     command = [sys.executable, "-m", "byzray.cli", *run, "interrupted"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -275,14 +289,14 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
     step = status["step"]
     seconds = status.pop("seconds")
     assert status == {"state": "interrupted", "step": step}
-    assert 30 <= step < 1200
-    assert f"byzray: stopped at step {step} of 1200; the same command with --resume continues it" in err
+    assert 30 <= step < 160
+    assert f"byzray: stopped at step {step} of 160; the same command with --resume continues it" in err
     before = contents(directory)
 
     code, out, err = byzray(*run, "interrupted")
     assert (code, out) == (2, "")
     assert (
-        f"holds this run, interrupted at step {step} of 1200; resume it (--resume continues it from step {step})" in err
+        f"holds this run, interrupted at step {step} of 160; resume it (--resume continues it from step {step})" in err
     )
     assert contents(directory) == before
 
@@ -291,7 +305,7 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, tmp
     status = json.loads((directory / "status.json").read_text())
     assert status.pop("seconds") > seconds  # of both halves together
     assert set(status.pop("files")) == {"metrics.csv", "evaluations.csv", "parameters.npy"}
-    assert status == {"state": "finished", "step": 1200}
+    assert status == {"state": "finished", "step": 160}
     assert {path.name for path in directory.iterdir()} - {".lock"} == FILES
     # What was computed before the interruption was not computed again.
     assert before["metrics.csv"][1] == (directory / "metrics.csv").read_bytes()[: len(before["metrics.csv"][1])]
