@@ -7,14 +7,14 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from byzray import Setup, simulate
-from byzray.report import NothingToReport, write_report
+from byzray.report import NothingToReport, Report, write_report
 from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
 from byzray.report.collect import Run, collect
 from byzray.report.drawing import shortened, style_of
@@ -359,6 +359,33 @@ def sweep(computed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(computed, tmp_path / "sweep"))
 
 
+@pytest.fixture
+def unattacked_sweep(sweep: Path) -> Path:
+    """Of the sweep, only what has no attack."""
+    lines = [json.loads(line) for line in (sweep / "planned.jsonl").read_text().splitlines()]
+    (sweep / "planned.jsonl").write_text(
+        "".join(f"{json.dumps(one)}\n" for one in lines if one["setup"]["attack"] is None)
+    )
+    for path in (sweep / "runs").iterdir():
+        if "unattacked" not in path.name:
+            shutil.rmtree(path)
+    return sweep
+
+
+class Written(NamedTuple):
+    """A folder, and its report."""
+
+    folder: Path
+    report: Report
+
+
+@pytest.fixture(scope="module")
+def written(computed: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The report of the sweep as it was computed, not to be spoilt."""
+    folder = shutil.copytree(computed, tmp_path_factory.mktemp("written") / "sweep")
+    return Written(folder, write_report(folder))
+
+
 def run_directory(sweep: Path, *words: str) -> Path:
     (found,) = [path for path in (sweep / "runs").iterdir() if all(word in path.name for word in words)]
     return found
@@ -368,8 +395,8 @@ def states(sweep: Path) -> dict[str, str]:
     return {one.name: one.state for one in collect(sweep).runs}
 
 
-def test_best_accuracy_ratios_and_states_are_those_of_the_runs(sweep: Path) -> None:
-    write_report(sweep)
+def test_best_accuracy_ratios_and_states_are_those_of_the_runs(written: Written) -> None:
+    sweep = written.folder
     table = pd.read_csv(sweep / "report/runs.csv").set_index("run")
     path = run_directory(sweep, "median", "worker", "seed2")
     accuracies = pd.read_csv(path / "evaluations.csv")["accuracy"]
@@ -385,8 +412,8 @@ def test_best_accuracy_ratios_and_states_are_those_of_the_runs(sweep: Path) -> N
     np.testing.assert_allclose(mine["mean"], (ratios[0] + ratios[1]) / 2)
 
 
-def test_a_run_that_diverges_is_told_with_its_first_step(sweep: Path) -> None:
-    report = write_report(sweep)
+def test_a_run_that_diverges_is_told_with_its_first_step(written: Written) -> None:
+    sweep, report = written
     (diverged,) = [one for one in collect(sweep).runs if one.diverged_at is not None]
     assert diverged.diverged_at == 1  # the aggregate of step 0 made the parameters NaN
     assert f"diverged: {diverged.name}, at step 1" in report.summary
@@ -455,21 +482,20 @@ def test_stopped_run_counts_up_to_its_step(sweep: Path) -> None:
     path = run_directory(sweep, "median", "worker", "seed1")
     (path / "status.json").write_text('{"state": "stopped", "step": 6}')
     (path / "evaluations.csv").write_text("step,accuracy\n0,0.1\n3,0.2\n6,0.3\n9,0.9\n")
-    write_report(sweep)
-    table = pd.read_csv(sweep / "report/runs.csv").set_index("run")
-    assert table.loc[path.name, ["state", "step", "best_accuracy"]].tolist() == ["stopped", 6, 0.3]
-    pairs = pd.read_csv(sweep / "report/pairs.csv").set_index("worker_run")
-    assert pairs.loc[path.name, "decided"]
+    runs, pairs = tables(*collect(sweep).runs)
+    assert runs.set_index("run").loc[path.name, ["state", "step", "best_accuracy"]].tolist() == ["stopped", 6, 0.3]
+    assert pairs.set_index("worker_run").loc[path.name, "decided"]
 
 
-def test_failed_run_is_told_with_its_reason_and_log_which_are_escaped(sweep: Path) -> None:
-    path = run_directory(sweep, "median", "worker", "seed1")
+def test_failed_run_is_told_with_its_reason_and_log_which_are_escaped(unattacked_sweep: Path) -> None:
+    sweep = unattacked_sweep
+    path = run_directory(sweep, "seed1")
     (path / "status.json").write_text('{"state": "failed", "step": 3, "reason": "Oops: <script>alert(1)</script>"}')
     (path / "error.txt").write_text("".join(f"line {number} <b>\n" for number in range(100)))
     report = write_report(sweep)
     page = report.page.read_text()
     assert f"failed: {path.name}: Oops: <script>alert(1)</script>" in report.summary
-    assert report.states == {"finished": 10, "failed": 1, "missing": 1}
+    assert report.states == {"finished": 1, "failed": 1}
     assert "<script" not in page
     assert "Oops: &lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "line 99 &lt;b&gt;" in page
@@ -530,9 +556,7 @@ def test_runs_that_are_not_planned_are_told_and_left_out_of_the_claims(sweep: Pa
     # Without a plan nothing is foreign.
     (sweep / "planned.jsonl").unlink()
     (sweep / "sweep.json").unlink()
-    report = write_report(sweep)
-    assert {one.scope for one in report.judgements} == {"these 4 pairs"}
-    assert "not of this sweep" not in report.page.read_text() + report.summary[0]
+    assert collect(sweep).foreign == frozenset()
 
 
 def test_run_computed_elsewhere_than_planned_is_not_foreign(sweep: Path) -> None:
@@ -559,8 +583,7 @@ def test_without_a_plan_and_of_a_users_own_rule_that_is_not_there(sweep: Path) -
     for path in (sweep / "runs").iterdir():
         text = (path / "setup.yaml").read_text()
         (path / "setup.yaml").write_text(text.replace("trimmed-mean", "no_such_module:Trimmed"))
-    write_report(sweep)
-    table = pd.read_csv(sweep / "report/runs.csv")
+    table, _ = tables(*collect(sweep).runs)
     assert len(table) == 11
     assert table.loc[table["rule"] == "Trimmed", "bound"].isna().tolist() == [True] * 4
 
@@ -572,7 +595,10 @@ def test_plan_alone_is_reported(computed: Path, tmp_path: Path) -> None:
     assert report.states == {"missing": 12}
     assert {one.verdict for one in report.judgements} == {"not yet decidable"}
     assert [one.unknown for one in report.judgements] == [4, 4, 1760, 1760]
-    assert "12 planned and not begun" in report.page.read_text()
+    page = report.page.read_text()
+    assert "12 planned and not begun" in page
+    assert "They are tested here on other setups" not in page
+    assert "<h1>paper</h1>" in page
 
 
 def test_runs_without_study_or_test_accuracy(tmp_path: Path, small_setup: Setup) -> None:
@@ -590,8 +616,8 @@ def test_runs_without_study_or_test_accuracy(tmp_path: Path, small_setup: Setup)
 # Page and figures
 
 
-def test_page_needs_nothing_but_itself(sweep: Path) -> None:
-    page = write_report(sweep).page.read_text()
+def test_page_needs_nothing_but_itself(written: Written) -> None:
+    page = written.report.page.read_text()
     loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert loaded
     assert all(one.startswith(("#", "data:image/svg+xml,")) for one in loaded)
@@ -599,19 +625,6 @@ def test_page_needs_nothing_but_itself(sweep: Path) -> None:
     assert "url(" not in re.sub(r'src="[^"]*"', "", page)
     targets = set(re.findall(r'id="([^"]*)"', page))
     assert {one[1:] for one in loaded if one.startswith("#")} <= targets
-
-
-@pytest.fixture
-def unattacked_sweep(sweep: Path) -> Path:
-    """Of the sweep, only what has no attack."""
-    lines = [json.loads(line) for line in (sweep / "planned.jsonl").read_text().splitlines()]
-    (sweep / "planned.jsonl").write_text(
-        "".join(f"{json.dumps(one)}\n" for one in lines if one["setup"]["attack"] is None)
-    )
-    for path in (sweep / "runs").iterdir():
-        if "unattacked" not in path.name:
-            shutil.rmtree(path)
-    return sweep
 
 
 def test_page_of_a_sweep_without_any_attack(unattacked_sweep: Path) -> None:
@@ -646,16 +659,17 @@ def test_page_of_attacked_and_unattacked_panels_with_failed_and_missing_runs(swe
     assert RunDirectory.name(failed.changed(seed=7)) in page
 
 
-def test_directory_is_told_by_the_name_it_is_given(sweep: Path, tmp_path: Path) -> None:
+def test_directory_is_told_by_the_name_it_is_given(unattacked_sweep: Path, written: Written, tmp_path: Path) -> None:
+    sweep = unattacked_sweep
     report = write_report(sweep, "s3://bucket/mine/")
     told = "".join([*report.summary, report.page.read_text()])
     assert str(tmp_path) not in told
-    assert report.summary[0].startswith("s3://bucket/mine: 12 runs")
+    assert report.summary[0].startswith("s3://bucket/mine: 2 runs")
     assert report.summary[-1] == "page: s3://bucket/mine/report/index.html"
     assert report.page == sweep / "report/index.html"
     assert "<h1>mine</h1>" in told
     assert "Report of <code>s3://bucket/mine</code>" in told
-    assert write_report(sweep).summary[-1] == f"page: {sweep}/report/index.html"
+    assert written.report.summary[-1] == f"page: {written.folder}/report/index.html"
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):
         with pytest.raises(NothingToReport, match=r"^s3://bucket/x: ") as error:
@@ -663,23 +677,24 @@ def test_directory_is_told_by_the_name_it_is_given(sweep: Path, tmp_path: Path) 
         assert str(tmp_path) not in str(error.value)
 
 
-def test_page_says_that_the_setups_are_not_the_papers(sweep: Path) -> None:
-    assert "They are tested here on other setups" in write_report(sweep).page.read_text()
-    (sweep / "sweep.json").write_text('{"sweep": "paper"}')
-    page = write_report(sweep).page.read_text()
-    assert "They are tested here on other setups" not in page
-    assert "<h1>paper</h1>" in page
+def test_page_says_that_the_setups_are_not_the_papers(written: Written) -> None:
+    page = written.report.page.read_text()
+    assert "They are tested here on other setups" in page
+    assert {one.scope for one in written.report.judgements} == {"these 4 pairs"}
+    assert "not of this sweep" not in page + written.report.summary[0]
 
 
-def test_same_data_same_figures_and_an_earlier_report_is_replaced(sweep: Path) -> None:
-    report = write_report(sweep)
-    before = {path.name: path.read_bytes() for path in (sweep / "report/figures").iterdir()}
+def test_same_data_same_figures_and_an_earlier_report_is_replaced(written: Written, tmp_path: Path) -> None:
+    def figures(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / "report/figures").iterdir()}
+
+    before = figures(written.folder)
     assert {path.suffix for path in map(Path, before)} == {".png", ".svg"}
     assert {name.split("-")[0] for name in before} == {"curves", "ratios", "overview.png", "overview.svg"}
+    sweep = shutil.copytree(written.folder, tmp_path / "sweep")
     (sweep / "report/figures/left-over.svg").touch()
     report = write_report(sweep)
-    after = {path.name: path.read_bytes() for path in (sweep / "report/figures").iterdir()}
-    assert after == before
+    assert figures(sweep) == before
     assert report.page == sweep / "report/index.html"
     assert sorted(path.name for path in sweep.iterdir()) == ["planned.jsonl", "report", "runs"]
 
@@ -692,8 +707,8 @@ def test_folder_that_is_no_report_is_not_replaced(sweep: Path) -> None:
     assert (sweep / "report/mine.txt").read_text() == "precious"
 
 
-def test_tables_are_the_same_as_csv_and_as_parquet(sweep: Path) -> None:
-    write_report(sweep)
+def test_tables_are_the_same_as_csv_and_as_parquet(written: Written) -> None:
+    sweep = written.folder
     for name in ("runs", "pairs", "statistics", "curves"):
         text = pd.read_csv(sweep / f"report/{name}.csv", keep_default_na=False)
         table = pd.read_parquet(sweep / f"report/{name}.parquet")
