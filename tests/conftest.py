@@ -1,5 +1,6 @@
 """What tests share: one local Ray cluster and one fleet for the whole session, and more nodes where they are needed."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -63,6 +64,24 @@ def fleet(ray_cluster: str) -> Iterator["object"]:
 
     with Fleet("shared", split(3, 3), Actors(cpus_per_actor=0.1)) as started:
         yield started
+
+
+@pytest.fixture
+def without_privileges() -> Iterator[None]:
+    """Files that are closed to their owner are closed to root, too, as they are to other users."""
+    if os.geteuid():
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of Linux's capabilities, of this thread
+    before, without = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, before):
+        pytest.skip("needs a user who is not root: run the tests as one")
+    without[:] = before
+    without[0] = without[3] = 0  # those in effect; those permitted stay, to be taken up again
+    libc.capset(header, without)
+    yield
+    libc.capset(header, before)
 
 
 @pytest.fixture(scope="session")

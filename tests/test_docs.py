@@ -32,7 +32,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", ["command-line.md", "setup.md", "options.md", "metrics.md"])
 def test_reference_follows_from_the_code(page: str) -> None:
-    pytest.importorskip("griffe", reason="griffe, which reads docstrings, is not installed")
+    pytest.importorskip("griffe", reason="needs griffe: pip install mkdocstrings-python, which `make test` does")
     written = runpy.run_path(str(DOCS / "reference/generate.py"))["written"]
     assert TEXTS[f"reference/{page}"] == written(page), "the code has changed: make reference writes the page anew"
 
@@ -169,7 +169,7 @@ class Loaded(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make site` does but elsewhere."""
-    pytest.importorskip("zensical", reason="zensical, which builds the site, is not installed")
+    pytest.importorskip("zensical", reason="needs zensical: pip install zensical, which `make test` does")
     place = tmp_path_factory.mktemp("site")
     shutil.copytree(DOCS, place / "docs")
     shutil.copy(ROOT / "zensical.toml", place)
@@ -203,7 +203,7 @@ def test_links_into_the_site_hold(site: Path) -> None:
 
 def test_formulas_are_understood(site: Path) -> None:
     if shutil.which("node") is None:
-        pytest.skip("node, which runs KaTeX outside of a browser, is not installed")
+        pytest.skip("needs Node.js, to run KaTeX outside of a browser: apt-get install nodejs")
     formulas = [formula[2:-2] for page in PAGES for formula in Loaded((site / page).with_suffix(".html")).formulas]
     script = "const katex = require(process.argv[1]);"
     script += "JSON.parse(require('fs').readFileSync(0)).forEach(f => katex.renderToString(f, {strict: 'error'}))"
@@ -214,7 +214,7 @@ def test_formulas_are_understood(site: Path) -> None:
 
 
 def test_broken_links_fail_the_build(tmp_path: Path) -> None:
-    pytest.importorskip("zensical", reason="zensical, which builds the site, is not installed")
+    pytest.importorskip("zensical", reason="needs zensical: pip install zensical, which `make test` does")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/index.md").write_text("# Home\n\n[away](index.md#nowhere)\n")
     (tmp_path / "zensical.toml").write_text('[project]\nsite_name = "broken"\n')

@@ -110,7 +110,7 @@ def test_a_report_holds_a_contribution_and_what_workers_carry_along(moments: boo
         assert all(torch.equal(found[name], buffer) for name, buffer in buffers.items())
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="needs Linux")
+@pytest.mark.skipif(not AVAILABLE, reason="processes share memory this way on Linux alone")
 def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
     door = Door(60)
     entered: list[Near] = []
@@ -135,7 +135,7 @@ def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
     admitted[2].close()
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs: run the tests where they are")
 def test_actors_with_a_gpu_each_compute_what_one_process_computes(ray_cluster: str, small_setup: Setup) -> None:
     setup = small_setup.changed(device="cuda")
     with Fleet("gpus", split(5, 1), Actors(workers_per_actor=5, cpus_per_actor=0.1, gpus_per_actor=1.0)) as fleet:

@@ -25,7 +25,7 @@ time.time = lambda: true_time() + 120.0
 def odd(start_node: Callable[..., str], can_mount: bool, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Starts a node with another NumPy, GPUs that are none, and a clock that is ahead; and a folder it does not see."""
     if not can_mount:
-        pytest.skip("a node that sees other files needs the right to mount")
+        pytest.skip("starts a node that sees other files, which needs the right to mount: run the tests as root")
     folder = tmp_path_factory.mktemp("odd")
     packages, output = folder / "packages", folder / "output"
     information = packages / "numpy-1.0.0.dist-info"

@@ -25,7 +25,7 @@ class Second(NamedTuple):
 @pytest.fixture(scope="module")
 def second(start_node: Callable[..., str], can_mount: bool, tmp_path_factory: pytest.TempPathFactory) -> Second:
     if not can_mount:
-        pytest.skip("a node that sees other files needs the right to mount")
+        pytest.skip("starts a node that sees other files, which needs the right to mount: run the tests as root")
     folder = tmp_path_factory.mktemp("folders")
     below = folder / "below"
     places = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}

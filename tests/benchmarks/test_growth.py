@@ -39,7 +39,7 @@ def test_all_rules_are_measured() -> None:
             assert growth.mnist_setup(workers, workers // 4, rule).honest == workers - workers // 4
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which is there on Linux alone")
 def test_long_run() -> None:
     samples = growth.long_run(40, 20)["samples"]
     assert [step for step, _ in samples] == [20, 40]

@@ -432,7 +432,7 @@ def test_gradients_that_autograd_follows(rule: Aggregator) -> None:
     torch.testing.assert_close(rule(x.clone().requires_grad_(), 2).detach(), rule(x, 2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: run the tests where there is one")
 @ALL
 @DTYPES
 def test_cuda_agrees_with_the_cpu(rule: Aggregator, dtype: torch.dtype) -> None:

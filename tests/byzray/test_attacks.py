@@ -369,7 +369,7 @@ def test_a_field_of_any_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Holder.model_validate({"attack": "byzray.aggregators:Median"})
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: run the tests where there is one")
 @ALL
 def test_cuda_agrees_with_the_cpu(attack: Attack) -> None:
     honest_HD = normal(9, 12)

@@ -419,8 +419,8 @@ def test_command_line(arguments: list[str], expected: str, refused: Call, tmp_pa
     assert expected in refused(*arguments)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu(refused: Call, tmp_path: Path) -> None:
+def test_no_gpu(refused: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # wherever there is one
     (tmp_path / "setup.yaml").write_text(TINY)
     message = refused("run", "setup.yaml", "--in-process", "--set", "device=cuda")
     assert "device: got 'cuda', but PyTorch sees no GPU here; expected 'auto' or 'cpu'" in message
@@ -648,3 +648,10 @@ def test_any_override(text: str) -> None:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
             cli.main()
     assert stop.value.code in (0, 2), err.getvalue()
+
+
+def test_a_folder_without_permission(refused: Call, tmp_path: Path, without_privileges: None) -> None:
+    (tmp_path / "setup.yaml").write_text(TINY)
+    (tmp_path / "closed").mkdir(mode=0o500)
+    message = refused("run", "setup.yaml", "--in-process", "--output", "closed/out")
+    assert "Permission denied" in message

@@ -59,7 +59,10 @@ def expected_cases(directory: Path) -> int:
         pytest.param(
             Path(os.environ.get("BYZRAY_VECTORS", "")),
             id="full",
-            marks=pytest.mark.skipif(not os.environ.get("BYZRAY_VECTORS"), reason="BYZRAY_VECTORS is not set"),
+            marks=pytest.mark.skipif(
+                not os.environ.get("BYZRAY_VECTORS"),
+                reason="needs more vectors than the repository holds: set BYZRAY_VECTORS to their folder",
+            ),
         ),
     ],
 )

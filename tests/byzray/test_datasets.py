@@ -49,9 +49,9 @@ IDX = {
 def real(*names: str) -> Path:
     """The folder of the real data sets; the test is skipped unless all of `names` are in it."""
     if not (root := os.environ.get("BYZRAY_DATA")):
-        pytest.skip("set BYZRAY_DATA to the folder that holds the real data sets")
+        pytest.skip("needs the real data sets: set BYZRAY_DATA to the folder that holds them")
     if missing := [name for name in names if not (Path(root) / name).exists()]:
-        pytest.skip(f"BYZRAY_DATA holds no {', '.join(missing)}")
+        pytest.skip(f"needs the real data sets: BYZRAY_DATA holds no {', '.join(missing)}")
     return Path(root)
 
 

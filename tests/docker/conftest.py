@@ -16,10 +16,12 @@ IMAGE = "byzray:test"
 def engine() -> None:
     """Skips where no Docker engine can be reached."""
     if shutil.which("docker") is None:
-        pytest.skip("no Docker: the command `docker` is not there")
+        pytest.skip("needs a Docker engine, and the command `docker` to reach it")
     asked = subprocess.run(["docker", "info"], capture_output=True, text=True)
     if asked.returncode:
-        pytest.skip(f"no Docker engine: {(asked.stderr.strip() or asked.stdout.strip()).splitlines()[-1]}")
+        pytest.skip(
+            f"needs a Docker engine that runs: {(asked.stderr.strip() or asked.stdout.strip()).splitlines()[-1]}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def base(engine: None) -> str:
     assert name is not None
     known = subprocess.run(["docker", "image", "inspect", name[1]], capture_output=True)
     if known.returncode and subprocess.run(["docker", "pull", "--quiet", name[1]], capture_output=True).returncode:
-        pytest.skip(f"the base image {name[1]} is not on this machine, and cannot be pulled")
+        pytest.skip(f"needs the base image {name[1]}, which is not here and cannot be pulled")
     return name[1]
 
 

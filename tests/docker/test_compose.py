@@ -115,7 +115,7 @@ def compose(engine: None) -> list[str]:
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
             return command
-    pytest.skip("no compose: neither `docker compose` nor `docker-compose` is there")
+    pytest.skip("needs `docker compose` or `docker-compose`: install Docker's compose plugin")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def listeners() -> set[str]:
 @pytest.fixture(scope="module")
 def listening_before(engine: None) -> set[str]:
     if shutil.which("ss") is None:
-        pytest.skip("no `ss`; Debian's package iproute2 has it")
+        pytest.skip("needs `ss`: apt-get install iproute2")
     return listeners()
 
 
@@ -263,7 +263,7 @@ def test_prometheus_knows_all_nodes_and_what_the_runs_recorded(
     cluster: Cluster, undisturbed: tuple[Path, list[set[str]]]
 ) -> None:
     if not cluster.prometheus:
-        pytest.skip("no Prometheus: its image cannot be pulled, and there is no Debian package to make one from")
+        pytest.skip("needs Prometheus: neither its image nor Debian's package, to make one from, can be downloaded")
     up = cluster.query('up{job="ray"}')
     assert len({series["metric"]["instance"].partition(":")[0] for series in up}) == NODES
     assert {series["value"][1] for series in up} == {"1"}

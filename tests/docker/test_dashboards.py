@@ -43,7 +43,7 @@ WORDS = re.compile(r"\$(?:(\w+)|\{(\w+)(?::(\w+))?\})")
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    reason = f"no `{program}` on PATH; Debian's package prometheus has it"
+    reason = f"needs `{program}` on PATH: apt-get install prometheus"
     return pytest.mark.skipif(shutil.which(program) is None, reason=reason)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
+pty = pytest.importorskip("pty", reason="needs pseudo-terminals, which Windows has not")
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "guessing_game.py"
 spec = importlib.util.spec_from_file_location("guessing_game", SCRIPT)

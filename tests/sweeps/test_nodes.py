@@ -52,7 +52,7 @@ def far(
     start_node: Callable[..., str], can_mount: bool, small_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Far:
     if not can_mount:
-        pytest.skip("a node that sees other files needs the right to mount")
+        pytest.skip("starts a node that sees other files, which needs the right to mount: run the tests as root")
     data, hidden = (tmp_path_factory.mktemp(name) for name in ("data", "hidden"))
     shutil.copy(small_data, data / "small.npz")
     before = f"mount -t tmpfs none {data} && mount -t tmpfs none {hidden}"

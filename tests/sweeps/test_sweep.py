@@ -279,7 +279,7 @@ def test_early_stopping_stops_the_worse(folder: Folder) -> None:
 
 
 def test_optuna_searches_and_goes_on(folder: Folder) -> None:
-    pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    pytest.importorskip("optuna", reason="needs optuna: pip install optuna, which `make test` does")
     text = "seeds: 1-2\nsample: {count: %d, search: optuna, over: {learning_rate.initial: {loguniform: [0.01, 1]}}}\n"
     folder.write(text % 2)
     assert folder.run().finished == 4
@@ -347,7 +347,7 @@ SEARCH = "sample: {count: %d, search: optuna, over: {byzantine: {integer: [1, 5]
 
 
 def test_draws_that_are_no_valid_setups_are_passed_over(folder: Folder) -> None:
-    pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    pytest.importorskip("optuna", reason="needs optuna: pip install optuna, which `make test` does")
     folder.write(SEARCH % 4)  # n = 7 and multi-krum: 1 and 2 are valid
     search = load_sweep(str(folder.folder / "mine.yaml")).search
     assert search is not None
