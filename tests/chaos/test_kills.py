@@ -1,4 +1,4 @@
-"""A kill of each kind; `make chaos` has a hundred. Tests of actors/ kill worker actors."""
+"""A kill of each kind; `make chaos` has a hundred, tests of actors/ and sweeps/ have some for every day."""
 
 import random
 from collections.abc import Iterator
@@ -22,12 +22,8 @@ def stage(ray_cluster: str, tmp_path: Path) -> Iterator[Stage]:
     made.forget_fleets()
 
 
-LONG = pytest.mark.chaos  # and covered by the tests of actors/ and sweeps/
-
-
-@pytest.mark.parametrize(
-    "target", ["worker", *(pytest.param(name, marks=LONG) for name in ("raylet", "server", "driver", "trial"))]
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize("target", kills.TARGETS)
 def test_nothing_is_lost_and_no_bit_changes(stage: Stage, target: str) -> None:
     for _ in range(ATTEMPTS):
         (outcome,) = kills.TARGETS[target](stage, 1)

@@ -314,22 +314,30 @@ base:
   attack: little
   evaluation_interval: 100
 together:
-  - aggregator: [multi-krum, "failing_rule:Failing", median]
+  - aggregator: [multi-krum, "watched_rules:Failing", "watched_rules:Unhurried"]
     steps: [1000, 1000000, 1000000]
 reference: false
 """
 
 RULE = """
 import time
-from byzray.aggregators import Median
+from byzray.aggregators import Median, MultiKrum
 
 BEGAN = []
+
+
+class Unhurried(MultiKrum):
+    def aggregate(self, gradients_ND, f):
+        time.sleep(0.01)
+        return super().aggregate(gradients_ND, f)
+
 
 class Failing(Median):
     def aggregate(self, gradients_ND, f):
         BEGAN.append(time.monotonic())
         if BEGAN[-1] - BEGAN[0] > 6:
             raise ZeroDivisionError("the rule gave up")
+        time.sleep(0.01)
         return super().aggregate(gradients_ND, f)
 """
 
@@ -337,7 +345,7 @@ class Failing(Median):
 @pytest.fixture
 def sweep(ray_cluster: str, small_data: Path, tmp_path: Path) -> Iterator[Path]:
     """A sweep as a user runs it, which goes on until it is stopped; the folder of its runs."""
-    (tmp_path / "failing_rule.py").write_text(RULE)
+    (tmp_path / "watched_rules.py").write_text(RULE)
     (tmp_path / "watched.yaml").write_text(SWEEP % small_data)
     address = ray.get_runtime_context().gcs_address
     command = [
@@ -387,10 +395,13 @@ class WatchedRun(threading.Thread):
 
 @needs("prometheus")
 def test_every_query_gives_series_which_agree_with_the_files(
-    prometheus: Prometheus, sweep: Path, small_setup: Setup, tmp_path: Path
+    prometheus: Prometheus, sweep: Path, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     with Fleet("watched", split(5, 5), Actors(cpus_per_actor=0.1)) as fleet:
-        setup = small_setup.changed(steps=1_000_000, actors=fleet.layout_for(5).model_dump())
+        setup = small_setup.changed(
+            aggregator="watched_rules:Unhurried", steps=1_000_000, actors=fleet.layout_for(5).model_dump()
+        )
         name = RunDirectory.name(setup)
         viewers = [
             Viewer(prometheus, DASHBOARDS["sweep"], {"sweep": "$__all"}),

@@ -25,7 +25,7 @@ from byzray.aggregators import MultiKrum
 class SlowMultiKrum(MultiKrum):
     def aggregate(self, gradients_ND, f):
         if not Path(%r).exists():
-            time.sleep(0.004)
+            time.sleep(0.015)
         return super().aggregate(gradients_ND, f)
 """
 
@@ -51,7 +51,7 @@ WITHIN = 120.0  # seconds, far more than any wait takes
 class Sweep:
     """A sweep in a folder, run by processes of its own on the session's cluster, two runs at a time."""
 
-    def __init__(self, folder: Path, data: Path, steps: int = 2000) -> None:
+    def __init__(self, folder: Path, data: Path, steps: int = 800) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.file = folder / "mine.yaml"
@@ -189,7 +189,7 @@ def test_two_sweeps_at_once(tmp_path: Path, small_data: Path, ray_cluster: str) 
     sweeps = [Sweep(tmp_path / name, small_data) for name in ("one", "two")]
     sweeps[1].file.write_text(sweeps[1].file.read_text().replace("learning_rate: 0.1", "learning_rate: 0.2"))
     for sweep in sweeps:
-        text = sweep.file.read_text().replace("steps: 2000", "steps: 300").replace(", momentum.beta: [0.9, 0.5]", "")
+        text = sweep.file.read_text().replace("steps: 800", "steps: 300").replace(", momentum.beta: [0.9, 0.5]", "")
         sweep.file.write_text(text.replace("interruption_rules:SlowMultiKrum", "multi-krum"))
     for sweep, driver in [(sweep, sweep.start()) for sweep in sweeps]:
         log, _ = driver.communicate(timeout=WITHIN)
