@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,35 @@ def test_where_a_resumed_run_computed_before_stays_on_record(small_setup: Setup,
 def test_changing_the_byzantine_workers_changes_what_is_tolerated_only_where_it_followed(small_setup: Setup) -> None:
     assert small_setup.changed(byzantine=1).tolerated == 1
     assert small_setup.changed(tolerated=1).changed(byzantine=2).tolerated == 1
+
+
+# As docs/limits.md has it: the parent computes on several threads, and so does the child without what it says.
+FORKED = """
+import multiprocessing, sys, torch
+from byzray import load_setup, simulate
+
+setup = load_setup(sys.argv[1])
+
+def child():
+    if sys.argv[2] == "fork":
+        torch.set_num_threads(1)
+    simulate(setup)
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    simulate(setup)
+    process = multiprocessing.get_context(sys.argv[2]).Process(target=child)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.chaos  # two processes that load PyTorch, against a fault of PyTorch's
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_computes_as_the_limits_say(small_setup: Setup, tmp_path: Path, method: str) -> None:
+    (tmp_path / "setup.yaml").write_text(small_setup.yaml())
+    (tmp_path / "forked.py").write_text(FORKED)
+    command = [sys.executable, str(tmp_path / "forked.py"), str(tmp_path / "setup.yaml"), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
