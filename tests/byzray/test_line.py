@@ -360,7 +360,7 @@ def test_what_waits_for_a_gpu(gpu: str, expected: bool, statement: str) -> None:
 def test_a_searched_attack_waits_for_no_gpu(gpu: str, rule: Aggregator, attack: LineAttack) -> None:
     """No number is made on the host for each evaluation and copied, and none is read back; minimum-diameter excepted,
     which runs on the host."""
-    brief = attack.model_copy(update={"evaluations": 3})
+    brief = attack.model_copy(update={"evaluations": 2})
     expected = isinstance(rule, MinimumDiameter)
     assert waits(lambda: brief(torch.ones(17, 40, device=gpu), 4, rule, 4)) is expected
 
