@@ -128,9 +128,8 @@ def check_model(setup: Setup, data: Data) -> None:
     Raises:
         SetupError: it does not.
     """
-    reason = setup.model.check(data.shape, data.classes)
-    if reason is not None:
-        raise SetupError(setup.label(), [f"model: got {setup.model.describe()}, {reason}"])
+    if mistakes := setup.mistakes_on(data.shape, data.classes):
+        raise SetupError(setup.label(), mistakes)
 
 
 def data_root(given: str | Path | None = None) -> Path:

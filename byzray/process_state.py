@@ -1,0 +1,91 @@
+"""What a process holds that PyTorch and the random generators listen to: settings and global random states."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """PyTorch's settings as byzray computes with them; the caller's are put back in the end.
+
+    Gradients are recorded, inference mode, autocast and anomaly detection are off, new tensors are float32 and on the
+    CPU, and float32 products have their full precision. The default type and the precision belong to the process, so
+    other threads see them change; the rest belongs to this thread.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        if torch.get_default_dtype() != torch.float32:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        if torch.empty(0).device.type != "cpu":  # a device that is entered costs time in every call of PyTorch
+            stack.enter_context(torch.device("cpu"))
+        precision = _matmul_precision()
+        if precision not in (None, "highest"):
+            stack.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+        yield
+
+
+def _matmul_precision() -> str | None:
+    """None where it was set for single backends, by PyTorch's newer interface: it then stays as it is."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+class RandomStates(NamedTuple):
+    """The states of the global random generators: Python's, numpy's and PyTorch's on the CPU and, if asked for, on the
+    current GPU."""
+
+    python: object
+    numpy: tuple[object, ...]
+    torch: Tensor
+    gpu: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device | None = None) -> "RandomStates":
+        """The states at this moment; that of the GPU if `device` is one."""
+        gpu = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+        return cls(random.getstate(), np.random.get_state(), torch.random.get_rng_state(), gpu)  # noqa: NPY002
+
+    def moved(self, later: "RandomStates") -> list[str]:
+        """Which generators were used until `later`, by their names."""
+        kind, keys, *rest = self.numpy
+        later_kind, later_keys, *later_rest = later.numpy
+        numpy_moved = kind != later_kind or rest != later_rest or not np.array_equal(keys, later_keys)  # type: ignore[arg-type]
+        found = {
+            "PyTorch": not torch.equal(self.torch, later.torch)
+            or (self.gpu is not None and later.gpu is not None and not torch.equal(self.gpu, later.gpu)),
+            "numpy": numpy_moved,
+            "Python": self.python != later.python,
+        }
+        return [name for name, moved in found.items() if moved]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global random generators as a seed (63 bits) leaves them, for a network to be built; put back in the end."""
+    python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  it is the global state that is used
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            torch.manual_seed(seed)
+            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
+            random.seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
