@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,12 +47,11 @@ def _matmul_precision() -> str | None:
 
 
 class RandomStates(NamedTuple):
-    """The states of the global random generators: Python's, numpy's and PyTorch's on the CPU and, if asked for, on the
-    current GPU."""
+    """The states of the global random generators of Python, numpy and PyTorch, of the latter also that of a GPU."""
 
     python: object
-    numpy: tuple[object, ...]
-    torch: Tensor
+    of_numpy: Any
+    cpu: Tensor
     gpu: Tensor | None
 
     @classmethod
@@ -62,15 +61,12 @@ class RandomStates(NamedTuple):
         return cls(random.getstate(), np.random.get_state(), torch.random.get_rng_state(), gpu)  # noqa: NPY002
 
     def moved(self, later: "RandomStates") -> list[str]:
-        """Which generators were used until `later`, by their names."""
-        kind, keys, *rest = self.numpy
-        later_kind, later_keys, *later_rest = later.numpy
-        numpy_moved = kind != later_kind or rest != later_rest or not np.array_equal(keys, later_keys)  # type: ignore[arg-type]
+        """Whose generators were used until `later`."""
+        pytorch = [(self.cpu, later.cpu), (self.gpu, later.gpu)]
         found = {
-            "PyTorch": not torch.equal(self.torch, later.torch)
-            or (self.gpu is not None and later.gpu is not None and not torch.equal(self.gpu, later.gpu)),
-            "numpy": numpy_moved,
             "Python": self.python != later.python,
+            "numpy": not all(map(np.array_equal, self.of_numpy, later.of_numpy)),
+            "PyTorch": not all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pytorch),
         }
         return [name for name, moved in found.items() if moved]
 

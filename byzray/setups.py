@@ -32,7 +32,7 @@ from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
-from byzray.models.trial import Problem, problem
+from byzray.models.trial import problem
 from byzray.options import Registry
 from byzray.yaml import read_yaml, write_yaml
 

@@ -78,7 +78,7 @@ class LocalSimulation:
         return self.server.diverged
 
     def take_events(self) -> list[str]:
-        return []
+        return self.server.contract.take_warnings()
 
     def take_timings(self) -> Timings:
         of_server, of_cohort = self.server.watch.take(), self.cohort.watch.take()

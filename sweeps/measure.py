@@ -8,6 +8,7 @@ import torch
 
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError
+from byzray.process_state import own_settings
 from byzray.simulation import LocalSimulation, load_data
 from sweeps.plan import Paces, Plan
 
@@ -28,7 +29,7 @@ def measure(plan: Plan, data: Path, paces: Paces) -> None:
     try:
         for run in plan.waiting:
             if not paces.know(run.setup):
-                with suppress(MissingData, SetupError):
+                with suppress(MissingData, SetupError), own_settings():
                     simulation = LocalSimulation(run.setup, load_data(run.setup, data))
                     paces.add(run.setup, _pace(simulation))
     finally:

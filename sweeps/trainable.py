@@ -25,6 +25,7 @@ from byzray.datasets import Data, Dataset
 from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
 from byzray.mistakes import Failure
+from byzray.process_state import own_settings
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
@@ -223,7 +224,8 @@ class RunTrainable(tune.Trainable):
         began = time.monotonic()
         try:
             while True:
-                self.last = next(self.updates)
+                with own_settings():
+                    self.last = next(self.updates)
                 self._show(self.last)
                 if not self.last.ended and time.monotonic() - began >= self.job.report_seconds:
                     break

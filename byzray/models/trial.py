@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from byzray.models.base import Model
 from byzray.models.vision import WithoutMemory
-from byzray.process_state import own_settings, seeded
+from byzray.process_state import RandomStates, own_settings, seeded
 
 # How far the log-sum-exp of log-probabilities may be from 0, in bfloat16 say.
 ROUNDING = 0.05
@@ -97,17 +97,21 @@ def _try(model: Model, shape: tuple[int, ...], classes: int, loss: str, single: 
     passed: list[Tensor] = []
     failures: list[Exception] = []
     for x in (torch.zeros(2, *shape), 3 * torch.randn(2, *shape)):
+        before = RandomStates.now()
         try:
             found = _output(module.eval(), parameters, x)
         except Exception as error:  # the user's code may raise anything
             failures.append(error)
         else:
+            if drawn := before.moved(RandomStates.now()):
+                raise _Unfit(f"expected a network without randomness in evaluation mode, got draws from {drawn[0]}")
             _check_values(_checked_output(found, outputs), loss)
             passed.append(x)
     if not passed:
         raise _Unfit(f"its network fails on examples of shape {shape}: {_said(failures[0])}") from failures[0]
     x = passed[0]
     module.train(model.training)
+    before = RandomStates.now()
     try:
         mode = "training" if model.training else "evaluation"
         found = _checked_output(_output(module, parameters, x), outputs)
@@ -119,6 +123,8 @@ def _try(model: Model, shape: tuple[int, ...], classes: int, loss: str, single: 
         raise
     except Exception as error:
         raise _Unfit(f"its network fails in {mode} mode: {_said(error)}") from error
+    if drawn := [name for name in before.moved(RandomStates.now()) if name != "PyTorch"]:
+        raise _Unfit(f"expected a network that draws from PyTorch alone, which is seeded, got draws from {drawn[0]}")
     if any(gradient is not None and gradient.layout != torch.strided for gradient in gradients):
         raise _Unfit("expected dense gradients, got sparse ones, see the option `sparse` of nn.Embedding")
     return _single_example(lambda size: _output(module, parameters, x[:size])) if single else None
@@ -176,8 +182,8 @@ def _check_values(output: Tensor, loss: str) -> None:
         wrong = sums[sums.isfinite() & (sums.abs() > ROUNDING)]
         if len(wrong):
             raise _Unfit(
-                f"expected log-probabilities, as loss is nll, got outputs whose log-sum-exp is {wrong[0]:.3g}, not 0: end "
-                'the network with nn.LogSoftmax(dim=1), or let `output` return "scores" and set loss: cross-entropy'
+                f"expected log-probabilities, as loss is nll, got outputs whose log-sum-exp is {wrong[0]:.3g}, not 0: "
+                'end the network with nn.LogSoftmax(dim=1), or let `output` return "scores" and set loss: cross-entropy'
             )
     elif loss == "bce":
         wrong = output[(output < 0) | (output > 1)]

@@ -295,7 +295,7 @@ def test_a_network_is_tried_once_and_leaves_the_random_states_alone() -> None:
 
         def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
             built.append(self.width)
-            np.random.rand()
+            np.random.rand()  # noqa: NPY002
             random.random()
             return layers(nn.LogSoftmax(dim=1))
 
@@ -312,7 +312,7 @@ def test_whatever_generator_a_network_draws_from_its_values_follow_from_the_seed
     def from_numpy() -> nn.Module:
         made = layers(nn.LogSoftmax(dim=1))
         nn.init.constant_(made[1].bias, random.random())
-        made[1].weight.data.copy_(torch.from_numpy(np.random.normal(size=(8, 64))))
+        made[1].weight.data.copy_(torch.from_numpy(np.random.normal(size=(8, 64))))  # noqa: NPY002
         return made
 
     made = model(from_numpy)
@@ -368,7 +368,7 @@ def test_what_the_data_alone_tell_is_told_before_a_run_begins(small_data: Path, 
     """A data set in a file has a shape only when it was read."""
     made = model(lambda: layers(inputs=5, outputs=2))
     setup = own(made, dataset={"name": "npz", "path": str(small_data)})
-    with pytest.raises(SetupError, match="model: got .* expected log-probabilities, as loss is nll"):
+    with pytest.raises(SetupError, match=r"model: got .* expected log-probabilities, as loss is nll"):
         simulate(setup, output=tmp_path)
     assert not list(tmp_path.iterdir())
     assert math.isfinite(
