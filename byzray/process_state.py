@@ -12,30 +12,36 @@ from torch import Tensor
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """PyTorch's settings as byzray computes with them; the caller's are put back in the end.
+    """PyTorch's settings as byzray computes with them; the caller's are put back, whatever is set meanwhile.
 
     Gradients are recorded, inference mode, autocast and anomaly detection are off, new tensors are float32 and on the
     CPU, and float32 products have their full precision. The default type and the precision belong to the process, so
     other threads see them change; the rest belongs to this thread.
     """
+    device, dtype, precision = torch.empty(0).device, torch.get_default_dtype(), _matmul_precision()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        if torch.is_anomaly_enabled():
-            stack.enter_context(torch.autograd.set_detect_anomaly(False))
-        if torch.get_default_dtype() != torch.float32:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(torch.float32)
-        if torch.empty(0).device.type != "cpu":  # a device that is entered costs time in every call of PyTorch
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.is_autocast_enabled("cuda"):
+            stack.enter_context(torch.autocast("cuda", enabled=False))
+        stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        if device.type == "cpu":
+            stack.callback(_reset_device)
+        else:
             stack.enter_context(torch.device("cpu"))
-        precision = _matmul_precision()
-        if precision not in (None, "highest"):
+        if precision is not None:
             stack.callback(torch.set_float32_matmul_precision, precision)
             torch.set_float32_matmul_precision("highest")
         yield
+
+
+def _reset_device() -> None:
+    """New tensors are on the CPU again. Said with a device, it would cost time in every later call of PyTorch."""
+    if torch.empty(0).device.type != "cpu":
+        torch.set_default_device(None)
 
 
 def _matmul_precision() -> str | None:
