@@ -1,5 +1,6 @@
 """A run on a fleet of actors."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -318,7 +319,11 @@ def simulate(
 
     def show(update: Update) -> bool | None:
         monitors[0].show(update)
-        return None if progress is None else progress(update)
+        if progress is not None:
+            return progress(update)
+        for event in update.events:
+            warnings.warn(event, stacklevel=4)  # where the user called simulate
+        return None
 
     try:
         files = fingerprints(setup, data_root(data))

@@ -150,6 +150,8 @@ def simulate(
 ) -> Result:
     """Run a setup in this process.
 
+    It computes with PyTorch's settings of its own, see :func:`byzray.process_state.own_settings`.
+
     Args:
         setup: the setup; its layout on actors is ignored.
         seed: replaces the setup's seed.
@@ -158,7 +160,8 @@ def simulate(
         download: whether a missing data set may be downloaded.
         resume: whether to continue an interrupted run that lies in `output`.
         checkpoints: how often to save a state to continue from.
-        progress: called after each stretch of steps.
+        progress: called after each stretch of steps. Without it, what the user should know of the run, such as a rule
+            that draws random numbers which are not seeded, is shown as Python's warnings.
 
     Returns:
         metrics, evaluations and final parameters.

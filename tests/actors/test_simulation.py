@@ -197,7 +197,8 @@ def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet
 ) -> None:
     (tmp_path / "broken_model.py").write_text(
         "from torch import nn\n\nfrom byzray.models import MLP\n\n\nclass Raising(nn.Module):\n"
-        "    def forward(self, x):\n        raise ArithmeticError('no model today')\n\n\n"
+        "    def forward(self, x):\n        if len(x) != 4:\n            return x\n"  # the batch of a worker alone
+        "        raise ArithmeticError('no model today')\n\n\n"
         "class Broken(MLP):\n    vectorised = False\n\n"
         "    def build(self, shape, classes):\n        return nn.Sequential(super().build(shape, classes), Raising())\n"
     )
