@@ -186,12 +186,12 @@ def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path
         f"dataset: {{name: npz, path: {tmp_path}/rgb.npz}}\nbatch_size: 1\nloss: cross-entropy\n"
         "model: {name: torchvision, architecture: resnet18, training: true}\n"
     )
-    code, out, err = byzray("show", tmp_path / "rgb.yaml")
+    code, out, err = byzray("show", "rgb.yaml")
     assert (code, out) == (2, "")
     assert (
         "batch_size: got 1, expected at least 2, as the network fails on a single example: ValueError: Expected" in err
     )
-    code, out, _ = byzray("show", tmp_path / "rgb.yaml", "--set", "batch_size=2", "--set", "dataset.path=nowhere.npz")
+    code, out, _ = byzray("show", "rgb.yaml", "--set", "batch_size=2", "--set", "dataset.path=nowhere.npz")
     assert code == 0
     assert out.rstrip().endswith("# the data set is not here, so it was not checked whether the model fits it")
 
