@@ -15,6 +15,7 @@ from actors.near import AVAILABLE, PeerLost
 from actors.publishing import Beacon
 from byzray.devices import keep_freed_memory
 from byzray.mistakes import SetupError, lines
+from byzray.process_state import own_settings
 from byzray.setups import Setup
 
 
@@ -70,9 +71,13 @@ class Member:
 
     @contextmanager
     def leaving_on_failure(self) -> Iterator[None]:
-        """Leave the group if the block fails, so that the others do not wait for this actor in vain."""
+        """Leave the group if the block fails, so that the others do not wait for this actor in vain.
+
+        PyTorch's settings are byzray's own meanwhile.
+        """
         try:
-            yield
+            with own_settings():
+                yield
         except BaseException:
             self.group.leave()
             raise
@@ -86,6 +91,7 @@ def resolve(description: dict[str, Any], import_paths: list[str]) -> Setup:
     """
     sys.path.extend(path for path in import_paths if path not in sys.path)
     try:
-        return Setup.model_validate(description)
+        with own_settings():  # what the user's modules set when they are imported does not outlast it
+            return Setup.model_validate(description)
     except ValidationError as error:
         raise SetupError("in an actor", lines(error)) from None

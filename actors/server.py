@@ -25,12 +25,14 @@ class Stretch(NamedTuple):
         step: how many steps have been taken in all.
         diverged: where and why the parameters became non-finite, if they did.
         spent: the seconds of each phase since the last time this was asked for.
+        warnings: of the rule or the attack.
     """
 
     rows: NDArray[np.float64]
     step: int
     diverged: Divergence | None
     spent: dict[str, float]
+    warnings: list[str]
 
 
 class Rescued(NamedTuple):
@@ -79,6 +81,7 @@ class ServerActor(Member):
             server = Server(setup, data, self.device, parameters)
             self.channel = ServerChannel(self.group, server, cohorts)
             self._rows = server.take_rows()
+            self._warnings: list[str] = []
             self.light(Beacon(tags, "server"))
             self.prepared = server
             return server.columns()
@@ -88,7 +91,7 @@ class ServerActor(Member):
         with self.leaving_on_failure():
             server = self.server
             channel = self.channel
-            self._rows = server.take_rows()  # none
+            self._rows, self._warnings = server.take_rows(), []  # no rows
             if server.step_number < stop:
                 self._send()
             while server.step_number < stop and not server.halted:
@@ -116,7 +119,10 @@ class ServerActor(Member):
     def _stretch(self) -> Stretch:
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
-        return Stretch(self._rows, self.server.step_number, self.server.diverged, self.server.watch.take())
+        self._warnings += self.server.contract.take_warnings()
+        return Stretch(
+            self._rows, self.server.step_number, self.server.diverged, self.server.watch.take(), self._warnings
+        )
 
     def rescue(self) -> Rescued | None:
         """What the run can go on from after a worker was lost; none if this actor itself was, and is back."""

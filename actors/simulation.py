@@ -1,5 +1,6 @@
 """A run on a fleet of actors."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
+from byzray.mistakes import SetupError
 from byzray.phases import Timings
 from byzray.recording import CheckpointInterval, Progress, StateLost, Update, record
 from byzray.results import Result
@@ -128,6 +130,7 @@ class FleetSimulation:
     def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
         self.step_number = stretch.step
         self.diverged = self.diverged or stretch.diverged
+        self._story += stretch.warnings
         return stretch.rows
 
     def _recover(self, loss: ActorLost) -> NDArray[np.float64]:
@@ -250,6 +253,23 @@ class FleetSimulation:
         return {**self._environment, "actors": self.fleet.places}
 
 
+def expect_importable(setup: Setup) -> None:
+    """Check that actors, which import the user's own classes by their names, can do so.
+
+    Raises:
+        SetupError: a class stands in the script that is run, in a notebook, or in a function.
+    """
+    own = {field: getattr(setup, field) for field in ("dataset", "model", "aggregator", "attack")}
+    mistakes = [
+        f"{field}: got {option.reference()!r}, expected a class in a module, as every actor imports it by its name: "
+        "put it into a file beside this one"
+        for field, option in own.items()
+        if option is not None and (option.reference().startswith("__main__:") or "<locals>" in option.reference())
+    ]
+    if mistakes:
+        raise SetupError(setup.label(), mistakes)
+
+
 def simulate(
     setup: Setup,
     seed: int | None = None,
@@ -279,11 +299,13 @@ def simulate(
         The same as :func:`byzray.simulate`.
 
     Raises:
+        SetupError: a class of the user's own cannot be imported by actors.
         actors.FleetError: the cluster has no room, or actors were lost for good.
         Exception: whatever :func:`byzray.simulate` raises.
     """
     layout = fleet.layout_for(setup.honest) if fleet is not None else setup.actors or Actors()
     setup = setup.changed(actors=layout.model_dump(), seed=setup.seed if seed is None else seed)
+    expect_importable(setup)
     own: list[Fleet] = []
     monitors: list[Monitor] = []
 
@@ -297,7 +319,11 @@ def simulate(
 
     def show(update: Update) -> bool | None:
         monitors[0].show(update)
-        return None if progress is None else progress(update)
+        if progress is not None:
+            return progress(update)
+        for event in update.events:
+            warnings.warn(event, stacklevel=4)  # where the user called simulate
+        return None
 
     try:
         files = fingerprints(setup, data_root(data))

@@ -263,6 +263,7 @@ class Pace:
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     """Print a setup resolved, with its rule's validity and variance-norm bound."""
     setup = read_setup(setup_file, overrides)
+    untried = _untried(setup)
     out.print(setup.yaml().rstrip(), markup=False)
     n, f = setup.workers, setup.tolerated
     out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
@@ -273,6 +274,25 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
         bound = rule.bound(n, f)
         proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
         out.print(f"# {rule.label()}: valid for these n and f; {proven}")
+    if untried:
+        out.print(f"# {untried}", markup=False)
+
+
+def _untried(setup: Setup) -> str | None:
+    """Why the model was not tried on the data set, where that tells its shape only when it is read.
+
+    Raises:
+        SetupError: they do not fit.
+    """
+    from byzray.simulation import load_data
+
+    if setup.dataset.shape is not None:
+        return None
+    try:
+        load_data(setup)
+    except MissingData:
+        return "the data set is not here, so it was not checked whether the model fits it"
+    return None
 
 
 def _directory_name(setup: Setup) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import linecache
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -9,13 +10,14 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
 
 from byzray.aggregators import RandomMixture
 from byzray.datasets import Dataset, MissingData, Npz
-from byzray.options import Options
+from byzray.options import Options, own_functions
 from byzray.setups import Setup
 
 Environment = dict[str, Any]
@@ -67,12 +69,14 @@ def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
 
 
 def source_digests(setup: Setup) -> dict[str, str]:
-    """The SHA-256 of each file that defines a class of the user's own."""
+    """The SHA-256 of each file that defines a class of the user's own, or of what was typed to define it."""
     options: list[Options | None] = [setup.dataset, setup.model, setup.aggregator, setup.attack]
     if isinstance(setup.aggregator, RandomMixture):
         options += [component.rule for component in setup.aggregator.rules]
-    files = [_source(type(one)) for one in options if one is not None and not one.is_builtin()]
-    return _digests([file for file in files if file is not None])
+    classes = [type(one) for one in options if one is not None and not one.is_builtin()]
+    files = {cls: _source(cls) for cls in classes}
+    typed = {cls.__qualname__: _typed_digest(cls) for cls, file in files.items() if file is None}
+    return _digests(file for file in files.values() if file is not None) | typed
 
 
 def file_digests(dataset: Dataset, root: Path) -> dict[str, str]:
@@ -97,12 +101,28 @@ def _digests(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _source(cls: type[Options]) -> Path | None:
-    """The file of a class; none if it was typed into an interpreter."""
+    """The file of a class; none if it was typed into an interpreter or a cell of a notebook."""
     try:
         found = inspect.getsourcefile(cls)
-    except TypeError:
+    except (TypeError, OSError):  # the module has no file
         return None
     return Path(found) if found is not None and Path(found).is_file() else None
+
+
+def _typed_digest(cls: type[Options]) -> str:
+    """The SHA-256 of the cells that define a class's functions; where Python does not keep them, of their code."""
+    digest = hashlib.sha256()
+    for function in own_functions(cls):
+        cell = linecache.getlines(function.__code__.co_filename)
+        digest.update("".join(cell).encode() if cell else _instructions(function.__code__))
+    return digest.hexdigest()
+
+
+def _instructions(code: CodeType) -> bytes:
+    """What compiled code does, whatever line it stood on."""
+    parts = [code.co_code, repr((code.co_names, code.co_varnames)).encode()]
+    parts += [_instructions(one) if isinstance(one, CodeType) else repr(one).encode() for one in code.co_consts]
+    return b"\0".join(parts)
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from byzray.devices import deterministic_convolutions
 from byzray.layers import DENSE, LAYERS, chain_of
+from byzray.models.trial import build, trainable
 from byzray.randomness import key
 from byzray.sampling import Batch
 from byzray.setups import Setup
@@ -22,7 +23,9 @@ EXAMPLES_AT_ONCE = 2048
 
 
 class Network:
-    """A model as a function of its flat parameter vector.
+    """A model as a function of the flat vector of its trainable parameters, in the order of `named_parameters`.
+
+    Parameters that require no gradient stay as they were built, and are no coordinates.
 
     Args:
         setup: what the model and its loss are.
@@ -31,20 +34,21 @@ class Network:
         device: where it computes.
 
     Attributes:
-        dimension: D, the number of parameters.
-        module: the PyTorch module; its own parameters are never used.
+        dimension: D, the number of trainable parameters, tied ones counted once.
+        module: the PyTorch module; of its own parameters only the frozen ones are used.
+        frozen: whether there are any.
     """
 
     def __init__(self, setup: Setup, shape: tuple[int, ...], classes: int, device: torch.device) -> None:
         self.model = setup.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(setup.seed, "parameters"))
-            module = setup.model.build(shape, classes)
-        initial = [parameter.detach().flatten() for parameter in module.parameters()]
+        module = build(setup.model, shape, classes, key(setup.seed, "parameters"))
+        trained = trainable(module)
+        initial = [parameter.detach().flatten() for parameter in trained.values()]
         self._initial_D = torch.cat(initial)
+        self.frozen = len(trained) < len(list(module.parameters()))
         self.module = module.to(device).requires_grad_(False)
         self.device = device
-        self.shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        self.shapes = {name: parameter.shape for name, parameter in trained.items()}
         ends = torch.tensor([0, *(part.numel() for part in initial)]).cumsum(0).tolist()
         self.segments = [slice(*ends) for ends in pairwise(ends)]
         self.dimension: int = ends[-1]
@@ -52,7 +56,7 @@ class Network:
         self.criterion = _criterion(setup.loss, self.single, classes)
 
     def initial_parameters(self) -> Tensor:
-        """The (D,) parameters that PyTorch's default initialisation gives for the setup's seed."""
+        """The (D,) trainable parameters that PyTorch's default initialisation gives for the setup's seed."""
         return self._initial_D.to(self.device, copy=True)
 
     def buffers(self) -> dict[str, Tensor]:
@@ -129,8 +133,10 @@ class Gradients:
         self.training = setup.model.training
         self.vectorised = setup.model.vectorised and not self.training
         on_gpu = network.device.type == "cuda"
-        self.dense = chain_of(network.module, DENSE) if setup.model.dense else None
-        chained = setup.model.chained and on_gpu and not self.training
+        # A chain takes its parameters from theta, one layer after the other.
+        dense = setup.model.dense and not network.frozen
+        self.dense = chain_of(network.module, DENSE) if dense else None
+        chained = setup.model.chained and on_gpu and not self.training and not network.frozen
         self.chain = chain_of(network.module, LAYERS) if chained else None
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class Failure(Exception):
     """Something that the user should know failed, for no mistake in the code; the message says all there is to say."""
 
 
+class BrokenContract(Failure, ValueError):
+    """A rule or an attack of the user's own did what none must do; the message names it."""
+
+
 class SetupError(Exception):
     """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected.
 

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
 from operator import attrgetter
+from types import FunctionType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +41,19 @@ class Options(BaseModel):
     def describe(self) -> dict[str, Any]:
         """The complete options as plain data, as a setup file writes them."""
         return {"name": self.reference(), **self.model_dump(mode="json")}
+
+
+def own_functions(cls: type[Options]) -> list[FunctionType]:
+    """The functions that a class defines itself, or inherits from classes of the user's own: methods, properties and
+    validators."""
+    found = []
+    for base in cls.__mro__:
+        if issubclass(base, Options) and not base.is_builtin():
+            for value in vars(base).values():
+                value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if isinstance(value, FunctionType) and value.__module__ == base.__module__:
+                    found.append(value)
+    return found
 
 
 T = TypeVar("T", bound=Options)

@@ -3,6 +3,7 @@
 import math
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from byzray.environment import Environment
 from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
 from byzray.phases import Timings
+from byzray.process_state import own_settings
 from byzray.results import EVALUATION_COLUMNS, FAULT_COLUMNS, Result, RunDirectory, RunExists
 from byzray.setups import Setup
 from byzray.table import Table
@@ -174,7 +176,7 @@ def record(
 
     Args:
         setup, start, fingerprints, output, resume, checkpoints: see :func:`recorded`.
-        progress: see :data:`Progress`.
+        progress: see :data:`Progress`; without it, events are shown as Python's warnings.
 
     Raises:
         Interrupted: `progress` asked for it.
@@ -184,9 +186,13 @@ def record(
     updates = recorded(setup, start, fingerprints=fingerprints, **options)
     while True:
         try:
-            update = next(updates)
+            with own_settings():  # not around `progress`, which is the caller's
+                update = next(updates)
         except StopIteration as end:
             return end.value
+        if progress is None:
+            for event in update.events:
+                warnings.warn(event, stacklevel=3)  # where the user called simulate
         try:
             stop = progress is not None and progress(update)
         except BaseException as error:
@@ -201,7 +207,8 @@ def interrupt(updates: Updates, last: Update) -> None:
     Raises:
         Interrupted: always.
     """
-    updates.throw(Interrupted(f"stopped at step {last.step} of {last.setup.steps}"))
+    with own_settings():
+        updates.throw(Interrupted(f"stopped at step {last.step} of {last.setup.steps}"))
 
 
 def recorded(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from byzray.aggregators import Aggregate, Aggregator
 from byzray.cohort import Contribution
+from byzray.contract import Contract
 from byzray.datasets import Data
 from byzray.divergence import Divergence, reason, unsound
 from byzray.gradients import Network
@@ -86,6 +87,7 @@ class Server:
         study = setup.study
         length = min(study.past, max(setup.steps, 1)) if study is not None else 0
         self.past = Past(length, setup.momentum.beta, self.network.dimension, device) if length else None
+        self.contract = Contract(device)
         self.examples = Examples(data, data.x_test, data.y_test, device)
         self._keeps_tests = setup.model.dense and not data.flip_test and data.x_test.size <= KEPT_TEST_VALUES
         self._kept_tests: list[Batch] | None = None
@@ -148,7 +150,7 @@ class Server:
         attack_FD = self._attack(rule, came_ND, honest_HD)
         self.watch.lap("attack")
         submissions_ND = self._filled(came_ND, step)
-        aggregate = self._aggregate(rule, submissions_ND)
+        aggregate = self.contract.aggregate(rule, submissions_ND, setup.tolerated)
         self.watch.lap("aggregate")
         observed = None if self.past is None else self._observe(sampled, submissions_ND, attack_FD, aggregate)
         self.watch.lap("study")
@@ -189,21 +191,9 @@ class Server:
         setup = self.setup
         if setup.attack is None:
             return None
-        attack_FD = setup.attack(honest_HD, setup.byzantine, rule, setup.tolerated)
-        expected = (setup.byzantine, self.network.dimension)
-        if attack_FD.shape != expected:
-            raise ValueError(
-                f"attack {setup.attack.label()} returned shape {tuple(attack_FD.shape)}, expected {expected}"
-            )
+        attack_FD = self.contract.attack(setup.attack, honest_HD, setup.byzantine, rule, setup.tolerated)
         submissions_ND[len(honest_HD) :] = attack_FD
         return attack_FD
-
-    def _aggregate(self, rule: Aggregator, submissions_ND: Tensor) -> Aggregate:
-        aggregate = rule.aggregate(submissions_ND, self.setup.tolerated)
-        found, expected = aggregate.vector_D.shape, (self.network.dimension,)
-        if found != expected:
-            raise ValueError(f"aggregator {rule.label()} returned shape {tuple(found)}, expected {expected}")
-        return aggregate
 
     def _observe(
         self, sampled: Moments | None, submissions_ND: Tensor, attack_FD: Tensor | None, aggregate: Aggregate

@@ -32,6 +32,7 @@ from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
+from byzray.models.trial import problem
 from byzray.options import Registry
 from byzray.yaml import read_yaml, write_yaml
 
@@ -292,7 +293,7 @@ class Setup(Section):
                 yield Combination(at, frozenset((at, *fields)), message)
 
         if self.dataset.shape is not None and self.dataset.classes is not None:
-            yield from wrong("model", self.model.check(self.dataset.shape, self.dataset.classes), "dataset")
+            yield from self._unfit_model(self.dataset.shape, self.dataset.classes)
         fitting = FITTING_OUTPUTS[self.loss]
         if self.model.output not in fitting:
             needed = " or ".join(fitting)
@@ -305,18 +306,33 @@ class Setup(Section):
         if self.tolerated > self.workers:
             yield from wrong("tolerated", f"expected at most workers = {self.workers}", "workers")
         else:
-            reason = self.aggregator.check(self.workers, self.tolerated)
+            reason = _reason(lambda: self.aggregator.check(self.workers, self.tolerated))
             yield from wrong("aggregator", reason, "workers", "tolerated", "byzantine")
         if self.attack is None and self.byzantine:
             yield from wrong("attack", f"expected an attack for the byzantine = {self.byzantine} workers", "byzantine")
-        if self.attack is not None:
+        if (attack := self.attack) is not None:
             if not self.byzantine:
                 yield from wrong("attack", "expected none, as byzantine = 0", "byzantine")
             else:
-                reason = self.attack.check(self.honest, self.byzantine, self.tolerated)
+                reason = _reason(lambda: attack.check(self.honest, self.byzantine, self.tolerated))
                 yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
         if self.faults is not None:
             yield from self._impossible_faults(self.faults)
+
+    def mistakes_on(self, shape: tuple[int, ...], classes: int) -> list[str]:
+        """Why the model cannot be trained on examples of a shape and so many classes; one line a mistake."""
+        found = self._unfit_model(shape, classes)
+        return [f"{one.at}: got {short(_plain(getattr(self, one.at)))}, {one.message}" for one in found]
+
+    def _unfit_model(self, shape: tuple[int, ...], classes: int) -> Iterator[Combination]:
+        reason = _reason(lambda: self.model.check(shape, classes))
+        if reason is not None:
+            yield Combination("model", frozenset(("model", "dataset")), reason)
+        elif self.model.output in FITTING_OUTPUTS[self.loss]:
+            found = problem(self.model, shape, classes, self.loss, self.batch_size)
+            if found is not None:
+                fields = frozenset(("model", "dataset", "loss", "batch_size"))
+                yield Combination(found.field, fields, found.message)
 
     def _impossible_faults(self, faults: Faults) -> Iterator[Combination]:
         """What is wrong with the faults, given the other fields."""
@@ -388,7 +404,8 @@ class Setup(Section):
         Raises:
             pydantic.ValidationError: the result is not valid.
         """
-        known = self.describe()
+        # The options themselves, as a class of the user's own may be gone from where its name leads: from a notebook.
+        known = {field: getattr(self, field) for field in type(self).model_fields}
         if self.tolerated == self.byzantine:
             del known["tolerated"]
         return Setup.model_validate({**known, **changes})
@@ -479,6 +496,17 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
     if section in REGISTRIES:
         return list(REGISTRIES[section][data[section]["name"]].model_fields)
     return list(type(Setup.model_fields[section].default).model_fields)
+
+
+def _reason(check: Callable[[], Any]) -> str | None:
+    """What a check returns. That of a user's own class may fail, or say True for "it can"."""
+    try:
+        reason = check()
+    except Exception as error:
+        return f"its check fails: {type(error).__name__}: {error}"
+    if reason is None or isinstance(reason, str):
+        return reason
+    return f"expected that its check returns a text or None, got {short(reason)}"
 
 
 def _plain(value: Any) -> Any:

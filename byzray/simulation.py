@@ -78,7 +78,7 @@ class LocalSimulation:
         return self.server.diverged
 
     def take_events(self) -> list[str]:
-        return []
+        return self.server.contract.take_warnings()
 
     def take_timings(self) -> Timings:
         of_server, of_cohort = self.server.watch.take(), self.cohort.watch.take()
@@ -128,9 +128,8 @@ def check_model(setup: Setup, data: Data) -> None:
     Raises:
         SetupError: it does not.
     """
-    reason = setup.model.check(data.shape, data.classes)
-    if reason is not None:
-        raise SetupError(setup.label(), [f"model: got {setup.model.describe()}, {reason}"])
+    if mistakes := setup.mistakes_on(data.shape, data.classes):
+        raise SetupError(setup.label(), mistakes)
 
 
 def data_root(given: str | Path | None = None) -> Path:
@@ -151,6 +150,8 @@ def simulate(
 ) -> Result:
     """Run a setup in this process.
 
+    It computes with PyTorch's settings of its own, see :func:`byzray.process_state.own_settings`.
+
     Args:
         setup: the setup; its layout on actors is ignored.
         seed: replaces the setup's seed.
@@ -159,7 +160,8 @@ def simulate(
         download: whether a missing data set may be downloaded.
         resume: whether to continue an interrupted run that lies in `output`.
         checkpoints: how often to save a state to continue from.
-        progress: called after each stretch of steps.
+        progress: called after each stretch of steps. Without it, what the user should know of the run, such as a rule
+            that draws random numbers which are not seeded, is shown as Python's warnings.
 
     Returns:
         metrics, evaluations and final parameters.

@@ -8,9 +8,12 @@ from byzray.aggregators import Aggregate, Aggregator
 
 
 class CenteredClipping(Aggregator):
-    """Centered clipping: a few steps from the median towards the mean of the clipped differences.
+    """Centered clipping without history: a few steps from the median towards the mean of the clipped differences.
 
-    Reference: S. P. Karimireddy, L. He, M. Jaggi. Learning from History for Byzantine Robust Optimization. ICML 2021.
+    This is not the rule of the paper that it is named after, *Learning from History for Byzantine Robust Optimization*
+    (S. P. Karimireddy, L. He, M. Jaggi, ICML 2021). There each step starts from the aggregate of the step before, from
+    which its guarantees follow. A rule here is a pure function of the submissions, so this one starts from their median
+    anew at every step, and has none of these guarantees.
     """
 
     radius: PositiveFloat = 10.0

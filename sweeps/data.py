@@ -19,10 +19,12 @@ class SharedData(NamedTuple):
     Attributes:
         data: the :class:`byzray.datasets.Data`.
         digests: of its files, see :func:`byzray.environment.file_digests`.
+        tests: how many test examples it has.
     """
 
     data: ray.ObjectRef
     digests: dict[str, str]
+    tests: int
 
 
 def key(dataset: Dataset) -> str:
@@ -44,6 +46,6 @@ def share(setups: Iterable[Setup], root: Path, download: bool) -> dict[str, Shar
     shared = {}
     for dataset in {setup.dataset for setup in setups}:
         with suppress(Exception):
-            data = ray.put(dataset.load(root, download))
-            shared[key(dataset)] = SharedData(data, file_digests(dataset, root))
+            data = dataset.load(root, download)
+            shared[key(dataset)] = SharedData(ray.put(data), file_digests(dataset, root), len(data.x_test))
     return shared

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from byzray.process_state import own_settings
 from byzray.simulation import LocalSimulation, load_data
 from sweeps.plan import Paces, Plan
 
@@ -34,7 +35,8 @@ def measure(plan: Plan, data: Path, paces: Paces) -> dict[str, Exception]:
                 continue
             tried.add(kind)
             try:
-                paces.add(run.setup, _pace(LocalSimulation(run.setup, load_data(run.setup, data))))
+                with own_settings():
+                    paces.add(run.setup, _pace(LocalSimulation(run.setup, load_data(run.setup, data))))
             except Exception as error:  # classes of the user's own may raise anything
                 failed[run.name] = error
     finally:

@@ -27,7 +27,9 @@ from byzray.recording import CheckpointInterval
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import facts
-from sweeps.data import share
+from sweeps.data import SharedData, key, share
+from sweeps.definition import Sweep
+from sweeps.grid import SweepError
 from sweeps.plan import PLAN_FILES, Plan
 from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
@@ -105,6 +107,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
     Raises:
         SweepInUse: another process does so already.
         OutputNotShared: nodes of the cluster do not see the storage.
+        sweeps.grid.SweepError: accuracies decide what is computed, and a data set has no test examples.
         actors.FleetError: the cluster has no room for a single run.
     """
     with in_sole_use(storage):
@@ -137,6 +140,25 @@ def _expect_shared(storage: Storage) -> None:
             f"{', '.join(apart)}); expected a folder that all of them mount and can write to, or a URI such as "
             "s3://bucket/prefix; `byzray doctor --output DIR` tells more"
         )
+
+
+def _expect_tests(sweep: Sweep, setups: Iterable[Setup], shared: Mapping[str, SharedData]) -> None:
+    """Where accuracies decide what is computed there must be some. What cannot be read here is left to its run.
+
+    Raises:
+        SweepError: a data set has no test examples.
+    """
+    if sweep.search is None and sweep.early_stopping is None:
+        return
+    which = "search: optuna" if sweep.search is not None else "early_stopping"
+    empty = {name for name, one in shared.items() if not one.tests}
+    without = {key(setup.dataset): setup.dataset for setup in setups if key(setup.dataset) in empty}
+    mistakes = [
+        f"dataset: got {dataset.describe()}, which has no test examples, expected some, as {which} compares accuracies"
+        for dataset in without.values()
+    ]
+    if mistakes:
+        raise SweepError(sweep.name, mistakes)
 
 
 def first_line(reason: str) -> str:
@@ -177,12 +199,14 @@ class _Execution:
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)
         self.outcome.slots = min(slots(need) for need in self.needs.values())
+        shared = share(examples, options.data, options.download)
+        _expect_tests(plan.sweep, examples, shared)
         self.job = Job(
             descriptions={run.name: run.setup.describe() for run in plan.waiting},
             search=self.search,
             seeds=plan.seeds,
             where=storage.where,
-            shared=share(examples, options.data, options.download),
+            shared=shared,
             data=options.data.resolve(),
             download=options.download,
             import_paths=tuple(sys.path),

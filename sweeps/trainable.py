@@ -24,7 +24,8 @@ from byzray.checkpoints import Checkpoints
 from byzray.datasets import Data, Dataset
 from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
-from byzray.mistakes import Failure
+from byzray.mistakes import Failure, SetupError
+from byzray.process_state import own_settings
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
@@ -195,6 +196,8 @@ class RunTrainable(tune.Trainable):
     def _simulation(self, setup: Setup) -> Simulation:
         data = self._data(setup)
         check_model(setup, data)
+        if self.job.search is not None and not len(data.x_test):
+            raise SetupError(setup.label(), ["dataset: expected test examples, as search: optuna compares accuracies"])
         if setup.actors is None:
             return LocalSimulation(setup, data)
         if self.fleet is None:
@@ -223,7 +226,8 @@ class RunTrainable(tune.Trainable):
         began = time.monotonic()
         try:
             while True:
-                self.last = next(self.updates)
+                with own_settings():
+                    self.last = next(self.updates)
                 self._show(self.last)
                 if not self.last.ended and time.monotonic() - began >= self.job.report_seconds:
                     break

@@ -14,6 +14,7 @@ from torch import Tensor
 from byzray.aggregators.distances import distances
 from byzray.aggregators.line import Line
 from byzray.aggregators.order import mean
+from byzray.mistakes import BrokenContract
 from byzray.options import Options
 
 BLOCK = 65_536
@@ -48,8 +49,14 @@ class Aggregator(Options):
         """Aggregate the rows of `gradients_ND`, tolerating `f` Byzantine ones."""
 
     def __call__(self, gradients_ND: Tensor, f: int) -> Tensor:
-        """The aggregate alone, (D,)."""
-        return self.aggregate(gradients_ND, f).vector_D
+        """The aggregate alone, (D,).
+
+        Raises:
+            BrokenContract: the rule returns something else.
+        """
+        aggregate = self.aggregate(gradients_ND, f)
+        check_aggregate(self, aggregate, gradients_ND)
+        return aggregate.vector_D
 
     def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
         """What a searched attack maximises: a function from x to the harm of the aggregate there, its squared distance
@@ -91,6 +98,7 @@ class SelectingAggregator(Aggregator):
 
     def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
         rows_K = self.select(gradients_ND, f)
+        check_rows(self, rows_K, len(gradients_ND))
         return Aggregate(mean_of_rows(gradients_ND, rows_K), rows_K)
 
 
@@ -106,6 +114,45 @@ class DistanceSelectingAggregator(SelectingAggregator):
 
     def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
         return lambda x: line.harm_of_mean(self.select_by_distances(line.distances(x), f), x)
+
+
+def check_aggregate(rule: Aggregator, aggregate: object, gradients_ND: Tensor) -> None:
+    """Check what a rule returned for some submissions.
+
+    Raises:
+        BrokenContract: it is something else than a vector, with the rows that were selected if any were.
+    """
+    name, expected = f"aggregator {rule.label()}", tuple(gradients_ND.shape[1:])
+    if not isinstance(aggregate, Aggregate):
+        raise BrokenContract(f"{name} returned {type(aggregate).__name__}, expected Aggregate(vector_D)")
+    if not isinstance(aggregate.vector_D, Tensor):
+        found = type(aggregate.vector_D).__name__
+        raise BrokenContract(f"{name} returned Aggregate of {found}, expected of a tensor of shape {expected}")
+    if aggregate.vector_D.shape != expected:
+        raise BrokenContract(f"{name} returned shape {tuple(aggregate.vector_D.shape)}, expected {expected}")
+    if aggregate.rows_K is not None:
+        check_rows(rule, aggregate.rows_K, len(gradients_ND))
+
+
+def check_rows(rule: Aggregator, rows_K: object, n: int) -> None:
+    """Check what a rule selected of n rows.
+
+    Raises:
+        BrokenContract: it is something else than indices of rows.
+    """
+    if not isinstance(rows_K, Tensor):
+        found = type(rows_K).__name__
+    elif rows_K.dtype not in (torch.int64, torch.int32):
+        found = f"a tensor of {rows_K.dtype}"
+    elif rows_K.dim() != 1 or not len(rows_K):
+        found = f"a tensor of shape {tuple(rows_K.shape)}"
+    elif rule.is_builtin() or rows_K.is_cuda or 0 <= rows_K.min() <= rows_K.max() < n:  # a GPU would be waited for
+        return
+    else:
+        found = f"indices from {rows_K.min()} to {rows_K.max()}"
+    raise BrokenContract(
+        f"aggregator {rule.label()} selected {found}, expected a tensor (K,) of torch.int64, rows of 0..{n - 1}"
+    )
 
 
 def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:

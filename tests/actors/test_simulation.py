@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from ray.util.state import list_actors
 
 import actors
 from actors import Fleet, FleetError
 from actors.fleet import largest_share, role_name, shares, split
 from byzray import Interrupted, Setup, SetupError, Update, simulate
+from byzray.aggregators import Average
 from byzray.metrics import METRIC_COLUMNS
+from byzray.mistakes import BrokenContract
+from byzray.process_state import own_settings
 from byzray.setups import Actors
 
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
@@ -104,6 +108,65 @@ def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_u
     assert np.array_equal(before.parameters, after.parameters)
 
 
+UNRULY = """
+import torch
+from byzray.aggregators import Aggregate, Aggregator
+
+torch.set_default_dtype(torch.float64)
+torch.set_default_device("meta")
+torch.set_grad_enabled(False)
+torch.set_float32_matmul_precision("medium")
+
+class Noisy(Aggregator):
+    strength: float = 1.0
+
+    def aggregate(self, gradients_ND, f):
+        noise_D = torch.randn(gradients_ND.shape[1], device=gradients_ND.device)
+        return Aggregate(gradients_ND.mean(dim=0) + self.strength * noise_D)
+
+class InPlace(Aggregator):
+    def aggregate(self, gradients_ND, f):
+        return Aggregate(gradients_ND.mul_(2).mean(dim=0))
+"""
+
+
+def test_what_a_rule_does_to_its_process_stays_there_and_is_told(
+    fleet: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unruly_rule.py").write_text(UNRULY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with own_settings():  # the module is imported here, too
+        noisy = small_setup.changed(aggregator={"name": "unruly_rule:Noisy", "strength": 0.0})
+        in_place = small_setup.changed(aggregator="unruly_rule:InPlace")
+    plain = actors.simulate(small_setup.changed(aggregator="average"), fleet=fleet)
+    with pytest.warns(UserWarning, match="^aggregator Noisy draws from the global random state of PyTorch,") as caught:
+        found = actors.simulate(noisy, fleet=fleet)
+    assert [one.filename for one in caught] == [__file__]
+    np.testing.assert_allclose(found.parameters, plain.parameters, rtol=1e-5, atol=1e-7)
+    with pytest.raises(BrokenContract, match=r"^aggregator InPlace changed the submissions it was given in place"):
+        actors.simulate(in_place, fleet=fleet)
+    again = actors.simulate(small_setup.changed(aggregator="average"), fleet=fleet)
+    assert np.array_equal(plain.parameters, again.parameters)
+
+
+def test_settings_of_the_caller_shape_no_run(fleet: Fleet, small_setup: Setup) -> None:
+    expected = actors.simulate(small_setup, fleet=fleet)
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        found = actors.simulate(small_setup, fleet=fleet)
+    assert np.array_equal(found.parameters, expected.parameters)
+    assert found.evaluations.equals(expected.evaluations)
+
+
+def test_a_class_that_actors_cannot_import_is_refused_before_they_start(ray_cluster: str, small_setup: Setup) -> None:
+    class Local(Average):
+        pass
+
+    known = len(list_actors(ray_cluster, limit=1000))
+    with pytest.raises(SetupError, match=r"aggregator: got '.*<locals>\.Local', expected a class in a module"):
+        actors.simulate(small_setup.changed(aggregator=Local()))
+    assert len(list_actors(ray_cluster, limit=1000)) == known
+
+
 def test_mistakes_are_found_before_any_actor_starts(ray_cluster: str, small_setup: Setup) -> None:
     known = len(list_actors(ray_cluster, limit=1000))
     with pytest.raises(SetupError, match="needs examples of 784 values"):
@@ -134,7 +197,8 @@ def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet
 ) -> None:
     (tmp_path / "broken_model.py").write_text(
         "from torch import nn\n\nfrom byzray.models import MLP\n\n\nclass Raising(nn.Module):\n"
-        "    def forward(self, x):\n        raise ArithmeticError('no model today')\n\n\n"
+        "    def forward(self, x):\n        if len(x) != 4:\n            return x\n"  # the batch of a worker alone
+        "        raise ArithmeticError('no model today')\n\n\n"
         "class Broken(MLP):\n    vectorised = False\n\n"
         "    def build(self, shape, classes):\n        return nn.Sequential(super().build(shape, classes), Raising())\n"
     )

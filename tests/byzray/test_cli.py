@@ -178,6 +178,24 @@ def test_show(rule: str, bound: float | None, byzray: Byzray) -> None:
     assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}"
 
 
+def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (20, 3, 32, 32), np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "rgb.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (tmp_path / "rgb.yaml").write_text(
+        f"dataset: {{name: npz, path: {tmp_path}/rgb.npz}}\nbatch_size: 1\nloss: cross-entropy\n"
+        "model: {name: torchvision, architecture: resnet18, training: true}\n"
+    )
+    code, out, err = byzray("show", "rgb.yaml")
+    assert (code, out) == (2, "")
+    assert (
+        "batch_size: got 1, expected at least 2, as the network fails on a single example: ValueError: Expected" in err
+    )
+    code, out, _ = byzray("show", "rgb.yaml", "--set", "batch_size=2", "--set", "dataset.path=nowhere.npz")
+    assert code == 0
+    assert out.rstrip().endswith("# the data set is not here, so it was not checked whether the model fits it")
+
+
 def test_show_a_mixture(byzray: Byzray) -> None:
     mixture = "aggregator={name: random-mixture, rules: [{rule: median}, {rule: krum}]}"
     code, out, _ = byzray("show", "setup.yaml", "--set", mixture)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray import tune
@@ -19,6 +20,7 @@ from byzray.recording import Interrupted
 from byzray.report import write_report
 from byzray.results import RunDirectory
 from sweeps.definition import load_sweep
+from sweeps.grid import SweepError
 from sweeps.plan import Paces, Plan, make_plan
 from sweeps.search import DRAWS, look_at, make_search
 from sweeps.storage import Storage
@@ -280,6 +282,27 @@ def test_early_stopping_stops_the_worse(folder: Folder) -> None:
     onwards = folder.plan()
     assert onwards.states() == {"finished": outcome.finished, "interrupted": len(outcome.stopped)}
     assert folder.run(onwards, RESOURCES).finished == len(outcome.stopped)
+
+
+@pytest.mark.parametrize(
+    ("text", "which"),
+    [
+        ("axes: {learning_rate: [0.2, 0.1]}\nearly_stopping: {}\n", "early_stopping"),
+        ("sample: {count: 2, search: optuna, over: {l2: {uniform: [0, 1]}}}\n", "search: optuna"),
+    ],
+)
+def test_accuracies_that_there_are_none_of_decide_nothing(
+    tmp_path: Path, small_data: Path, ray_cluster: str, text: str, which: str
+) -> None:
+    if "optuna" in which:
+        pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    arrays = dict(np.load(small_data))
+    np.savez(tmp_path / "untested.npz", **{**arrays, "x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]})
+    folder = Folder(tmp_path, tmp_path / "untested.npz")
+    folder.write(text)
+    with pytest.raises(SweepError, match=f"which has no test examples, expected some, as {which} compares accuracies"):
+        folder.run()
+    assert not (Path(folder.output) / "runs").exists()
 
 
 def test_optuna_searches_and_goes_on(folder: Folder) -> None:
