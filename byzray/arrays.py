@@ -1,7 +1,10 @@
-"""Numpy archives of others, read without trust: a size that a damaged header states is not allocated."""
+"""Arrays and archives of others, read without trust: a size that a damaged header states is not allocated."""
 
+import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -11,8 +14,17 @@ from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from byzray.files import open_plain
+
 # What a byte of a zip archive can stand for at most: 258 bytes in two bits.
 LARGEST_RATIO = 1032
+
+# An archive may stand for this many bytes, or for so many times its own size if that is more: a few megabytes of zeros,
+# packed, would fill the memory.
+UNPACKED_BYTES, UNPACKED_RATIO = 2**30, 20
+
+# How many values of a vector are looked at together.
+BLOCK = 2**20
 
 
 def open_archive(path: Path) -> NpzFile:
@@ -36,6 +48,10 @@ def open_archive(path: Path) -> NpzFile:
     if packed > size:
         archive.close()
         raise ValueError(f"found a damaged archive, whose parts have {packed} bytes in {size}")
+    unpacked = sum(one.file_size for one in archive.zip.infolist())
+    if unpacked > (most := max(UNPACKED_BYTES, UNPACKED_RATIO * size)):
+        archive.close()
+        raise ValueError(f"found an archive of {size} bytes that stands for {unpacked}, more than {most}")
     return archive
 
 
@@ -67,3 +83,47 @@ def _check_size(archive: ZipFile, information: ZipInfo) -> None:
         needed = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and needed != information.file_size - file.tell():
             raise ValueError(f"{information.file_size - file.tell()} bytes are no {dtype} array of shape {shape}")
+
+
+@contextmanager
+def _vector(path: Path) -> Iterator[tuple[io.BufferedReader, np.dtype[Any], int]]:
+    """A file that holds one vector: at its first value, with their type and number.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be read.
+    """
+    with open_plain(path) as file:
+        try:
+            version = npy.read_magic(file)
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+        except Exception as error:  # whatever numpy stumbles over
+            raise ValueError(f"is no array that numpy can read ({error})") from error
+        bytes_left = os.fstat(file.fileno()).st_size - file.tell()
+        if len(shape) != 1 or dtype.kind != "f" or shape[0] * dtype.itemsize != bytes_left:
+            raise ValueError(f"found {bytes_left} bytes and the header of a {dtype} array of shape {shape}")
+        yield file, dtype, shape[0]
+
+
+def read_vector(path: Path) -> NDArray[Any]:
+    """The vector in an ``.npy`` file.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be read.
+    """
+    with _vector(path) as (file, dtype, length):
+        return np.fromfile(file, dtype, length)
+
+
+def is_finite(path: Path) -> bool:
+    """Whether all values of the vector in an ``.npy`` file are finite, without all of it in memory.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be read.
+    """
+    with _vector(path) as (file, dtype, length):
+        blocks = range(0, length, BLOCK)
+        return all(np.isfinite(np.fromfile(file, dtype, min(BLOCK, length - start))).all() for start in blocks)

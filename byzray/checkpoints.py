@@ -10,13 +10,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from byzray.files import remove_temporaries, sync, writing
+from byzray.files import open_plain, remove_temporaries, sync, writing
+from byzray.mistakes import lines
 
 # The newest, and one to go back to if that is damaged.
 KEPT = 2
@@ -40,6 +42,31 @@ class Checkpoint(NamedTuple):
 
 class Damaged(Exception):
     """A checkpoint is not what was saved; the message names the file."""
+
+
+class Position(BaseModel):
+    """How far a table was written when a checkpoint was saved, see :meth:`byzray.table.Table.position`."""
+
+    model_config = ConfigDict(strict=True)
+
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    digest: str
+
+
+class Record(BaseModel):
+    """What a run saves with its state.
+
+    Attributes:
+        files: the positions of its tables, by the names of their files.
+        seconds: how long it took so far.
+        diverged: step and reason of its divergence.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    files: dict[str, Position]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    diverged: tuple[NonNegativeInt, str] | None
 
 
 class Checkpoints:
@@ -71,20 +98,31 @@ class Checkpoints:
         Raises:
             Damaged: it is not what was saved.
         """
-        match = NAME.fullmatch(path.name)
-        assert match is not None
-        step, expected = int(match[1]), match[2]
         try:
-            found = _digest(path)
-            if found != expected:
-                raise Damaged(f"{path}: is damaged (expected the digest {expected}, found {found})")
+            self.check(path)
+            step = int(path.name.partition("-")[0])
             with safe_open(path, framework="pt") as file:
                 state = {name: file.get_tensor(name) for name in list(file.keys())}
                 return Checkpoint(step, state, json.loads(file.metadata()["record"]))
         except OSError as error:
             raise Damaged(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (SafetensorError, LookupError, TypeError, ValueError) as error:  # of another version
+        except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:  # of another version
             raise Damaged(f"{path}: is no checkpoint of this version ({error})") from error
+
+    def check(self, path: Path) -> None:
+        """Compare a checkpoint with the digest in its name.
+
+        Raises:
+            Damaged: it is not what was saved.
+        """
+        match = NAME.fullmatch(path.name)
+        assert match is not None
+        try:
+            found = _digest(path)
+        except OSError as error:
+            raise Damaged(f"{path}: cannot be read ({error.strerror or error})") from error
+        if found != match[2]:
+            raise Damaged(f"{path}: is damaged (expected the digest {match[2]}, found {found})")
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint, and of the earlier ones the newest.
@@ -96,6 +134,7 @@ class Checkpoints:
         temporary = self.folder / ".new.0"
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
+            temporary.unlink(missing_ok=True)  # a link of this name would be followed
             try:
                 _write(content, temporary, {"record": json.dumps(checkpoint.record)})
                 sync(temporary)
@@ -122,6 +161,18 @@ class Checkpoints:
         remove_temporaries(self.folder)
 
 
+def parse_record(content: Any) -> Record:
+    """What was saved with a state.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return Record.model_validate_json(json.dumps(content))  # in which a tuple is a list
+    except ValidationError as error:
+        raise ValueError(f"its record is damaged ({lines(error)[0]})") from error
+
+
 def _write(content: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(content, path, metadata=metadata)
@@ -130,5 +181,5 @@ def _write(content: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> 
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -22,6 +22,21 @@ from byzray.setups import Setup
 State = dict[str, Tensor]
 
 
+def expect_like(found: State, known: State) -> None:
+    """Expect a saved state to have the tensors of a simulation's own.
+
+    Raises:
+        ValueError: one is missing, or has another shape or type.
+    """
+    for name, tensor in known.items():
+        expected = f"expected {tuple(tensor.shape)} {tensor.dtype}"
+        if name not in found:
+            raise ValueError(f"it has no {name!r}, {expected}")
+        other = found[name]
+        if other.shape != tensor.shape or other.dtype != tensor.dtype:
+            raise ValueError(f"{name!r} is {tuple(other.shape)} {other.dtype}, {expected}")
+
+
 class Contribution(NamedTuple):
     """What a cohort reports beside its submissions.
 
@@ -154,7 +169,12 @@ class Cohort:
         return state
 
     def restore(self, state: State) -> None:
-        """Take up a state that :meth:`state` returned."""
+        """Take up a state that :meth:`state` returned.
+
+        Raises:
+            ValueError: it is that of another setup.
+        """
+        expect_like(state, self.state())
         if self.momentum.buffers_KD is not None:
             self.momentum.buffers_KD.copy_(state["worker momentum"])
         for i, buffers in enumerate(self.buffers):

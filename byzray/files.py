@@ -1,11 +1,28 @@
-"""Files that are whole or not there, and what it means when one cannot be written."""
+"""Atomic file writes, the error when one fails, and reading files that anybody may have made.
 
+A run directory may come from somebody else, so its files are opened here: a symbolic link there could stand for any
+file of the reader's, and a pipe or a device would never end.
+"""
+
+import errno
+import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from byzray.mistakes import Failure
+
+# What a file that describes a run or a sweep may have at most, in bytes.
+LARGEST_DESCRIPTION = 16 * 2**20
+
+KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 class StorageFault(Failure):
@@ -22,12 +39,56 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)  # a link of this name would be followed
         write(temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open a plain file for reading; a link is not followed, and nothing else is waited for.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it is something else than a plain file, or cannot be read.
+    """
+    _expect_plain(os.lstat(path).st_mode, path)
+    # The file may have been replaced since: without waiting, should it be a pipe now.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _expect_plain(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _expect_plain(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in KINDS if test(mode)), "a device")
+        raise OSError(errno.EINVAL, f"found {kind}, expected a plain file", str(path))
+
+
+def read_plain(path: Path, limit: int = LARGEST_DESCRIPTION) -> bytes:
+    """The content of a plain file of at most `limit` bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it is something else than a plain file, is larger, or cannot be read.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"found {size} bytes, expected at most {limit}", str(path))
+        return file.read(limit)
+
+
+def not_through_links(path: str, flags: int) -> int:
+    """An opener for :func:`open` that writes to no file that a link in the place of `path` stands for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 def save(path: Path, write: Callable[[Path], None]) -> None:

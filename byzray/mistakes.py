@@ -1,5 +1,6 @@
 """Mistakes in a setup, in words: each with its path in the file, the value and what was expected."""
 
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -32,6 +33,10 @@ PLAIN_WORDS = {
 }
 
 
+# Control characters but for tabs and newlines, marks that reverse the order of text, halves of surrogate pairs.
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 class Failure(Exception):
     """Something that the user should know failed, for no mistake in the code; the message says all there is to say."""
 
@@ -52,7 +57,9 @@ class SetupError(Exception):
         self.source = source
         self.mistakes = mistakes
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n".join([f"{source}: {count} in the setup", *(f"  {mistake}" for mistake in mistakes)]))
+        super().__init__(
+            visible("\n".join([f"{source}: {count} in the setup", *(f"  {mistake}" for mistake in mistakes)]))
+        )
 
     def __reduce__(self) -> tuple[type["SetupError"], tuple[str, list[str]]]:
         return SetupError, (self.source, self.mistakes)  # it travels from actors to the driver
@@ -138,3 +145,8 @@ def short(value: Any) -> str:
     """A value as a message shows it: long ones are cut."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def visible(text: str) -> str:
+    r"""`text` with what would steer a terminal spelt out: `\x1b` for an escape character."""
+    return INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)

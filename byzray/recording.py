@@ -64,7 +64,11 @@ class Simulation(Protocol):
         """All that the next step depends on."""
 
     def restore(self, state: State, step: int) -> None:
-        """Take up a state."""
+        """Take up a state.
+
+        Raises:
+            ValueError, LookupError: it is that of another setup.
+        """
 
     def begin_anew(self) -> None:
         """Go back to the initial state."""
@@ -230,7 +234,7 @@ def recorded(
         output: the folder in which the run gets a directory of its own; none: nothing is written.
         resume: whether to continue a run that was interrupted.
         checkpoints: how often to save a state to continue from.
-        figure: whether the directory gets the figure of the run.
+        figure: whether the directory gets the figure of the run; if it cannot be drawn, the last update says so.
 
     Raises:
         byzray.results.RunExists: the directory holds an interrupted run and `resume` is False, or is damaged.
@@ -240,14 +244,34 @@ def recorded(
     if output is None:
         return (yield from _Recording(start(), None, checkpoints).run())
     with RunDirectory(Path(output), setup) as directory:
-        known = directory.examine(resume, fingerprints)
-        if known is not None:
-            return known
-        simulation = start()
-        directory.begin({**simulation.environment(), "files": fingerprints})
-        result = yield from _Recording(simulation, directory, checkpoints).run()
-        directory.finish(result, figure)
+        result = directory.examine(resume, fingerprints)
+        if result is None:
+            simulation = start()
+            directory.begin({**simulation.environment(), "files": fingerprints})
+            result = yield from _Recording(simulation, directory, checkpoints).run()
+            directory.finish(result)
+        # From here on nothing decides over the run.
+        if figure and (problem := directory.draw(result)) is not None:
+            yield _last_update(result, problem)
         return result
+
+
+def _last_update(result: Result, event: str) -> Update:
+    """What happened after the end of a run."""
+    rows = result.metrics[-1:].to_dict("records")
+    row = {str(name): float(value) for one in rows for name, value in one.items()}
+    accuracies = result.evaluations["accuracy"]
+    return Update(
+        setup=result.setup,
+        step=len(result.metrics),
+        loss=row.get("Average loss", math.nan),
+        accuracy=float(accuracies.iloc[-1]) if len(accuracies) else math.nan,
+        best=result.best_accuracy,
+        ended=True,
+        diverged=result.diverged is not None,
+        events=(event,),
+        row=row,
+    )
 
 
 class _Recording:
@@ -279,13 +303,12 @@ class _Recording:
     def _go_back(self, lost: bool = False) -> None:
         """Go on from the newest checkpoint that can be used, or from the start; `lost`: the simulation has no state."""
         self.ready = False  # until then the files hold more than the tables
-        checkpoint = None if self.directory is None else self.directory.continued(self.tables)
-        if checkpoint is not None:
-            self.simulation.restore(checkpoint.state, checkpoint.step)
+        found = None if self.directory is None else self.directory.continued(self.tables, self._restore)
+        if found is not None:
+            checkpoint, kept = found
             self.saved_step = checkpoint.step
-            self.seconds = max(self.seconds, checkpoint.record["seconds"])
-            diverged = checkpoint.record["diverged"]
-            self.diverged = None if diverged is None else Divergence(*diverged)
+            self.seconds = max(self.seconds, kept.seconds)
+            self.diverged = None if kept.diverged is None else Divergence(*kept.diverged)
         elif lost:
             self.simulation.begin_anew()
             self.saved_step = 0
@@ -297,9 +320,12 @@ class _Recording:
         accuracies = self.evaluations.frame()["accuracy"]
         self.accuracy = float(accuracies.iloc[-1]) if len(accuracies) else math.nan
         self.best = float(accuracies.max())
-        self._log(f"goes on from step {self.simulation.step_number}" if checkpoint else "begins")
+        self._log(f"goes on from step {self.simulation.step_number}" if found else "begins")
         self.ready = True
         self._flush()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.simulation.restore(checkpoint.state, checkpoint.step)
 
     def run(self) -> Updates:
         try:
@@ -331,6 +357,7 @@ class _Recording:
             self._save("interrupted")
         except StateLost as loss:  # there is the last checkpoint
             self._log(str(loss))
+            self._flush(durably=True)
             self._set_status("interrupted")
         except BaseException as error:
             self._fail(error)
@@ -471,7 +498,9 @@ class _Recording:
 
     def _set_status(self, state: str, reason: str | None = None) -> None:
         if self.directory is not None:
-            more = {"reason": reason, "seconds": self.seconds, "diverged": self.diverged}
+            more: dict[str, Any] = {"reason": reason, "seconds": self.seconds, "diverged": self.diverged}
+            if state == "interrupted":  # a scheduler may call it stopped, and then it counts
+                more["files"] = self.directory.digests()
             self.directory.set_status(state, self.simulation.step_number, **more)
 
     def _log_events(self) -> None:

@@ -11,15 +11,16 @@ A run directory holds
     parameters.npy      the final parameters
     accuracy.png, .svg  accuracy, and the variance-norm ratio against the bound
     status.json         running, interrupted, failed, stopped (early, by a sweep's scheduler) or finished; the last
-                        step; where it diverged; the digests of the files of a finished run
+                        step; where it diverged; the digests of the files, once it does not run any more
     log.txt             what happened to the run: starts, actors that were lost and replaced, damage, failures
     error.txt           of a failed run of a sweep: the traceback
 """
 
+import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,17 +35,18 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    NonNegativeInt,
+    Field,
     PlainSerializer,
     ValidationError,
     field_validator,
 )
 
-from byzray.checkpoints import Checkpoint, Checkpoints
+from byzray.arrays import read_vector
+from byzray.checkpoints import Checkpoint, Checkpoints, Position, Record, parse_record
 from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.files import remove_temporaries, save, writing
-from byzray.mistakes import lines
+from byzray.files import not_through_links, open_plain, read_plain, remove_temporaries, save
+from byzray.mistakes import lines, visible
 from byzray.setups import Setup
 from byzray.table import Table, read_table
 
@@ -55,9 +57,22 @@ FAULT_COLUMNS = ("step", "worker", "fault", "submission")
 # What a finished run is known by.
 FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
 
+# Of these a status holds digests, if they are there; those of a finished run are there.
+DIGESTED = (*FINAL_FILES, "setup.yaml", "environment.json")
+NEEDED = ("metrics.csv", "evaluations.csv", "parameters.npy")
+
+# The figure of a run.
+FIGURES = ("accuracy.png", "accuracy.svg")
+
+# Counts in files of others; larger ones do not fit into a table.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 class RunExists(Exception):
     """The run's directory exists and cannot simply be used; the message says why and how to go on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 def _divergence(value: Any) -> Any:
@@ -73,13 +88,13 @@ class Status(BaseModel):
         reason: why it failed or was stopped.
         seconds: how long its steps and evaluations took so far.
         diverged: where and why its parameters became non-finite.
-        files: of a finished run: the SHA-256 of its files.
+        files: the SHA-256 of its files, unless it runs or failed.
     """
 
     model_config = ConfigDict(strict=True)
 
     state: Literal["running", "interrupted", "failed", "stopped", "finished"]
-    step: NonNegativeInt
+    step: Count
     reason: str | None = None
     seconds: float | None = None
     diverged: Annotated[Divergence, BeforeValidator(_divergence), PlainSerializer(Divergence._asdict)] | None = None
@@ -89,6 +104,13 @@ class Status(BaseModel):
     @classmethod
     def _in_milliseconds(cls, seconds: float | None) -> float | None:
         return seconds if seconds is None else round(seconds, 3)
+
+    @field_validator("diverged")
+    @classmethod
+    def _at_a_step(cls, diverged: Divergence | None) -> Divergence | None:
+        if diverged is not None and not 0 <= diverged.step < 2**63:
+            raise ValueError(f"expected a step, got {diverged.step}")
+        return diverged
 
 
 class _Environment(BaseModel):
@@ -178,14 +200,13 @@ class RunDirectory:
     def _read_json(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
         path = self.path / name
         try:
-            return kind.model_validate_json(path.read_bytes()).model_dump(exclude_none=True)
+            return kind.model_validate_json(read_plain(path)).model_dump(exclude_none=True)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            reason = lines(error)[0] if isinstance(error, ValidationError) else str(error)
             raise RunExists(
-                f"{path}: is damaged ({reason}). Without this file --resume goes on from the last checkpoint, if there "
-                "is one; or move the directory away to start anew"
+                f"{path}: is damaged ({explain(error)}). Delete this file and use --resume to continue from the last "
+                "checkpoint, if there is one; or move the directory away to start over"
             ) from error
 
     def set_status(self, state: str, step: int, **more: Any) -> None:
@@ -204,7 +225,8 @@ class RunDirectory:
 
     def log(self, text: str) -> None:
         """Add what happened, with the time, to log.txt; a log that cannot be written stops nothing."""
-        with suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        path = self.path / "log.txt"
+        with suppress(OSError), open(path, "a", encoding="utf-8", opener=not_through_links) as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
     def examine(self, resume: bool, fingerprints: dict[str, str]) -> Result | None:
@@ -221,9 +243,9 @@ class RunDirectory:
         if not known.exists():
             return None
         try:
-            content = known.read_text(encoding="utf-8", errors="replace")
+            content = read_plain(known).decode("utf-8", errors="replace")
         except OSError as error:
-            raise RunExists(f"{known}: cannot be read ({error.strerror}); move the directory away") from error
+            raise RunExists(f"{known}: cannot be read ({explain(error)}); move the directory away") from error
         if content != self.setup.yaml():
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
         status = self.status
@@ -235,9 +257,11 @@ class RunDirectory:
             self.checkpoints.remove()  # which a process that was killed then may have left
             return self.result()
         if not resume:
+            state = status.get("state", "running")
+            state = "interrupted" if state == "running" else state  # none computes it: the lock is ours
             raise RunExists(
-                f"{self.path}: holds this run, {status.get('state', 'interrupted')} at step {status.get('step', 0)} "
-                f"of {self.setup.steps}; resume it (--resume {self._onwards()}), or move the directory away"
+                f"{self.path}: holds this run, {state} at step {status.get('step', 0)} of {self.setup.steps}; "
+                f"resume it (--resume {self._onwards()}), or move the directory away"
             )
         return None
 
@@ -262,10 +286,12 @@ class RunDirectory:
     def _begun(self) -> bool:
         """Whether anything was computed that a new start would throw away."""
         try:
-            with (self.path / "metrics.csv").open() as file:
+            with open_plain(self.path / "metrics.csv") as file:
                 return sum(1 for _ in file) > 1
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise RunExists(f"{self.path}: is damaged ({explain(error)}); move the directory away") from error
 
     @property
     def environment(self) -> Environment:
@@ -291,13 +317,16 @@ class RunDirectory:
         kept = {name: known.get(name) for name in ("seconds", "diverged")}
         self.set_status("failed", known.get("step", 0), reason=reason, **kept)
 
-    def continued(self, tables: Mapping[str, Table]) -> Checkpoint | None:
-        """The newest checkpoint from which the run can go on, none if none was saved; the tables go back to it.
+    def continued(
+        self, tables: Mapping[str, Table], restore: Callable[[Checkpoint], None]
+    ) -> tuple[Checkpoint, Record] | None:
+        """The newest checkpoint from which the run can go on, with its record, none if none was saved.
 
-        Why newer ones cannot be used is logged.
+        The simulation and the tables go back to it. Why newer ones cannot be used is logged.
 
         Args:
             tables: those of the run, by the names of their files.
+            restore: has the simulation take up the state; raises ValueError or LookupError if that does not fit.
 
         Raises:
             RunExists: checkpoints were saved, and none can be used.
@@ -305,39 +334,57 @@ class RunDirectory:
         refused: list[str] = []
         for checkpoint in self.checkpoints.intact(refused):
             try:
-                contents = {
-                    name: _content(table, checkpoint.record["files"].get(name)) for name, table in tables.items()
-                }
-            except ValueError as error:
+                if checkpoint.step > self.setup.steps:
+                    raise ValueError(f"the run has {self.setup.steps} steps")
+                record = parse_record(checkpoint.record)
+                contents = {name: _content(table, record.files.get(name)) for name, table in tables.items()}
+                restore(checkpoint)
+            except (ValueError, LookupError) as error:
                 refused.append(f"the checkpoint of step {checkpoint.step} cannot be used: {error}")
                 continue
             for reason in refused:
                 self.log(reason)
             for name, table in tables.items():
                 table.take_up(contents[name])
-            return checkpoint
+            return checkpoint, record
         if refused:
             raise RunExists(f"{'; '.join(refused)}; move {self.path} away to start anew")
         return None
 
-    def finish(self, result: Result, figure: bool = True) -> None:
-        """Write the final parameters and, if asked for, the figure; the checkpoints are no longer needed.
+    def finish(self, result: Result) -> None:
+        """Write the final parameters and that the run is finished; the checkpoints are no longer needed.
 
         Raises:
             StorageFault: something cannot be written.
         """
-        from byzray.report import save_run_figure
-
         save(self.path / "parameters.npy", lambda path: _write_array(path, result.parameters))
-        if figure:
-            with writing(self.path / "accuracy.png"):
-                save_run_figure(result, self.path)
-        files = {name: _digest(self.path / name) for name in FINAL_FILES if (self.path / name).exists()}
-        more = {"seconds": result.seconds, "diverged": result.diverged, "files": files}
+        more = {"seconds": result.seconds, "diverged": result.diverged, "files": self.digests()}
         self.set_status("finished", len(result.metrics), **more)
         self.log("finished")
         (self.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
         self.checkpoints.remove()
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the files that a status has digests of, as far as they are there."""
+        return {name: digest(self.path / name) for name in DIGESTED if (self.path / name).exists()}
+
+    def draw(self, result: Result) -> str | None:
+        """Draw the figure of a finished run if there is none; the run is what it is without it.
+
+        Returns:
+            why it could not be drawn; None: it was, or had been.
+        """
+        if all((self.path / name).exists() for name in FIGURES):
+            return None
+        try:
+            from byzray.report import save_run_figure
+
+            save_run_figure(result, self.path)
+        except Exception as error:  # of matplotlib and its settings, of a full disk
+            reason = visible(" ".join(f"no figure: {type(error).__name__}: {error}".split()))
+            self.log(reason)
+            return reason
+        return None
 
     def result(self) -> Result:
         """What a finished run left.
@@ -347,15 +394,13 @@ class RunDirectory:
         """
         status = self.status
         try:
-            for name, digest in status.get("files", {}).items():
-                if _digest(self.path / name) != digest:
-                    raise ValueError(f"{name} was changed since the run finished")
+            check_digests(self.path, status)
             faults, diverged = self.path / "faults.csv", status.get("diverged")
             return Result(
                 setup=self.setup,
                 metrics=read_table(self.path / "metrics.csv"),
                 evaluations=read_table(self.path / "evaluations.csv"),
-                parameters=np.load(self.path / "parameters.npy", allow_pickle=False),
+                parameters=read_vector(self.path / "parameters.npy"),
                 directory=self.path,
                 faults=read_table(faults) if faults.exists() else None,
                 diverged=None if diverged is None else Divergence(**diverged),
@@ -363,22 +408,85 @@ class RunDirectory:
                 reused=True,
             )
         except (OSError, ValueError) as error:
-            raise RunExists(f"{self.path}: is damaged ({error}); move the directory away to start anew") from error
+            raise RunExists(
+                f"{self.path}: is damaged ({explain(error)}); move the directory away to start anew"
+            ) from error
 
 
-def _content(table: Table, position: dict[str, Any] | None) -> bytes:
+def explain(error: Exception) -> str:
+    """Why a file of a run cannot be read, in one line."""
+    if isinstance(error, ValidationError):
+        return lines(error)[0]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
+    return visible(" ".join(str(error).split()))
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status.json of a run directory; None if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return Status.model_validate_json(read_plain(folder / "status.json"))
+    except FileNotFoundError:
+        return None
+
+
+def check_digests(folder: Path, status: Mapping[str, Any], names: Collection[str] = DIGESTED) -> None:
+    """Compare the files of a run with the digests in its status.
+
+    Args:
+        folder: the run's directory.
+        status: the content of its status.json; a finished run has digests there, others may.
+        names: the files to look at.
+
+    Raises:
+        ValueError: one is missing or was changed, or has no digest.
+        OSError: one cannot be read.
+    """
+    known = status.get("files") or {}
+    needed = {*known, *NEEDED} if status.get("state") == "finished" else {*known}
+    for name in sorted(needed.intersection(names, DIGESTED)):
+        if name not in known:
+            raise ValueError(f"status.json has no digest of {name}, which every finished run has")
+        if digest(folder / name) != known[name]:
+            was = "" if status.get("state") == "finished" else "was "
+            raise ValueError(f"{name} was changed since the run {was}{status.get('state')}")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a plain file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_computed(folder: Path) -> bool:
+    """Whether some process of this machine, or of one that shares its locks, computes the run in a directory."""
+    try:
+        with open_plain(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which closing the file gives back
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
+def _content(table: Table, position: Position | None) -> bytes:
     assert table.path is not None
     if position is None:
         raise ValueError(f"{table.path}: was not there when it was saved")
     try:
-        return table.content(position)
+        return table.content(position.model_dump())
     except ValueError as error:
         raise ValueError(f"{table.path}: {error}") from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

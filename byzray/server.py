@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzray.aggregators import Aggregate, Aggregator
-from byzray.cohort import Contribution
+from byzray.cohort import Contribution, expect_like
 from byzray.contract import Contract
 from byzray.datasets import Data
 from byzray.divergence import Divergence, reason, unsound
@@ -325,8 +325,14 @@ class Server:
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Take up, at a step, a state that :meth:`state` returned; whether an earlier step diverged is forgotten."""
-        for name, tensor in self.state().items():
+        """Take up, at a step, a state that :meth:`state` returned; whether an earlier step diverged is forgotten.
+
+        Raises:
+            ValueError: it is that of another setup.
+        """
+        known = self.state()
+        expect_like(state, known)
+        for name, tensor in known.items():
             tensor.copy_(state[name])
         self.step_number = step
         if self.past is not None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from byzray.files import sync, writing
+from byzray.files import not_through_links, open_plain, read_plain, sync, writing
 from byzray.metrics import METRIC_COLUMNS
 
 # The columns of any table that hold no floating-point numbers.
 COUNTS = ("step", "worker", *METRIC_COLUMNS[:2])
 WORDS = ("fault", "submission")
 
+# What is read of a table at most, in bytes: with the study, about ten million steps.
+LARGEST_TABLE = 4 * 2**30
 
 # A frame of few rows takes far more memory than they do, and to join them takes longer the more rows there are.
 MOST_FRAMES = 100
@@ -52,7 +54,7 @@ class Table:
         assert self.path is not None
         length, digest = position["bytes"], position["digest"]
         try:
-            with self.path.open("rb") as file:
+            with open_plain(self.path) as file:
                 content = file.read(length)
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror or error}") from error
@@ -110,7 +112,7 @@ class Table:
         with writing(self.path):
             if content:
                 # Over what an earlier attempt, which a full disk cut off, may have left.
-                with self.path.open("r+b" if self.length else "wb") as file:
+                with open(self.path, "r+b" if self.length else "wb", opener=not_through_links) as file:
                     file.seek(self.length)
                     file.truncate()
                     file.write(content)
@@ -133,8 +135,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Raises:
         ValueError: it holds something else than numbers.
+        OSError: it cannot be read, or has more than :data:`LARGEST_TABLE` bytes.
     """
-    return _parse(path.read_text(encoding="utf-8"))
+    return _parse(read_plain(path, LARGEST_TABLE).decode("utf-8"))
 
 
 def _parse(content: str) -> pd.DataFrame:
@@ -142,4 +145,7 @@ def _parse(content: str) -> pd.DataFrame:
     # Read as text: pandas' own parser of numbers is off by the last digit in some of its releases.
     text = pd.read_csv(complete, dtype=str, keep_default_na=False)
     kinds = {name: "int64" if name in COUNTS else "float64" for name in text.columns if name not in WORDS}
-    return text.astype(kinds)
+    try:
+        return text.astype(kinds)
+    except (OverflowError, TypeError) as error:
+        raise ValueError(str(error)) from error

@@ -257,7 +257,7 @@ def test_a_damaged_status_is_named_and_can_be_done_without(small_setup: Setup, t
     whole = files(simulate(small_setup, output=tmp_path / "whole"))
     directory = stopped(small_setup, tmp_path / "parts", 6)
     (directory / "status.json").write_text(content)
-    with pytest.raises(RunExists, match=r"status\.json: is damaged (.|\n)*Without this file --resume goes on"):
+    with pytest.raises(RunExists, match=r"status\.json: is damaged (.|\n)*Delete this file and use --resume"):
         simulate(small_setup, output=tmp_path / "parts", resume=True)
     (directory / "status.json").unlink()
     assert files(simulate(small_setup, output=tmp_path / "parts", resume=True)) == whole
