@@ -399,6 +399,26 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="Folder 
         raise WrongInput(str(error)) from error
 
 
+@app.command()
+def verify(directory: Annotated[str, typer.Argument(metavar="DIR", help="A run, or a folder or URI of runs.")]) -> None:
+    """Compare the files of runs with their digests; fails if one was changed."""
+    from byzray.verification import verify as verify_runs
+    from sweeps.storage import Storage
+
+    with _parsed("DIR", directory, Storage) as storage:
+        _pull_results(storage)
+        verdicts = verify_runs(storage.folder)
+    if not verdicts:
+        raise WrongInput(f"{storage.shown}: holds no runs")
+    damaged = [one for one in verdicts if one.problem]
+    for one in damaged:
+        out.print(f"damaged: {one.run}: {one.problem}", markup=False)
+    finished = sum(one.state in ("finished", "stopped") for one in verdicts)
+    out.print(f"{len(verdicts)} runs, {finished} of them finished: {len(damaged)} damaged")
+    if damaged:
+        raise typer.Exit(1)
+
+
 def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
     try:
         return parse(text)
@@ -409,13 +429,17 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
 def _report(storage: "Storage") -> None:
     from byzray.report import write_report
 
-    # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
-    storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
+    _pull_results(storage)
     written = write_report(storage.folder, shown=storage.shown)
     storage.push("report")
     storage.remove("report")  # figures of an earlier one
     for line in written.summary:
         out.print(line, markup=False)
+
+
+def _pull_results(storage: "Storage") -> None:
+    # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
+    storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
 
 
 class Kind(StrEnum):

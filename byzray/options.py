@@ -7,13 +7,28 @@ instance: ``median``, ``{name: multi-krum, m: 3}``, or a class of the user's own
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from operator import attrgetter
 from types import FunctionType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+# The classes of the user's own that may be imported; None: any.
+_importable: ContextVar[frozenset[str] | None] = ContextVar("importable", default=None)
+
+
+@contextmanager
+def importing_only(names: Iterable[str] = ()) -> Iterator[None]:
+    """Import no class of the user's own but these: of a setup that lies among results, which may be anybody's."""
+    before = _importable.set(frozenset(names))
+    try:
+        yield
+    finally:
+        _importable.reset(before)
 
 
 class Options(BaseModel):
@@ -71,7 +86,7 @@ class Registry(Generic[T]):
         """The class called `name`, imported if it reads ``module:Class``.
 
         Raises:
-            ValueError: there is no such class, it cannot be imported or it is of another kind.
+            ValueError: there is no such class, it cannot or must not be imported or it is of another kind.
         """
         if ":" in name:
             return self._import(name)
@@ -85,6 +100,9 @@ class Registry(Generic[T]):
             ) from None
 
     def _import(self, name: str) -> type[T]:
+        importable = _importable.get()
+        if importable is not None and name not in importable:
+            raise ValueError(f"{name!r} is a class of somebody's own, which is not imported here")
         module_name, _, class_name = name.partition(":")
         try:
             found = attrgetter(class_name)(importlib.import_module(module_name))

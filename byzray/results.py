@@ -20,7 +20,7 @@ import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +60,9 @@ FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
 # Of these a status holds digests, if they are there; those of a finished run are there.
 DIGESTED = (*FINAL_FILES, "setup.yaml", "environment.json")
 NEEDED = ("metrics.csv", "evaluations.csv", "parameters.npy")
+
+# Folders beside runs that hold something else.
+OTHER_FOLDERS = ("report", "tune", "replaced")
 
 # The figure of a run.
 FIGURES = ("accuracy.png", "accuracy.svg")
@@ -465,6 +468,16 @@ def digest(path: Path) -> str:
     """
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
+    """The directories of runs at these places of a folder, without those of reports and of earlier runs."""
+    found = (path.parent for place in places for path in folder.glob(f"{place}/setup.yaml"))
+    return sorted(
+        path
+        for path in found
+        if not any(part in OTHER_FOLDERS or part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def is_computed(folder: Path) -> bool:

@@ -130,14 +130,14 @@ def _digest(content: bytes) -> "hashlib.blake2b":
     return hashlib.blake2b(content, digest_size=16)
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, limit: int = LARGEST_TABLE) -> pd.DataFrame:
     """Read a table, every number exactly as it was written; a last line that was cut off is left out.
 
     Raises:
         ValueError: it holds something else than numbers.
-        OSError: it cannot be read, or has more than :data:`LARGEST_TABLE` bytes.
+        OSError: it cannot be read, or has more than `limit` bytes.
     """
-    return _parse(read_plain(path, LARGEST_TABLE).decode("utf-8"))
+    return _parse(read_plain(path, limit).decode("utf-8"))
 
 
 def _parse(content: str) -> pd.DataFrame:

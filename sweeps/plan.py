@@ -1,9 +1,11 @@
 """What a sweep has computed, and what it would compute now and why."""
 
 import json
+import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from byzray.environment import fingerprints
-from byzray.files import write_atomically
-from byzray.results import RunDirectory
+from byzray.files import LARGEST_DESCRIPTION, read_plain, write_atomically
+from byzray.options import importing_only
+from byzray.results import DIGESTED, RunDirectory, check_digests
 from byzray.setups import Placement, Setup
 from sweeps.conditions import facts
 from sweeps.definition import Sweep
@@ -24,6 +27,15 @@ PLAN_FILES = ("sweep.json", "planned.jsonl")
 
 # States of a run that need no more work; a scheduler that stopped a run early did so for good.
 DONE = ("finished", "stopped")
+
+# States of a run that is to be computed from its start; what there is of it is kept elsewhere.
+REPLACED = ("changed", "damaged")
+
+# Of a run in a URI a plan compares this file alone with its digest: the others would have to be fetched.
+COMPARED = "evaluations.csv"
+
+# What is read of an earlier plan at most, in bytes.
+LARGEST_PLAN = 16 * LARGEST_DESCRIPTION
 
 # Far more than can be computed; each is looked at.
 MOST_RUNS = 20_000
@@ -39,7 +51,8 @@ class Run:
     Attributes:
         setup: the setup, with its seed.
         state: `finished`, `stopped` or, if it is to be computed, one of `missing`, `interrupted` (continued from its
-            last checkpoint), `failed` (tried again) and `changed` (computed with other files of the user's own).
+            last checkpoint), `failed` (tried again), `changed` (computed with other files of the user's own) and
+            `damaged` (done, but its files are not those that its status has digests of).
         step: how many steps were taken.
         seconds: how long they took; 0 if that is not known.
     """
@@ -127,8 +140,7 @@ class Plan:
         What was planned earlier of the same sweep, with other conditions or seeds, stays planned.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        known = {one["run"]: one for one in _earlier(folder, self.sweep)}
-        known |= {run.name: {"run": run.name, "setup": run.setup.describe()} for run in self.runs}
+        known = _earlier(folder, self.sweep) | {run.name: run.setup for run in self.runs}
         content = {
             "sweep": self.sweep.name,
             "digest": self.sweep.digest(),
@@ -138,7 +150,8 @@ class Plan:
             "runs": len(self.runs),
             "whole": self.whole(),
         }
-        text = "".join(f"{json.dumps(one)}\n" for one in known.values())
+        lines = ({"run": name, "setup": setup.describe()} for name, setup in known.items())
+        text = "".join(f"{json.dumps(one)}\n" for one in lines)
         write_atomically(folder / "planned.jsonl", lambda path: _write(path, text))
         write_atomically(folder / "sweep.json", lambda path: _write(path, json.dumps(content, indent=2) + "\n"))
 
@@ -203,26 +216,25 @@ def make_plan(
     seeds = tuple(seeds or sweep.seeds)
     if (count := len(setups) * len(seeds)) > MOST_RUNS:
         raise SweepError(sweep.name, [f"stands for {count} runs, expected at most {MOST_RUNS}"])
-    storage.pull("runs", names=STATUS_FILES)
+    storage.pull("runs", names=(*STATUS_FILES, COMPARED))
+    compared = DIGESTED if storage.filesystem is None else (COMPARED,)
     storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
-    runs = [
-        _look_at(setup.model_copy(update={"seed": seed}), storage.runs, present, data)
-        for seed in seeds
-        for setup in setups
-    ]
+    wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time goes into digests
+        runs = list(pool.map(lambda setup: _look_at(setup, storage.runs, present, data, compared), wanted))
     if sweep.early_stopping is None:  # it had been when they were stopped
         runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
     names = {run.name for run in runs}
     others = [
-        _look_at(Setup.model_validate(one["setup"]), storage.runs, present, data)
-        for one in _earlier(storage.folder, sweep)
-        if one["run"] in present - names
+        _look_at(setup, storage.runs, present, data, ())
+        for name, setup in _earlier(storage.folder, sweep).items()
+        if name in present - names
     ]
     return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
 
 
-def _look_at(setup: Setup, folder: Path, present: set[str], data: Path) -> Run:
+def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str]) -> Run:
     if RunDirectory.name(setup) not in present:
         return Run(setup, "missing")
     directory = RunDirectory(folder, setup)
@@ -232,39 +244,58 @@ def _look_at(setup: Setup, folder: Path, present: set[str], data: Path) -> Run:
     known = directory.environment.get("files", {}) if now else {}
     if any(known.get(name, digest) != digest for name, digest in now.items()):
         return Run(setup, "changed")
+    if state in DONE:
+        try:
+            check_digests(directory.path, status, compared)
+        except (ValueError, OSError):
+            return Run(setup, "damaged")
     if state in DONE or state == "failed":
         return Run(setup, state, step, seconds)
     return Run(setup, "interrupted" if status else "missing", step, seconds)
 
 
-def _earlier(folder: Path, sweep: Sweep) -> list[dict[str, Any]]:
-    """What was planned earlier of the same sweep."""
+def _earlier(folder: Path, sweep: Sweep) -> dict[str, Setup]:
+    """What was planned earlier of the same sweep, by the names of the runs; lines that are damaged are left out.
+
+    The plan may be anybody's: of classes that are not byzray's, those that the sweep itself names are imported.
+    """
     if _read_json(folder / "sweep.json").get("digest") != sweep.digest():
-        return []
-    return _read_lines(folder / "planned.jsonl")
+        return {}
+    try:
+        content = read_plain(folder / "planned.jsonl", LARGEST_PLAN).decode("utf-8", errors="replace")
+    except OSError:
+        return {}
+    known = {}
+    with importing_only(_own_classes(sweep.setups())):
+        for line in content.splitlines():
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # pydantic's errors are ValueErrors
+                setup = Setup.model_validate(json.loads(line)["setup"])
+                known[RunDirectory.name(setup)] = setup
+    return known
+
+
+def _own_classes(setups: Iterable[Setup]) -> set[str]:
+    """The names, ``module:Class``, of the classes of the user's own in some setups."""
+
+    def names(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for inner in value.values():
+                yield from names(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                yield from names(inner)
+        elif isinstance(value, str) and ":" in value:
+            yield value
+
+    return {name for setup in setups for name in names(setup.describe())}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError):  # what is damaged is written anew
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The runs that were planned, without the lines that are damaged."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    known = []
-    for line in lines:
-        with suppress(ValueError, LookupError, TypeError, RecursionError):  # pydantic's errors are ValueErrors
-            one = json.loads(line)
-            setup = Setup.model_validate(one["setup"])
-            known.append({"run": RunDirectory.name(setup), "setup": one["setup"]})
-    return known
 
 
 def _write(path: Path, text: str) -> None:

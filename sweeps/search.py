@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.search.repeater import Repeater
 
-from byzray.results import RunDirectory
+from byzray.results import RunDirectory, check_digests
 from byzray.table import read_table
 from sweeps.definition import Search
 from sweeps.grid import SweepError
@@ -166,6 +166,7 @@ def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], sto
             return None
         path = directory.path / "evaluations.csv"
         try:
+            check_digests(directory.path, directory.status, [path.name])
             found.append(float(read_table(path)["accuracy"].max()))
         except (OSError, ValueError, LookupError) as error:
             raise SweepError(str(path), [f"is damaged ({error}); move its directory away"]) from error

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from byzray.files import write_atomically
+from byzray.mistakes import visible
 
 T = TypeVar("T")
 
@@ -139,10 +140,22 @@ class Storage:
         if found.type == FileType.File:
             return [path]
         below = self.filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
-        return [one.path for one in below if one.type == FileType.File]
+        return [one.path for one in below if one.type == FileType.File and not self._is_link(one.path)]
+
+    def _is_link(self, path: str) -> bool:
+        """Whether a file is a link of this machine's, which may stand for any other file."""
+        return isinstance(self.filesystem, LocalFileSystem) and Path(path).is_symlink()
 
     def _local(self, path: str) -> Path:
-        return self.folder / path.removeprefix(self.path).lstrip("/")
+        """Where the copy of a remote file lies.
+
+        Raises:
+            ValueError: it would lie outside the local folder.
+        """
+        inside = path.removeprefix(self.path).lstrip("/")
+        if ".." in inside.split("/"):
+            raise ValueError(f"{self.shown}: holds {visible(inside)!r}, expected no '..' in the names of its files")
+        return self.folder / inside
 
     def _fetch(self, path: str) -> None:
         assert self.filesystem is not None

@@ -64,6 +64,7 @@ WHY = {
     "interrupted": "interrupted, to be continued from the last checkpoint",
     "failed": "failed, to be tried again",
     "changed": "changed: computed with other files of your own, to be computed anew (the old ones are kept)",
+    "damaged": "damaged: their files were changed since, to be computed anew (the old ones are kept)",
 }
 
 

@@ -30,7 +30,7 @@ from sweeps.conditions import facts
 from sweeps.data import SharedData, key, share
 from sweeps.definition import Sweep
 from sweeps.grid import SweepError
-from sweeps.plan import PLAN_FILES, Plan
+from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
@@ -120,7 +120,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         _expect_shared(storage)
         execution = _Execution(plan, storage, options, console)  # which raises if there is no room
         for run in plan.waiting:
-            if run.state == "changed":
+            if run.state in REPLACED:
                 storage.put_aside(run.name)
         try:
             return execution.run()
@@ -375,7 +375,7 @@ class _Execution:
             with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # else its actor is at work
                 status = directory.status
                 if status.get("state") == "interrupted":
-                    kept = {name: status.get(name) for name in ("seconds", "diverged")}
+                    kept = {name: status.get(name) for name in ("seconds", "diverged", "files")}
                     directory.set_status("stopped", status.get("step", 0), reason="by ASHA", **kept)
                     self.storage.push(f"{place}/status.json")
                     self.settled.add(name)

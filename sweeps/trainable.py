@@ -264,7 +264,8 @@ class RunTrainable(tune.Trainable):
         self.storage.remove(f"{place}/checkpoints", f"{place}/error.txt")
         loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
         last = float(result.evaluations["accuracy"].iloc[-1])
-        reported = self._report(result.setup.steps, loss, last, result.best_accuracy)
+        # Fewer than the setup's where divergence ended it.
+        reported = self._report(len(result.metrics), loss, last, result.best_accuracy)
         # Tune calls a trial done that its scheduler stopped, too.
         return {**reported, "seconds": result.seconds, "reused": result.reused, "finished": True, "done": True}
 

@@ -3,16 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from byzray.report.run import run_figure, save_run_figure
-
 if TYPE_CHECKING:
     from byzray.report.collect import NothingToReport
+    from byzray.report.run import run_figure, save_run_figure
     from byzray.report.write import Report, write_report
 
 __all__ = ["NothingToReport", "Report", "run_figure", "save_run_figure", "write_report"]
 
-# Every run imports this package for its own figure; what only a report needs is imported on first use.
-_HOMES = {"NothingToReport": "collect", "Report": "write", "write_report": "write"}
+# All is imported on first use: matplotlib alone takes a second, and may be broken.
+_HOMES = {
+    "NothingToReport": "collect",
+    "Report": "write",
+    "run_figure": "run",
+    "save_run_figure": "run",
+    "write_report": "write",
+}
 
 
 def __getattr__(name: str) -> Any:

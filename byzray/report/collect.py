@@ -1,4 +1,8 @@
-"""Reads what lies in a directory of runs: finished, broken off, damaged, and what was planned but is not there."""
+"""Reads what lies in a directory of runs: finished, broken off, damaged, and what was planned but is not there.
+
+The directory may be somebody else's. All of it is data: no class that a setup names is imported, no link is followed,
+nothing is read without a limit, and what is damaged is listed and ends no report.
+"""
 
 import io
 import json
@@ -12,22 +16,36 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
-from byzray.report.panels import identity
+from byzray.arrays import is_finite
+from byzray.files import open_plain, read_plain
+from byzray.mistakes import visible
+from byzray.report.panels import PLACEMENTS, identity
+from byzray.results import (
+    OTHER_FOLDERS,
+    Count,
+    Status,
+    check_digests,
+    explain,
+    is_computed,
+    read_status,
+    run_directories,
+)
 from byzray.table import read_table
-from byzray.yaml import read_yaml
+from byzray.yaml import LARGEST_TEXT, parse_yaml
 
-RECORDED = ("finished", "stopped", "running", "interrupted", "failed")
-"""What a status.json may say. `stopped`: ended early by a scheduler."""
-
-STATES = (*RECORDED, "damaged", "missing")
-"""What may have become of a run, in the order in which they are told."""
+STATES = ("finished", "stopped", "running", "interrupted", "failed", "damaged", "missing")
+"""What may have become of a run, in the order in which they are told. `stopped`: ended early by a scheduler."""
 
 COUNTED = ("finished", "stopped")
 """The states in which a run's best accuracy is final."""
 
-# Folders beside the runs that hold something else.
-OTHER_FOLDERS = ("report", "tune", "replaced")
+# Far above those of a setup.
+LARGEST_RATE = 1e100
+
+# Where runs lie below the folder of a report.
+PLACES = ("*", "runs/*")
 
 NEEDED_FIELDS = {
     "dataset": dict,
@@ -55,6 +73,15 @@ METRICS = {
 
 LOG_LINES, LOG_BYTES = 15, 8192
 
+# What is read of a file of a run at most, in bytes: a table of some two million steps.
+LARGEST_TABLE = 2**30
+
+# The same of a plan: a thousand bytes a run are usual.
+LARGEST_PLAN = 256 * 2**20
+
+# How much is shown of a reason, in characters.
+LONGEST_REASON = 2000
+
 
 class NothingToReport(ValueError):
     """The directory holds no runs; the message names it, what was found and what was expected."""
@@ -71,8 +98,7 @@ class Run:
         step: how many steps it took.
         reason: why it is not finished, if that is known.
         seconds: how long it took; NaN if that was not recorded.
-        diverged_at: the first step at which the average loss or the distance to the initial parameters is not finite,
-            or the number of steps if only the final parameters are not; none: it stayed finite.
+        diverged_at: the step whose update made the parameters non-finite; none: they stayed finite.
         metrics: columns step, loss and, with a study, sampled and submitted: the squared variance-norm ratios.
         evaluations: columns step and accuracy (a share of 1).
         log: the end of what a failed run left in error.txt.
@@ -94,20 +120,42 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
+class Whole(BaseModel):
+    """How large a sweep is with all its setups and seeds."""
+
+    model_config = ConfigDict(strict=True)
+
+    setups: Count | None = None
+    runs: Count | None = None
+    pairs: Count | None = None
+
+
+class SweepFacts(BaseModel):
+    """What a report tells of sweep.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    sweep: str = ""
+    runs: Count | None = None
+    only: list[str] = []
+    seeds: list[int] = []
+    whole: Whole | None = None
+
+
 @dataclass(frozen=True)
 class Collection:
     """All that a directory holds.
 
     Attributes:
         runs: those found, in the order of their names, then those planned and not found.
-        sweep: the content of sweep.json, empty if there is none.
+        sweep: what sweep.json says, nothing if there is none.
         notes: what could not be read or was left out, one line each.
         planned: how many runs are planned; 0: there is no plan.
         foreign: the names of runs that were found and are not planned; none if there is no plan.
     """
 
     runs: list[Run]
-    sweep: dict[str, Any]
+    sweep: SweepFacts
     notes: list[str]
     planned: int = 0
     foreign: frozenset[str] = frozenset()
@@ -123,27 +171,30 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
     Raises:
         NothingToReport: there is neither a run nor a plan.
     """
+    locks = shown is None or "://" not in shown  # a copy of what lies elsewhere has none
     shown = str(directory) if shown is None else shown
     if not directory.is_dir():
         raise NothingToReport(f"{shown}: there is no such folder, expected one with run directories")
+    _expect_no_sweeps(directory, shown)
     notes: list[str] = []
     plan = _plan(directory / "planned.jsonl", notes)
     sweep = _sweep(directory / "sweep.json", notes)
-    found = _run_directories(directory)
+    found = run_directories(directory, PLACES)
     if not found and not plan:
         raise NothingToReport(_nothing(directory, shown))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = list(pool.map(lambda path: _read_run(path, plan.get(path.name)), found))
+        read = list(pool.map(lambda path: _read_run(path, plan.get(path.name), locks), found))
     runs = []
     for path, run in zip(found, read, strict=True):
         if isinstance(run, str):
-            notes.append(f"{path.name}: {run}; it is not counted")
+            notes.append(f"{visible(path.name)}: {run}; it is not counted")
         else:
             runs.append(run)
     if not runs and not plan:
         raise NothingToReport(f"{shown}: found no run that can be read; " + "; ".join(notes))
     present = {path.name for path in found}
-    missing = [Run(name, setup, "missing", reason="not begun") for name, setup in plan.items() if name not in present]
+    absent = {visible(name): setup for name, setup in plan.items() if name not in present}
+    missing = [Run(name, setup, "missing", reason="not begun") for name, setup in absent.items()]
     once = _each_once(runs + missing, notes)
     # Not by their names: what was planned for actors may have been computed without.
     planned = {_simulated(setup) for setup in plan.values()}
@@ -154,7 +205,7 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
 def _nothing(directory: Path, shown: str) -> str:
     if (directory / "setup.yaml").exists():
         return f"{shown}: is itself a run directory, expected the folder that holds run directories"
-    inside = sorted(path.name for path in directory.iterdir())
+    inside = sorted(visible(path.name) for path in directory.iterdir())
     listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     return (
         f"{shown}: found no run in it ({'it holds ' + listed if inside else 'it is empty'}), "
@@ -162,12 +213,26 @@ def _nothing(directory: Path, shown: str) -> str:
     )
 
 
-def _run_directories(directory: Path) -> list[Path]:
-    return sorted(
-        path.parent
-        for pattern in ("*/setup.yaml", "runs/*/setup.yaml")
-        for path in directory.glob(pattern)
-        if path.parent.name not in OTHER_FOLDERS and not path.parent.name.startswith(".")
+def _expect_no_sweeps(directory: Path, shown: str) -> None:
+    """A folder of sweeps has no report of its own: each of them has one.
+
+    Raises:
+        NothingToReport: it is such a folder.
+    """
+    if any((directory / name).exists() for name in ("planned.jsonl", "runs")):
+        return
+    marks = ("*/planned.jsonl", "*/runs/*/setup.yaml")
+    found = {path.relative_to(directory).parts[0] for pattern in marks for path in directory.glob(pattern)}
+    sweeps = sorted(visible(name) for name in found if name not in OTHER_FOLDERS and not name.startswith("."))
+    if not sweeps:
+        return
+    runs = len(run_directories(directory, PLACES))
+    beside = ""
+    if runs:
+        beside = f" and {runs} single run{'s' * (runs > 1)}, which need a folder of their own to be reported"
+    listed = ", ".join(sweeps[:5]) + (", ..." if len(sweeps) > 5 else "")
+    raise NothingToReport(
+        f"{shown}: holds sweeps ({listed}){beside}; expected one sweep: byzray report {shown.rstrip('/')}/{sweeps[0]}"
     )
 
 
@@ -196,35 +261,35 @@ def _plan(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
     """The planned setups by the name of the run's directory."""
     planned: dict[str, dict[str, Any]] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        content = read_plain(path, LARGEST_PLAN).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return planned
     except OSError as error:
         notes.append(f"{path.name}: cannot be read ({error.strerror}); nothing is taken as planned")
         return planned
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
-            planned[str(content["run"])] = checked(content["setup"])
+            one = json.loads(line)
+            planned[str(one["run"])] = checked(one["setup"])
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            notes.append(f"{path.name}: line {number} is damaged ({error}); it is left out of the plan")
+            notes.append(f"{path.name}: line {number} is damaged ({explain(error)}); it is left out of the plan")
     return planned
 
 
-def _sweep(path: Path, notes: list[str]) -> dict[str, Any]:
+def _sweep(path: Path, notes: list[str]) -> SweepFacts:
     try:
-        return _json(path)
+        return SweepFacts.model_validate(_cleaned(_json(path)))
     except (ValueError, OSError, RecursionError) as error:
-        notes.append(f"{path.name}: is damaged ({error})")
-        return {}
+        notes.append(f"{path.name}: is damaged ({explain(error)})")
+        return SweepFacts()
 
 
 def _json(path: Path) -> dict[str, Any]:
     """The mapping a JSON file holds, empty if there is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path))
     except FileNotFoundError:
         return {}
     if not isinstance(content, dict):
@@ -241,58 +306,111 @@ def checked(setup: Any) -> dict[str, Any]:
     if not isinstance(setup, dict):
         raise ValueError("expected the mapping of a resolved setup")
     for name, kind in NEEDED_FIELDS.items():
-        if not isinstance(setup.get(name), kind):
+        value = setup.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"is no resolved setup: expected {name!r} with a value of type {kind.__name__}")
-    for name in ("dataset", "model", "aggregator"):
-        if not isinstance(setup[name].get("name"), str):
+        if isinstance(value, int) and not 0 <= value < 2**63:
+            raise ValueError(f"is no resolved setup: expected {name!r} with a number that fits into 63 bits")
+    for name in ("dataset", "model", "aggregator", "attack"):
+        option = setup.get(name)
+        if (option is not None or name != "attack") and not (
+            isinstance(option, dict) and isinstance(option.get("name"), str)
+        ):
             raise ValueError(f"is no resolved setup: expected {name!r} with a 'name'")
-    if "placement" not in setup["momentum"]:
-        raise ValueError("is no resolved setup: expected 'momentum' with a 'placement'")
-    content: dict[str, Any] = json.loads(json.dumps(setup))
+    if setup["momentum"].get("placement") not in PLACEMENTS:
+        raise ValueError(f"is no resolved setup: expected 'momentum' with a 'placement' of {', '.join(PLACEMENTS)}")
+    text = json.dumps(setup)
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"is no resolved setup: expected at most {LARGEST_TEXT} characters")
+    content: dict[str, Any] = _cleaned(json.loads(text))
+    _check_rates(content["learning_rate"])
     return content
 
 
-def _read_run(path: Path, planned: dict[str, Any] | None) -> Run | str:
-    """The run in a directory, or why there is none to speak of."""
-    try:
-        setup = planned if planned is not None else checked(read_yaml(path / "setup.yaml"))
-    except (ValueError, TypeError, RecursionError) as error:
-        return f"its setup.yaml is damaged ({error})"
-    try:
-        return _read_tables(path, setup)
-    except (ValueError, OSError) as error:
-        return Run(path.name, setup, "damaged", reason=" ".join(str(error).split()))
+def _check_rates(learning_rate: dict[str, Any]) -> None:
+    """Expect the rates of a resolved setup.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    initial, schedule = learning_rate.get("initial"), learning_rate.get("schedule")
+    if not isinstance(schedule, dict | None) or not all(key.isdecimal() for key in schedule or ()):
+        raise ValueError("is no resolved setup: expected 'learning_rate' with a 'schedule' of steps and rates")
+    for rate in [*(schedule or {}).values(), *([] if initial is None else [initial])]:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not abs(rate) < LARGEST_RATE:
+            raise ValueError(f"is no resolved setup: expected rates below {LARGEST_RATE:g} as 'learning_rate'")
 
 
-def _read_tables(path: Path, setup: dict[str, Any]) -> Run:
-    status = _named("status.json", lambda: _json(path / "status.json"))
-    state, reason = status.get("state", "interrupted"), str(status.get("reason", ""))
-    if state not in RECORDED:
-        raise ValueError(f"status.json: got the state {state!r}, expected one of {', '.join(RECORDED)}")
-    if not status:
-        reason = "there is no status.json"
-    step = _named("status.json", lambda: int(status.get("step", 0)))
+def _cleaned(content: Any) -> Any:
+    """The same with no text in it that would steer a terminal."""
+    if isinstance(content, dict):
+        return {visible(str(key)): _cleaned(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_cleaned(one) for one in content]
+    return visible(content) if isinstance(content, str) else content
+
+
+def _read_run(path: Path, planned: dict[str, Any] | None, locks: bool) -> Run | str:
+    """The run in a directory, or why there is none to speak of; `locks`: whether a run that is computed is locked."""
+    try:
+        setup = planned
+        if setup is None:
+            setup = checked(parse_yaml(read_plain(path / "setup.yaml", 4 * LARGEST_TEXT).decode("utf-8")))
+    except (ValueError, OSError, TypeError, RecursionError) as error:
+        return f"its setup.yaml is damaged ({explain(error)})"
+    try:
+        return _read_tables(path, setup, locks)
+    except Exception as error:  # files of strangers: nothing in one run ends the report of the others
+        return Run(visible(path.name), setup, "damaged", reason=_shortened(explain(error)))
+
+
+def _read_tables(path: Path, setup: dict[str, Any], locks: bool) -> Run:
+    status = _named("status.json", lambda: read_status(path))
+    state, reason, step = _state(path, status, locks)
+    if status is not None and state in COUNTED:
+        check_digests(path, status.model_dump())
     metrics = _named("metrics.csv", lambda: _metrics(path / "metrics.csv"))
     evaluations = _named("evaluations.csv", lambda: _evaluations(path / "evaluations.csv"))
     if state == "stopped":  # what was computed before the scheduler was heard is no part of the run
         metrics, evaluations = metrics[metrics["step"] < step], evaluations[evaluations["step"] <= step]
-    if state == "finished" and len(metrics) != setup["steps"]:
-        raise ValueError(f"metrics.csv: expected the {setup['steps']} rows of a finished run, found {len(metrics)}")
+    if status is not None and state == "finished" and len(metrics) != (expected := _steps_taken(setup, status)):
+        raise ValueError(f"metrics.csv: expected the {expected} rows of a finished run, found {len(metrics)}")
     if len(metrics):
         step = max(step, int(metrics["step"].iloc[-1]) + 1)
     return Run(
-        name=path.name,
+        name=visible(path.name),
         setup=setup,
         state=state,
         step=step,
-        reason=reason,
-        seconds=_named("status.json", lambda: float(status.get("seconds") or math.nan)),
-        diverged_at=_diverged_at(metrics, path / "parameters.npy", step),
+        reason=_shortened(reason),
+        seconds=math.nan if status is None or status.seconds is None else status.seconds,
+        diverged_at=_diverged_at(metrics, path / "parameters.npy", status),
         metrics=metrics.drop(columns="distance", errors="ignore"),
         evaluations=evaluations,
         log=_log(path / "error.txt"),
-        environment=_named("environment.json", lambda: _json(path / "environment.json")),
+        environment=_named("environment.json", lambda: _cleaned(_json(path / "environment.json"))),
     )
+
+
+def _state(path: Path, status: Status | None, locks: bool) -> tuple[str, str, int]:
+    """What became of a run, why, and after how many steps."""
+    if status is None:
+        return "interrupted", "there is no status.json", 0
+    if status.state == "running" and locks and not is_computed(path):
+        return "interrupted", "it was killed: no process computes it any more", status.step
+    return status.state, status.reason or "", status.step
+
+
+def _steps_taken(setup: dict[str, Any], status: Status) -> int:
+    """How many steps a finished run has."""
+    if setup.get("divergence") == "stop" and status.diverged is not None:
+        return status.diverged.step + 1
+    return int(setup["steps"])
+
+
+def _shortened(reason: str) -> str:
+    reason = visible(reason)
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
 def _named(name: str, read: Callable[[], Any]) -> Any:
@@ -300,22 +418,29 @@ def _named(name: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}: is damaged ({error})") from error
+        raise ValueError(f"{name}: is damaged ({explain(error)})") from error
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror or error}") from error
 
 
 def _evaluations(path: Path) -> pd.DataFrame:
-    if not path.exists():
+    try:
+        frame = read_table(path, LARGEST_TABLE)
+    except FileNotFoundError:
         return pd.DataFrame(columns=["step", "accuracy"], dtype="float64")
-    frame = read_table(path)
     _expect(frame, "step", "accuracy")
+    shares = frame["accuracy"].dropna()
+    if not shares.between(0, 1).all():
+        raise ValueError("expected accuracies from 0 to 1")
     return frame[["step", "accuracy"]]
 
 
 def _metrics(path: Path) -> pd.DataFrame:
     """The columns that a report needs of a table of metrics, which has many more; no file: no rows."""
-    if not path.exists():
+    try:
+        content = read_plain(path, LARGEST_TABLE)
+    except FileNotFoundError:
         return pd.DataFrame(columns=["step", "loss"], dtype="float64")
-    content = path.read_bytes()
     # A run that computes now, or was killed, may have left half a line.
     complete = io.BytesIO(content[: content.rfind(b"\n") + 1])
     # The types are given, so that text is an error, and a column of NaN is one of numbers. In some releases of pandas
@@ -324,34 +449,43 @@ def _metrics(path: Path) -> pd.DataFrame:
         columns=METRICS
     )
     _expect(frame, "step", "loss")
-    for which in ("sampled", "submitted"):
-        if f"{which} norm" in frame.columns:
-            frame[which] = (frame.pop(f"{which} deviation") / frame.pop(f"{which} norm")) ** 2
+    with np.errstate(all="ignore"):
+        for which in ("sampled", "submitted"):
+            if f"{which} norm" in frame.columns:
+                frame[which] = (frame.pop(f"{which} deviation") / frame.pop(f"{which} norm")) ** 2
     return frame
 
 
 def _expect(frame: pd.DataFrame, *columns: str) -> None:
+    """Expect a table with these columns, the first of which counts upwards."""
     for name in columns:
         if name not in frame.columns:
             raise ValueError(f"it lacks the column of the {name}")
+    steps = frame[columns[0]].to_numpy(dtype="float64")
+    if not (np.isfinite(steps).all() and (steps >= 0).all() and (steps < 2**53).all() and (np.diff(steps) > 0).all()):
+        raise ValueError("expected steps that grow from row to row")
 
 
-def _diverged_at(metrics: pd.DataFrame, parameters: Path, step: int) -> int | None:
-    measured = metrics.drop(columns=["step", "sampled", "submitted"], errors="ignore").to_numpy()
-    lost = ~np.isfinite(measured).all(axis=1)
-    if lost.any():
-        return int(metrics["step"].iloc[int(lost.argmax())])
-    if not parameters.exists():
-        return None
-    values = _named(parameters.name, lambda: np.load(parameters, mmap_mode="r", allow_pickle=False))
-    return None if np.isfinite(values).all() else step
+def _diverged_at(metrics: pd.DataFrame, parameters: Path, status: Status | None) -> int | None:
+    """The step whose update made the parameters non-finite: as the run recorded it, else as far as its files tell."""
+    if status is not None and status.diverged is not None:
+        return status.diverged.step
+    if status is not None and status.state == "finished" and _named(parameters.name, lambda: is_finite(parameters)):
+        return None  # what is not finite once stays so
+    shown = metrics["distance" if "distance" in metrics.columns else "loss"].to_numpy()
+    lost = ~np.isfinite(shown)
+    if lost.any():  # both are those before the step's update
+        return max(0, int(metrics["step"].iloc[int(lost.argmax())]) - 1)
+    return len(metrics) - 1 if status is not None and status.state == "finished" else None
 
 
 def _log(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
+            text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
+    except FileNotFoundError:
         return ""
-    return "\n".join(text.rstrip().splitlines()[-LOG_LINES:])
+    except OSError as error:
+        return f"({path.name} is not shown: {error.strerror or error})"
+    return visible("\n".join(text.rstrip().splitlines()[-LOG_LINES:]))

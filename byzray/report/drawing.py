@@ -1,13 +1,69 @@
-"""What all figures share: colours, line styles, and files that are the same for the same data."""
+"""What all figures share: matplotlib as byzray uses it, colours, line styles, and the same files for the same data.
 
+Whatever the user's environment says of matplotlib changes no figure and fails none. What draws takes matplotlib from
+here.
+"""
+
+import importlib
+import os
 import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from byzray.files import write_atomically
+from byzray.mistakes import visible
+
+
+def _import_matplotlib() -> Any:
+    """matplotlib, imported without the user's settings getting in the way; those that hold stay the user's."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    asked = os.environ.pop("MPLBACKEND", None)  # an unknown one is an error of the import
+    try:
+        try:
+            matplotlib = importlib.import_module("matplotlib")
+        except ImportError:
+            raise
+        except Exception:  # a matplotlibrc that cannot be read: without it then
+            matplotlib = _import_without_settings()
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked is not None:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = asked
+    return matplotlib
+
+
+def _import_without_settings() -> Any:
+    """matplotlib, imported where it finds its own matplotlibrc alone."""
+    found = find_spec("matplotlib")
+    assert found is not None
+    assert found.origin is not None
+    before = os.environ.get("MATPLOTLIBRC")
+    os.environ["MATPLOTLIBRC"] = str(Path(found.origin).parent / "mpl-data" / "matplotlibrc")
+    try:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):  # it looks into the working folder first
+            return importlib.import_module("matplotlib")
+    finally:
+        del os.environ["MATPLOTLIBRC"]
+        if before is not None:
+            os.environ["MATPLOTLIBRC"] = before
+
+
+matplotlib = _import_matplotlib()
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
+
+__all__ = ["Axes", "Figure", "LogLocator", "own_settings", "plain", "save", "shortened", "style_of"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -29,13 +85,28 @@ def style_of(index: int) -> tuple[str, Any]:
     return STYLES[index % len(STYLES)][0], STYLES[(index + index // len(STYLES)) % len(STYLES)][1]
 
 
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """matplotlib's defaults, whatever its user has set; afterwards that holds again. A decorator, too."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # signs of a name that the font lacks are drawn as boxes
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["svg.hashsalt"] = "byzray"
+        yield
+
+
+def plain(text: str) -> str:
+    """A name as a figure shows it: no formula, and no label that legends leave out."""
+    text = visible(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 PLACEMENT_COLOURS = {"update": ORANGE, "server": GREEN, "worker": BLUE}
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write the figure as name.png and name.svg; the same data give the same files."""
-    # A fixed salt and no date.
-    with matplotlib.rc_context({"svg.hashsalt": "byzray"}):
+    with own_settings():
         write_atomically(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=150))
         write_atomically(folder / f"{name}.svg", lambda path: _save_svg(figure, path))
 

@@ -7,12 +7,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
+from byzray.mistakes import visible
 from byzray.report.collect import COUNTED
-from byzray.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PLACEMENT_COLOURS, save, style_of
+from byzray.report.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PLACEMENT_COLOURS,
+    Axes,
+    Figure,
+    LogLocator,
+    own_settings,
+    plain,
+    save,
+    style_of,
+)
 from byzray.report.panels import PLACEMENTS, Grid, Panel, slug
 
 # Longer curves are drawn as means over blocks of steps; with fewer points in a report of many figures, which share a
@@ -118,17 +130,28 @@ def _line(curve: pd.DataFrame) -> bool:
     return int((curve["mean"] > 0).sum()) > 1
 
 
-def draw(comparison: Comparison, folder: Path) -> dict[str, str]:
-    """Draw what there is to draw; returns the files' names, without their ends, by kind of figure."""
+def draw(comparison: Comparison, folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Draw what there is to draw.
+
+    Returns:
+        the files' names, without their ends, by kind of figure; and what could not be drawn, and why.
+    """
     drawings: dict[str, Callable[[Comparison], Figure]] = {"curves": curves_figure, "ratios": ratios_figure}
-    drawn = {}
+    drawn, problems = {}, []
     for kind, figure in drawings.items():
         if comparison.curves if kind == "curves" else comparison.rules_with_ratios:
-            drawn[kind] = f"{kind}-{comparison.name}"
-            save(figure(comparison), folder, drawn[kind])
-    return drawn
+            name = f"{kind}-{comparison.name}"
+            try:
+                save(figure(comparison), folder, name)
+            except Exception as error:  # the report goes on without it
+                reason = " ".join(str(error).split())
+                problems.append(visible(f"{name} cannot be drawn ({type(error).__name__}: {reason})"))
+            else:
+                drawn[kind] = name
+    return drawn, problems
 
 
+@own_settings()
 def curves_figure(comparison: Comparison) -> Figure:
     """Test accuracy above, average loss below; a column for each placement, a line for each rule."""
     placements = comparison.placements
@@ -142,8 +165,8 @@ def curves_figure(comparison: Comparison) -> Figure:
     axes[0, 0].set(ylabel="test accuracy", ylim=(0, 1.02))
     _log_scale(axes[1, 0])
     axes[1, 0].set(ylabel="average loss", ylim=_loss_range(comparison))
-    _legend(figure, columns=4, first=comparison.rules)
-    figure.suptitle(comparison.title, fontsize=10.5)
+    _legend(figure, columns=4, first=[plain(rule) for rule in comparison.rules])
+    figure.suptitle(plain(comparison.title), fontsize=10.5)
     return figure
 
 
@@ -177,12 +200,12 @@ def _lines(axes: Axes, comparison: Comparison, placement: str, quantity: str) ->
         colour, style = style_of(index)
         step, mean, std = (curve[name].to_numpy(dtype="float64") for name in ("step", "mean", "std"))
         shown = np.minimum(mean, edge)
-        axes.plot(step, shown, color=colour, ls=style, lw=1.3, label=rule)
+        axes.plot(step, shown, color=colour, ls=style, lw=1.3, label=plain(rule))
         if (curve["seeds"] > 1).any():
             lower, upper = np.clip(mean - std, 1e-12, edge), np.minimum(mean + std, edge)
             axes.fill_between(step, lower, upper, color=colour, alpha=0.15, lw=0)
         for step_lost in comparison.diverged.get((placement, rule), []) if quantity == "loss" else []:
-            before = np.flatnonzero(np.isfinite(shown) & (step < step_lost))
+            before = np.flatnonzero(np.isfinite(shown) & (step <= step_lost))
             height = np.clip(shown[before[-1]], lowest, edge) if len(before) else edge
             axes.plot(step_lost, height, "x", color=colour, ms=7, mew=1.8, clip_on=False, label="a seed diverged")
     if quantity in comparison.reference:
@@ -204,6 +227,7 @@ def _loss_range(comparison: Comparison) -> tuple[float, float]:
     return 0.8 * float(shown.min()), 1.25 * float(shown.max())
 
 
+@own_settings()
 def ratios_figure(comparison: Comparison) -> Figure:
     """The squared variance-norm ratio, sampled and submitted, with the rule's squared bound; one rule each."""
     rules = comparison.rules_with_ratios
@@ -222,7 +246,7 @@ def ratios_figure(comparison: Comparison) -> Figure:
     _log_scale(axes[0, 0])
     figure.supylabel("(deviation / norm)$^2$", fontsize=10)
     _legend(figure, columns=2)
-    figure.suptitle(f"{comparison.title}. Variance-norm ratio", fontsize=10.5)
+    figure.suptitle(plain(f"{comparison.title}. Variance-norm ratio"), fontsize=10.5)
     return figure
 
 
@@ -242,10 +266,11 @@ def _ratio_lines(axes: Axes, comparison: Comparison, rule: str) -> None:
     bound = comparison.bounds.get(rule, np.nan)
     if np.isfinite(bound):
         axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label="the rule's bound")
-    axes.set_title(rule if np.isfinite(bound) else f"{rule} (no known bound)", fontsize=9)
+    axes.set_title(plain(rule if np.isfinite(bound) else f"{rule} (no known bound)"), fontsize=9)
     axes.grid(alpha=0.3)
 
 
+@own_settings()
 def overview_figure(runs: pd.DataFrame) -> Figure | None:
     """Best accuracies of all attacked setups and seeds: a box for each attack and placement, by data set, n and f; and
     by learning rate and Nesterov, where these differ."""
@@ -266,7 +291,7 @@ def overview_figure(runs: pd.DataFrame) -> Figure | None:
             _boxes(one, here)
             if len(here[TRAINING].drop_duplicates()) == 1:  # the median over several rates would be that of none
                 _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
-            one.set_title(_overview_title(here, apart), fontsize=10)
+            one.set_title(plain(_overview_title(here, apart)), fontsize=10)
         row[0].set(ylabel="best test accuracy", ylim=(0, 1.08))  # with room for the line's label
     return figure
 
@@ -316,7 +341,7 @@ def _boxes(axes: Axes, runs: pd.DataFrame) -> None:
     axes.set_xticks([at for at, _ in ticks], [word for _, word in ticks], fontsize=8)
     for attack, middle in middles.items():
         axes.annotate(
-            attack, (middle, 0), xycoords=("data", "axes fraction"), xytext=(0, -20), textcoords="offset points",
+            plain(attack), (middle, 0), xycoords=("data", "axes fraction"), xytext=(0, -20), textcoords="offset points",
             ha="center", va="top", fontsize=9, annotation_clip=False,
         )  # fmt: skip
     axes.grid(alpha=0.3, axis="y")

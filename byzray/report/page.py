@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from byzray.report.claims import Judgement
-from byzray.report.collect import COUNTED, STATES, Collection, Run
+from byzray.report.collect import COUNTED, STATES, Collection, Run, SweepFacts
 from byzray.report.panels import PLACEMENTS, Grid, Panel
 from byzray.report.statistics import LOSSES, POINTS
 
@@ -23,6 +23,9 @@ OPEN_PANELS = 6
 LISTED = 200
 
 PAPERS_GRID = "paper"
+
+# How much is shown of a fact on the environment, in characters.
+LONGEST_FACT = 100
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def page(content: Content, figures: Path) -> str:
     environment.filters["signed"] = lambda value: _points(value, "+.1f")
     sweep = content.collection.sweep
     return environment.get_template("page.html.j2").render(
-        name=str(sweep.get("sweep") or content.name),
+        name=sweep.sweep or content.name,
         shown=content.shown,
         when=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         part=_part(sweep),
@@ -81,7 +84,7 @@ def page(content: Content, figures: Path) -> str:
         setups=len(content.grid.setups),
         diverged=int(content.runs["diverged_at"].notna().sum()),
         judgements=content.judgements,
-        other_grid=sweep.get("sweep") != PAPERS_GRID,
+        other_grid=sweep.sweep != PAPERS_GRID,
         overview=_embedded(figures, content.overview),
         statistics=_telling(content.statistics).to_dict("records"),
         POINTS=POINTS,
@@ -96,15 +99,15 @@ def page(content: Content, figures: Path) -> str:
     )
 
 
-def _part(sweep: dict[str, Any]) -> str:
+def _part(sweep: SweepFacts) -> str:
     """Which part of a complete sweep this is, empty if it is all of it."""
-    whole = sweep.get("whole")
-    if not isinstance(whole, dict) or whole.get("runs") == sweep.get("runs"):
+    whole = sweep.whole
+    if whole is None or whole.runs is None or sweep.runs is None or whole.runs == sweep.runs:
         return ""
-    chosen = [f"only {', '.join(map(str, sweep['only']))}"] if sweep.get("only") else []
-    if sweep.get("seeds"):
-        chosen.append(f"seeds {', '.join(map(str, sweep['seeds']))}")
-    chosen.append(f"{sweep.get('runs')} of the {whole.get('runs')} runs of the complete sweep")
+    chosen = [f"only {', '.join(sweep.only)}"] if sweep.only else []
+    if sweep.seeds:
+        chosen.append(f"seeds {', '.join(map(str, sweep.seeds))}")
+    chosen.append(f"{sweep.runs} of the {whole.runs} runs of the complete sweep")
     return "; ".join(chosen)
 
 
@@ -116,7 +119,8 @@ def _environments(runs: list[Run]) -> list[tuple[str, int]]:
         versions = packages if isinstance(packages, dict) else {}
         told = [f"{name} {versions[name]}" for name in ("byzray", "torch") if name in versions]
         told += [str(one[name]) for name in ("device", "platform") if one.get(name)]
-        return ", ".join([*told, *([f"commit {str(one['git'])[:18]}"] if one.get("git") else [])])
+        commit = [f"commit {str(one['git'])[:18]}"] if one.get("git") else []
+        return ", ".join(text[:LONGEST_FACT] for text in [*told, *commit])
 
     return Counter(words(run.environment) for run in runs if run.environment).most_common()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from byzray.aggregators import AGGREGATORS
+from byzray.options import importing_only
 
 Plain = dict[str, Any]
 
@@ -26,6 +27,9 @@ NOT_SIMULATED = ("actors", "device", "seed")
 # What may differ within a panel; and what the unattacked run may have otherwise than the panel, too.
 WITHIN_PANEL = ("aggregator", "attack", "placement", "tolerated")
 UNLIKE_REFERENCE = (*WITHIN_PANEL, "byzantine", "workers")
+
+# In bytes.
+LONGEST_SLUG = 200
 
 # Fields (by the beginning of their dotted keys) that a panel's title tells, or its model's name.
 IN_TITLE = (
@@ -111,10 +115,14 @@ def arrange(setups: Iterable[Plain]) -> Grid:
 
 
 def bound(setup: Plain) -> float:
-    """The variance-norm bound of the setup's rule; NaN if it has none, or is a class that cannot be imported."""
+    """The variance-norm bound of the setup's rule; NaN if it has none, or is a class of somebody's own.
+
+    Such a class is not imported: a report runs no code that a run directory names.
+    """
     try:
-        return float(AGGREGATORS.parse(setup["aggregator"]).bound(setup["workers"], setup["tolerated"]))
-    except Exception:  # a class of the user's own may raise anything
+        with importing_only():
+            return float(AGGREGATORS.parse(setup["aggregator"]).bound(setup["workers"], setup["tolerated"]))
+    except Exception:  # options that nobody checked
         return math.nan
 
 
@@ -294,5 +302,6 @@ def _flat(setup: Plain, prefix: str = "") -> Plain:
 
 
 def slug(text: str) -> str:
-    """`text` as a file's name."""
-    return re.sub(r"[^\w.+=-]+", "_", text.replace(" → ", "-")).strip("_")
+    """`text` as the beginning of a file's name, which may have 255 bytes in all."""
+    name = re.sub(r"[^\w.+=-]+", "_", text.replace(" → ", "-")).strip("_")
+    return name if len(name.encode()) <= LONGEST_SLUG else f"{name[: LONGEST_SLUG // 4]}-{digest(text)}"

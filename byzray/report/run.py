@@ -4,10 +4,8 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from byzray.report.drawing import BLACK, BLUE, ORANGE, save
+from byzray.report.drawing import BLACK, BLUE, ORANGE, Axes, Figure, own_settings, save
 from byzray.results import Result
 
 
@@ -16,6 +14,7 @@ def variance_norm_ratio(metrics: pd.DataFrame, which: str) -> pd.Series:
     return (metrics[f"{which} gradient deviation"] / metrics[f"{which} gradient norm"]) ** 2
 
 
+@own_settings()
 def run_figure(result: Result) -> Figure:
     """Accuracy on the left, the squared variance-norm ratio of sampled and submitted gradients on the right.
 

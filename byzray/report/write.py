@@ -4,23 +4,28 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
 
+from byzray.mistakes import visible
 from byzray.report.claims import Judgement, judge
 from byzray.report.collect import COUNTED, Collection, collect
-from byzray.report.drawing import save
-from byzray.report.figures import Comparison, comparisons, draw, overview_figure
 from byzray.report.page import Content, page, states
 from byzray.report.panels import Grid, arrange
 from byzray.report.statistics import statistics
 from byzray.report.tables import curves_table, pairs_table, runs_table, with_pairs
+
+if TYPE_CHECKING:
+    from byzray.report.figures import Comparison
 
 # Fewer figures than this are drawn in this process: others take seconds to start.
 MANY_COMPARISONS = 12
@@ -49,6 +54,9 @@ class Report:
 def write_report(directory: str | Path, shown: str | None = None) -> Report:
     """Report on all runs below `directory`, complete or not, in its folder ``report``; replaces an earlier report.
 
+    What lies there is read as data, whoever made it: no class that a setup names is imported. A figure that cannot be
+    drawn is a note of the report.
+
     Where there is much to draw, processes are started for it, so a script that calls this needs the usual
     ``if __name__ == "__main__":``.
 
@@ -64,11 +72,12 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
     name, shown = (directory.resolve().name, str(directory)) if shown is None else _of_uri(shown)
     collection = collect(directory, shown)
     target = directory / "report"
-    if target.exists() and not (target / "index.html").exists():
+    if target.is_symlink() or (target.exists() and not (target / "index.html").exists()):
         raise FileExistsError(f"{shown}/report: holds something else than an earlier report; move it away")
     # Made beside the old one, and put in its place when it is complete.
     fresh = directory / f".report.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()  # which nothing may lie in the place of, not even a link
     try:
         report = _write(collection, name, shown, fresh, target)
         replaced = directory / f".report.{os.getpid()}.old"
@@ -91,15 +100,11 @@ def _write(collection: Collection, name: str, shown: str, fresh: Path, target: P
     own = _own(pairs, collection.foreign)
     judgements = judge(own, _whole(collection))
     figures = fresh / "figures"
-    figures.mkdir(parents=True)
+    figures.mkdir()
     _write_tables(fresh, {"runs": runs, "pairs": pairs, "statistics": counts}, curves)
-    drawn = _draw(grid, runs, curves, figures)
-    overview = overview_figure(runs)
-    if overview is not None:
-        save(overview, figures, "overview")
-    content = Content(
-        name, shown, collection, grid, runs, counts, judgements, drawn, "overview" if overview is not None else ""
-    )
+    drawn = _draw(grid, runs, curves, figures, collection.notes)
+    overview = _draw_overview(runs, figures, collection.notes)
+    content = Content(visible(name), visible(shown), collection, grid, runs, counts, judgements, drawn, overview)
     (fresh / "index.html").write_text(page(content, figures), encoding="utf-8")
     return Report(target / "index.html", summary(content, own), states(runs), judgements)
 
@@ -109,7 +114,8 @@ def _write_tables(folder: Path, tables: dict[str, pd.DataFrame], curves: pd.Data
         table.to_csv(folder / f"{name}.csv", index=False)
         table.to_parquet(folder / f"{name}.parquet", index=False)
     # Millions of rows in a large sweep, for which pandas takes minutes.
-    short = curves.astype({"mean": "float32", "std": "float32"})
+    with np.errstate(over="ignore"):
+        short = curves.astype({"mean": "float32", "std": "float32"})
     pyarrow.csv.write_csv(
         pyarrow.Table.from_pandas(short, preserve_index=False),
         folder / "curves.csv",
@@ -131,31 +137,62 @@ def _own(pairs: pd.DataFrame, foreign: frozenset[str]) -> pd.DataFrame:
 
 def _whole(collection: Collection) -> int | None:
     """How many pairs the complete sweep has, if what is planned is only a part of it."""
-    whole = collection.sweep.get("whole")
-    if not isinstance(whole, dict) or collection.planned >= whole.get("runs", math.inf):
+    whole = collection.sweep.whole
+    if whole is None or collection.planned >= (math.inf if whole.runs is None else whole.runs):
         return None
-    return whole.get("pairs")
+    return whole.pairs
 
 
-def _draw(grid: Grid, runs: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+@contextmanager
+def _drawing(what: str, notes: list[str]) -> Iterator[None]:
+    """What fails here, of matplotlib and its settings, is a note: tables and page need no figures."""
+    try:
+        yield
+    except Exception as error:
+        notes.append(visible(f"{what} cannot be drawn ({type(error).__name__}: {' '.join(str(error).split())})"))
+
+
+def _draw_overview(runs: pd.DataFrame, folder: Path, notes: list[str]) -> str:
+    """The overview's name; empty if there is nothing to draw, or it cannot be drawn."""
+    with _drawing("the overview", notes):
+        from byzray.report.drawing import save
+        from byzray.report.figures import overview_figure
+
+        figure = overview_figure(runs)
+        if figure is not None:
+            save(figure, folder, "overview")
+            return "overview"
+    return ""
+
+
+Drawn = tuple[dict[str, str], list[str]]
+
+
+def _draw(
+    grid: Grid, runs: pd.DataFrame, curves: pd.DataFrame, folder: Path, notes: list[str]
+) -> dict[tuple[str, str], dict[str, str]]:
     """Every comparison's figures; returns their names by panel and attack."""
     panels, attacks, drawings = [], [], []
-    for panel, attack, comparison in comparisons(grid, runs, curves):
-        panels.append(panel.name)
-        attacks.append(attack)
-        drawings.append(comparison)
-    names = _each(draw, drawings, folder)
-    return dict(zip(zip(panels, attacks, strict=True), names, strict=True))
+    with _drawing("the panels", notes):
+        from byzray.report.figures import comparisons, draw
+
+        for panel, attack, comparison in comparisons(grid, runs, curves):
+            panels.append(panel.name)
+            attacks.append(attack)
+            drawings.append(comparison)
+        found = list(_each(draw, drawings, folder))
+        notes += [note for _, problems in found for note in problems]
+        return dict(zip(zip(panels, attacks, strict=True), [names for names, _ in found], strict=True))
+    return {}
 
 
-def _each(
-    act: Callable[[Comparison, Path], dict[str, str]], drawings: list[Comparison], folder: Path
-) -> list[dict[str, str]]:
+def _each(act: Callable[["Comparison", Path], Drawn], drawings: list["Comparison"], folder: Path) -> Iterator[Drawn]:
     if len(drawings) < MANY_COMPARISONS:
-        return [act(one, folder) for one in drawings]
+        yield from (act(one, folder) for one in drawings)
+        return
     # Spawned, as forking a process that has threads (PyTorch's, Arrow's) may leave a child waiting forever.
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(act, drawings, [folder] * len(drawings)))
+        yield from pool.map(act, drawings, [folder] * len(drawings))
 
 
 def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
@@ -182,7 +219,7 @@ def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
     incomplete = int((~runs["state"].isin(COUNTED)).sum())
     if incomplete:
         lines.append(f"{incomplete} runs are not complete; the page and runs.csv list them")
-    return [*lines, f"page: {content.shown}/report/index.html"]
+    return [visible(line) for line in [*lines, f"page: {content.shown}/report/index.html"]]
 
 
 def _claims(judgements: list[Judgement]) -> list[str]:
