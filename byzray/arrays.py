@@ -23,6 +23,9 @@ LARGEST_RATIO = 1032
 # packed, would fill the memory.
 UNPACKED_BYTES, UNPACKED_RATIO = 2**30, 20
 
+# The largest vector that is read, in bytes.
+LARGEST_VECTOR = 2**34
+
 # How many values of a vector are looked at together.
 BLOCK = 2**20
 
@@ -93,7 +96,7 @@ def _vector(path: Path) -> Iterator[tuple[io.BufferedReader, np.dtype[Any], int]
         ValueError: it holds something else.
         OSError: it cannot be read.
     """
-    with open_plain(path) as file:
+    with open_plain(path, LARGEST_VECTOR) as file:
         try:
             version = npy.read_magic(file)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -23,6 +23,9 @@ from byzray.mistakes import lines
 # The newest, and one to go back to if that is damaged.
 KEPT = 2
 
+# What a checkpoint has at most, in bytes.
+LARGEST = 2**40
+
 NAME = re.compile(r"(\d{8,})-([0-9a-f]{32})\.safetensors")
 
 
@@ -181,5 +184,5 @@ def _write(content: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> 
 
 
 def _digest(path: Path) -> str:
-    with open_plain(path) as file:
+    with open_plain(path, LARGEST) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -48,18 +48,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def open_plain(path: Path) -> io.BufferedReader:
+def open_plain(path: Path, limit: int | None = None) -> io.BufferedReader:
     """Open a plain file for reading; a link is not followed, and nothing else is waited for.
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it is something else than a plain file, or cannot be read.
+        OSError: it is something else than a plain file, has more than `limit` bytes, or cannot be read.
     """
     _expect_plain(os.lstat(path).st_mode, path)
     # The file may have been replaced since: without waiting, should it be a pipe now.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _expect_plain(os.fstat(descriptor).st_mode, path)
+        status = os.fstat(descriptor)
+        _expect_plain(status.st_mode, path)
+        if limit is not None and status.st_size > limit:
+            raise OSError(errno.EFBIG, f"found {status.st_size} bytes, expected at most {limit}", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -79,10 +82,7 @@ def read_plain(path: Path, limit: int = LARGEST_DESCRIPTION) -> bytes:
         FileNotFoundError: there is none.
         OSError: it is something else than a plain file, is larger, or cannot be read.
     """
-    with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise OSError(errno.EFBIG, f"found {size} bytes, expected at most {limit}", str(path))
+    with open_plain(path, limit) as file:
         return file.read(limit)
 
 

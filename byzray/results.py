@@ -41,14 +41,14 @@ from pydantic import (
     field_validator,
 )
 
-from byzray.arrays import read_vector
+from byzray.arrays import LARGEST_VECTOR, read_vector
 from byzray.checkpoints import Checkpoint, Checkpoints, Position, Record, parse_record
 from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.files import not_through_links, open_plain, read_plain, remove_temporaries, save
+from byzray.files import LARGEST_DESCRIPTION, not_through_links, open_plain, read_plain, remove_temporaries, save
 from byzray.mistakes import lines, visible
 from byzray.setups import Setup
-from byzray.table import Table, read_table
+from byzray.table import LARGEST_TABLE, Table, read_table
 
 EVALUATION_COLUMNS = ("step", "accuracy")
 
@@ -60,6 +60,11 @@ FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
 # Of these a status holds digests, if they are there; those of a finished run are there.
 DIGESTED = (*FINAL_FILES, "setup.yaml", "environment.json")
 NEEDED = ("metrics.csv", "evaluations.csv", "parameters.npy")
+
+# Larger files are not the ones that were written, in bytes.
+LARGEST = dict.fromkeys(("metrics.csv", "evaluations.csv", "faults.csv"), LARGEST_TABLE) | {
+    "parameters.npy": LARGEST_VECTOR
+}
 
 # Folders beside runs that hold something else.
 OTHER_FOLDERS = ("report", "tune", "replaced")
@@ -455,18 +460,18 @@ def check_digests(folder: Path, status: Mapping[str, Any], names: Collection[str
     for name in sorted(needed.intersection(names, DIGESTED)):
         if name not in known:
             raise ValueError(f"status.json has no digest of {name}, which every finished run has")
-        if digest(folder / name) != known[name]:
+        if digest(folder / name, LARGEST.get(name, LARGEST_DESCRIPTION)) != known[name]:
             was = "" if status.get("state") == "finished" else "was "
             raise ValueError(f"{name} was changed since the run {was}{status.get('state')}")
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, limit: int | None = None) -> str:
     """The SHA-256 of a plain file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or has more than `limit` bytes.
     """
-    with open_plain(path) as file:
+    with open_plain(path, limit) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from byzray import Setup, simulate
+from byzray import Interrupted, Setup, load_setup, simulate
 from byzray.report import NothingToReport, Report, write_report
 from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
 from byzray.report.collect import Run, collect
@@ -22,7 +22,8 @@ from byzray.report.figures import Comparison, curves_figure, overview_figure, ra
 from byzray.report.panels import arrange, bound, identity, rate
 from byzray.report.statistics import statistics
 from byzray.report.tables import bound_met, curves_table, pairs_table, runs_table, with_pairs
-from byzray.results import RunDirectory
+from byzray.results import RunDirectory, digest
+from byzray.verification import verify
 
 Plain = dict[str, Any]
 
@@ -412,12 +413,77 @@ def test_best_accuracy_ratios_and_states_are_those_of_the_runs(written: Written)
     np.testing.assert_allclose(mine["mean"], (ratios[0] + ratios[1]) / 2)
 
 
-def test_a_run_that_diverges_is_told_with_its_first_step(written: Written) -> None:
-    sweep, report = written
+def change_status(path: Path, **changes: Any) -> None:
+    """Change fields of a run's status.json; None takes one away."""
+    status = json.loads((path / "status.json").read_text()) | changes
+    (path / "status.json").write_text(json.dumps({key: value for key, value in status.items() if value is not None}))
+
+
+def found(sweep: Path, path: Path) -> Run:
+    """What a report makes of the run in a directory."""
+    (one,) = [run for run in collect(sweep).runs if run.name == path.name]
+    return one
+
+
+@pytest.mark.parametrize("recorded", ["finished", "killed"])
+def test_a_run_that_diverges_is_told_with_the_step_that_it_recorded(sweep: Path, recorded: str) -> None:
+    path = run_directory(sweep, "average-nan")
+    step = json.loads((path / "status.json").read_text())["diverged"]["step"]
+    if recorded == "killed":  # before it wrote that down: the tables tell
+        change_status(path, state="running", diverged=None, files=None)
+    report = write_report(sweep)
     (diverged,) = [one for one in collect(sweep).runs if one.diverged_at is not None]
-    assert diverged.diverged_at == 1  # the aggregate of step 0 made the parameters NaN
-    assert f"diverged: {diverged.name}, at step 1" in report.summary
+    assert diverged.diverged_at == step == 0
+    assert f"diverged: {diverged.name}, at step 0" in report.summary
     assert diverged.name in report.page.read_text()
+
+
+def test_a_run_that_divergence_ended_is_finished(tmp_path: Path, small_setup: Setup) -> None:
+    growing = small_setup.changed(attack="nan", aggregator="average", divergence="stop")
+    result = simulate(growing, output=tmp_path)
+    assert result.directory is not None
+    assert result.diverged is not None
+    assert len(result.metrics) == 1
+    report = write_report(tmp_path)
+    assert report.states == {"finished": 1}
+    assert f"diverged: {result.directory.name}, at step {result.diverged.step}" in report.summary
+    # Shorter than that it is not whole.
+    change_status(result.directory, diverged={"step": 5, "reason": "made up"})
+    assert "expected the 6 rows of a finished run, found 1" in found(tmp_path, result.directory).reason
+
+
+@pytest.mark.parametrize("harm", ["evaluations.csv", "metrics.csv", "parameters.npy", "setup.yaml", "files"])
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_finished_run_that_was_changed_is_damaged(sweep: Path, harm: str, state: str) -> None:
+    path = run_directory(sweep, "median", "worker", "seed1")
+    change_status(path, state=state)
+    assert found(sweep, path).state == state
+    assert [one.problem for one in verify(sweep)] == [""] * 11
+    if harm == "files":
+        if state == "stopped":
+            pytest.skip("a run that was stopped by an earlier version has no digests")
+        change_status(path, files=None)
+        expected = "status.json has no digest of evaluations.csv, which every finished run has"
+    else:
+        content = (path / harm).read_bytes()
+        (path / harm).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+        expected = f"{harm} was changed since the run {'was ' if state == 'stopped' else ''}{state}"
+    assert (found(sweep, path).state, found(sweep, path).reason) == ("damaged", expected)
+    damaged = [one for one in verify(sweep) if one.problem]
+    assert [(one.run, one.problem) for one in damaged] == [(f"runs/{path.name}", expected)]
+    # Also by itself, and from the folder above.
+    assert [one.problem for one in verify(path)] == [expected]
+    assert sum(bool(one.problem) for one in verify(sweep.parent)) == 1
+
+
+def test_checkpoints_are_verified(tmp_path: Path, small_setup: Setup) -> None:
+    with pytest.raises(Interrupted):
+        simulate(small_setup, output=tmp_path, progress=lambda update: update.step >= 3)
+    assert [(one.state, one.problem) for one in verify(tmp_path)] == [("interrupted", "")]
+    (saved,) = tmp_path.glob("*/checkpoints/*.safetensors")
+    saved.write_bytes(saved.read_bytes()[:-1])
+    (verdict,) = verify(tmp_path)
+    assert verdict.problem.startswith(f"checkpoints/{saved.name}: is damaged")
 
 
 def test_final_parameters_may_be_all_that_diverged(sweep: Path) -> None:
@@ -425,8 +491,9 @@ def test_final_parameters_may_be_all_that_diverged(sweep: Path) -> None:
     parameters = np.load(path / "parameters.npy")
     parameters[3] = np.inf
     np.save(path / "parameters.npy", parameters)
-    (one,) = [run for run in collect(sweep).runs if run.name == path.name]
-    assert one.diverged_at == 12
+    files = json.loads((path / "status.json").read_text())["files"]
+    change_status(path, files={**files, "parameters.npy": digest(path / "parameters.npy")})
+    assert found(sweep, path).diverged_at == 11  # the last step
 
 
 def test_planned_for_actors_and_computed_without_is_not_missing(computed: Path) -> None:
@@ -464,6 +531,9 @@ def test_tables_that_lack_rows_or_columns_are_damaged(sweep: Path) -> None:
     (short / "metrics.csv").write_text("".join(lines[:-2]))
     narrow = run_directory(sweep, "median", "update", "seed2")
     (narrow / "metrics.csv").write_text("Step number\n0\n")
+    for path in (short, narrow):  # as by a program that keeps the digests up to date
+        files = json.loads((path / "status.json").read_text())["files"]
+        change_status(path, files={**files, "metrics.csv": digest(path / "metrics.csv")})
     reasons = {one.name: one.reason for one in collect(sweep).runs if one.state == "damaged"}
     assert "expected the 12 rows of a finished run, found 10" in reasons[short.name]
     assert "lacks the column of the loss" in reasons[narrow.name]
@@ -474,8 +544,16 @@ def test_half_a_last_line_is_no_divergence(sweep: Path) -> None:
     lines = (path / "metrics.csv").read_text().splitlines(keepends=True)
     (path / "metrics.csv").write_text("".join(lines[:6]) + lines[6][:9])
     (path / "status.json").write_text('{"state": "running", "step": 2}')
-    (one,) = [run for run in collect(sweep).runs if run.name == path.name]
+    with RunDirectory(sweep / "runs", load_setup(path / "setup.yaml")):  # as the process that computes it
+        one = found(sweep, path)
     assert (one.state, one.step, one.diverged_at) == ("running", 5, None)
+    one = found(sweep, path)
+    assert (one.state, one.reason) == ("interrupted", "it was killed: no process computes it any more")
+    (path / ".lock").unlink()  # in a copy
+    assert found(sweep, path).state == "interrupted"
+    # A copy of a storage elsewhere has no locks, and cannot tell.
+    (one,) = [run for run in collect(sweep, "s3://bucket/mine").runs if run.name == path.name]
+    assert one.state == "running"
 
 
 def test_stopped_run_counts_up_to_its_step(sweep: Path) -> None:
@@ -697,6 +775,13 @@ def test_same_data_same_figures_and_an_earlier_report_is_replaced(written: Writt
     assert figures(sweep) == before
     assert report.page == sweep / "report/index.html"
     assert sorted(path.name for path in sweep.iterdir()) == ["planned.jsonl", "report", "runs"]
+
+
+def test_a_folder_of_sweeps_is_not_reported_as_one(sweep: Path, small_setup: Setup) -> None:
+    simulate(small_setup, output=sweep.parent)
+    with pytest.raises(NothingToReport, match=r"holds sweeps \(sweep\) and 1 single run.*byzray report .*/sweep$"):
+        write_report(sweep.parent)
+    assert not (sweep.parent / "report").exists()
 
 
 def test_folder_that_is_no_report_is_not_replaced(sweep: Path) -> None:
