@@ -10,11 +10,13 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from byzray.files import write_atomically
 from byzray.mistakes import visible
@@ -61,9 +63,15 @@ matplotlib = _import_matplotlib()
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.font_manager import FontProperties  # noqa: E402
+from matplotlib.textpath import TextToPath  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 
-__all__ = ["Axes", "Figure", "LogLocator", "own_settings", "plain", "save", "shortened", "style_of"]
+__all__ = ["Axes", "Figure", "LogLocator", "fitted", "legend", "own_settings", "plain", "save", "style_of", "width_of"]
+
+# Of a legend's label, beside its text: the line, and the spaces around it, in inches.
+LEGEND_SIZE, HANDLE_LENGTH = 9, 3.2
+LABEL_EXTRA = (HANDLE_LENGTH + 0.8 + 2.0) * LEGEND_SIZE / 72
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -99,6 +107,59 @@ def plain(text: str) -> str:
     """A name as a figure shows it: no formula, and no label that legends leave out."""
     text = visible(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def width_of(text: str, size: float) -> float:
+    """How wide a line of text is in a font of this size (points), in inches."""
+    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=size), False)
+    return float(width) / 72
+
+
+def fitted(text: str, size: float, width: float) -> str:
+    """`text` as a figure shows it, see :func:`plain`, in lines of at most so many inches; longer words are cut."""
+    lines: list[str] = []
+    for word in visible(text).replace("\n", " \n ").split(" "):
+        if word == "\n" or not lines:
+            lines.append("")
+        if word == "\n":
+            continue
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width_of(longer, size) > width:
+            lines.append("")
+            longer = word
+        lines[-1] = _cut(longer, size, width)
+    return "\n".join(map(plain, lines))
+
+
+def _cut(word: str, size: float, width: float) -> str:
+    word = word[:1000]
+    if width_of(word, size) <= width:
+        return word
+    while word and width_of(f"{word}…", size) > width:
+        word = word[:-1]
+    return f"{word}…"
+
+
+def legend(figure: Figure, columns: int, first: Sequence[str] = ()) -> None:
+    """A legend below the axes, every label once, in as many columns as fit; those in `first` come first."""
+    width = figure.get_figwidth()
+    handles: dict[str, Any] = {}
+    for one in figure.axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: label not in first)
+    widths = [width_of(label, LEGEND_SIZE) + LABEL_EXTRA for label in order]
+    # matplotlib fills column after column.
+    fitting = [
+        count
+        for count in range(1, min(columns, len(order)) + 1)
+        if sum(max(part) for part in np.array_split(widths, count)) <= width
+    ]
+    labels = [_cut(label, LEGEND_SIZE, width - LABEL_EXTRA) for label in order]
+    figure.legend(
+        [handles[label] for label in order], labels, loc="outside lower center", ncols=max(fitting, default=1),
+        fontsize=LEGEND_SIZE, handlelength=HANDLE_LENGTH, frameon=False,
+    )  # fmt: skip
 
 
 PLACEMENT_COLOURS = {"update": ORANGE, "server": GREEN, "worker": BLUE}

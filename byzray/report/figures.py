@@ -1,9 +1,8 @@
 """The figures of a report: curves and ratios of a panel under one attack, and the overview of best accuracies."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,13 @@ from byzray.report.drawing import (
     Axes,
     Figure,
     LogLocator,
+    fitted,
+    legend,
     own_settings,
     plain,
     save,
     style_of,
+    width_of,
 )
 from byzray.report.panels import PLACEMENTS, Grid, Panel, slug
 
@@ -34,11 +36,23 @@ POINTS, POINTS_OF_MANY, MANY_PANELS = 300, 150, 8
 # The loss is shown between these multiples of the first one. Above, a model is lost, and its line runs along the edge.
 HIGHEST_LOSS, LOWEST_LOSS = 20.0, 1e-4
 
+# A larger first loss says nothing about where the others lie.
+HIGHEST_FIRST_LOSS = 1e100
+
 # The overview is wrapped into rows of this many axes; with more axes than this in all, rates are drawn together.
 OVERVIEW_COLUMNS, OVERVIEW_AXES = 4, 48
 
 # What is alike in an axes of the overview, in the order of its axes: where, and how the runs were trained.
 SIZE, TRAINING = ["dataset", "n", "f"], ["rate", "nesterov"]
+
+# With more attacks than this the overview names them without their options.
+MANY_ATTACKS = 16
+
+# How wide an axes of ratios is, in inches.
+RATIO_WIDTH = 3.0
+
+# A larger ratio is left out: an axis cannot show it beside others.
+HIGHEST_RATIO = 1e30
 
 # Up to this many best accuracies a box shows each of them.
 FEW = 60
@@ -165,22 +179,9 @@ def curves_figure(comparison: Comparison) -> Figure:
     axes[0, 0].set(ylabel="test accuracy", ylim=(0, 1.02))
     _log_scale(axes[1, 0])
     axes[1, 0].set(ylabel="average loss", ylim=_loss_range(comparison))
-    _legend(figure, columns=4, first=[plain(rule) for rule in comparison.rules])
-    figure.suptitle(plain(comparison.title), fontsize=10.5)
+    legend(figure, columns=4, first=[plain(rule) for rule in comparison.rules])
+    figure.suptitle(fitted(comparison.title, 10.5, figure.get_figwidth() - 0.2), fontsize=10.5)
     return figure
-
-
-def _legend(figure: Figure, columns: int, first: Sequence[str] = ()) -> None:
-    """Below the axes, every label once; those in `first` come first."""
-    handles: dict[str, Any] = {}
-    for one in figure.axes:
-        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    order = sorted(handles, key=lambda label: label not in first)
-    figure.legend(
-        [handles[label] for label in order], order, loc="outside lower center", ncols=min(columns, len(order)),
-        fontsize=9, handlelength=3.2, frameon=False,
-    )  # fmt: skip
 
 
 def _log_scale(axes: Axes) -> None:
@@ -219,7 +220,7 @@ def _loss_range(comparison: Comparison) -> tuple[float, float]:
     curves += [comparison.reference["loss"]] if "loss" in comparison.reference else []
     values = np.concatenate([curve["mean"].to_numpy(dtype="float64") for curve in curves] or [np.ones(1)])
     first = np.array([curve["mean"].iloc[0] for curve in curves], dtype="float64")
-    first = first[np.isfinite(first) & (first > 0)]
+    first = first[(first > 0) & (first < HIGHEST_FIRST_LOSS)]
     start = float(np.median(first)) if len(first) else 1.0
     shown = values[np.isfinite(values) & (values > start * LOWEST_LOSS) & (values < start * HIGHEST_LOSS)]
     if not len(shown):
@@ -233,7 +234,7 @@ def ratios_figure(comparison: Comparison) -> Figure:
     rules = comparison.rules_with_ratios
     columns = 2 if len(rules) == 4 else min(3, len(rules))
     rows = -(-len(rules) // columns)
-    figure = Figure(figsize=(0.6 + 3.0 * columns, 1.0 + 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(0.6 + RATIO_WIDTH * columns, 1.0 + 2.1 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for one, rule in zip(axes.flat, rules, strict=False):
         _ratio_lines(one, comparison, rule)
@@ -245,8 +246,9 @@ def ratios_figure(comparison: Comparison) -> Figure:
         below.tick_params(labelbottom=True)
     _log_scale(axes[0, 0])
     figure.supylabel("(deviation / norm)$^2$", fontsize=10)
-    _legend(figure, columns=2)
-    figure.suptitle(plain(f"{comparison.title}. Variance-norm ratio"), fontsize=10.5)
+    legend(figure, columns=2)
+    title = f"{comparison.title}. Variance-norm ratio"
+    figure.suptitle(fitted(title, 10.5, figure.get_figwidth() - 0.2), fontsize=10.5)
     return figure
 
 
@@ -260,13 +262,13 @@ def _ratio_lines(axes: Axes, comparison: Comparison, rule: str) -> None:
     for placement, quantity, label, colour, style, width in lines:
         curve = comparison.curves.get((placement, rule, quantity))
         if curve is not None:
-            axes.plot(
-                curve["step"], curve["mean"].where(curve["mean"] > 0), color=colour, ls=style, lw=width, label=label
-            )
+            shown = curve["mean"].where(curve["mean"].between(0, HIGHEST_RATIO, "right"))
+            axes.plot(curve["step"], shown, color=colour, ls=style, lw=width, label=label)
     bound = comparison.bounds.get(rule, np.nan)
     if np.isfinite(bound):
         axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label="the rule's bound")
-    axes.set_title(plain(rule if np.isfinite(bound) else f"{rule} (no known bound)"), fontsize=9)
+    title = rule if np.isfinite(bound) else f"{rule} (no known bound)"
+    axes.set_title(fitted(title, 9, RATIO_WIDTH - 0.4), fontsize=9)
     axes.grid(alpha=0.3)
 
 
@@ -277,21 +279,23 @@ def overview_figure(runs: pd.DataFrame) -> Figure | None:
     attacked = runs[(runs["attack"] != "none") & runs["state"].isin(COUNTED) & runs["best_accuracy"].notna()]
     if not len(attacked):
         return None
+    if attacked["attack"].nunique() > MANY_ATTACKS:  # a search over their options
+        attacked = attacked.assign(attack=attacked["attack"].str.partition(" (")[0])
     apart = _trained_apart(attacked)
     rows = _overview_rows(attacked, apart)
     columns = max(map(len, rows))
-    boxes = attacked["attack"].nunique() * attacked["placement"].nunique()
-    width = 1.0 + columns * ((0.6 if apart else 1.2) + 0.62 * boxes)
-    figure = Figure(figsize=(width, 0.7 + 2.8 * len(rows)), layout="constrained")
+    titles = [_overview_title(here, apart) for row in rows for here in row]
+    width, room = _overview_widths(attacked, titles, 0.6 if apart else 1.2)
+    figure = Figure(figsize=(1.0 + columns * width, 0.7 + 2.8 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, sharey=True, squeeze=False)
     for row, shown in zip(axes, rows, strict=True):
         for one in row[len(shown) :]:
             one.set_visible(False)
         for one, here in zip(row, shown, strict=False):
-            _boxes(one, here)
+            _boxes(one, here, room)
             if len(here[TRAINING].drop_duplicates()) == 1:  # the median over several rates would be that of none
                 _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
-            one.set_title(plain(_overview_title(here, apart)), fontsize=10)
+            one.set_title(fitted(_overview_title(here, apart), 10, width - 0.2), fontsize=10)
         row[0].set(ylabel="best test accuracy", ylim=(0, 1.08))  # with room for the line's label
     return figure
 
@@ -320,13 +324,23 @@ def _first_rate(rate: str) -> float:
     return float(rate.partition(" ")[0])
 
 
+def _overview_widths(attacked: pd.DataFrame, titles: list[str], margin: float) -> tuple[float, float]:
+    """How wide an axes is, and how wide the name of an attack may be, in inches: so that none runs into the next."""
+    attacks, placements = attacked["attack"].unique(), attacked["placement"].nunique()
+    longest_word = max(width_of(word, 9) for attack in attacks for word in attack.split())
+    room = min(max(0.62 * placements, longest_word + 0.1), 2.0)
+    title = max(width_of(line, 10) for title in titles for line in title.split("\n")) + 0.3
+    return max(margin + room * len(attacks), min(title, 3.4)), room
+
+
 def _overview_title(here: pd.DataFrame, apart: bool) -> str:
     one = here.iloc[0]
     title = f"{one['dataset']}, n = {one['n']}, f = {one['f']}"
     return title + (f"\nrate {one['rate']}" + ", Nesterov" * bool(one["nesterov"])) * apart
 
 
-def _boxes(axes: Axes, runs: pd.DataFrame) -> None:
+def _boxes(axes: Axes, runs: pd.DataFrame, room: float) -> None:
+    """The boxes of an axes; `room`: for the name of an attack, in inches."""
     ticks, position, middles = [], 0.0, {}
     for attack in sorted(runs["attack"].unique()):
         began = position
@@ -341,8 +355,8 @@ def _boxes(axes: Axes, runs: pd.DataFrame) -> None:
     axes.set_xticks([at for at, _ in ticks], [word for _, word in ticks], fontsize=8)
     for attack, middle in middles.items():
         axes.annotate(
-            plain(attack), (middle, 0), xycoords=("data", "axes fraction"), xytext=(0, -20), textcoords="offset points",
-            ha="center", va="top", fontsize=9, annotation_clip=False,
+            fitted(attack, 9, room), (middle, 0), xycoords=("data", "axes fraction"), xytext=(0, -20),
+            textcoords="offset points", ha="center", va="top", fontsize=9, annotation_clip=False,
         )  # fmt: skip
     axes.grid(alpha=0.3, axis="y")
 

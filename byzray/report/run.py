@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from byzray.report.drawing import BLACK, BLUE, ORANGE, Axes, Figure, own_settings, save
+from byzray.report.drawing import BLACK, BLUE, ORANGE, Axes, Figure, fitted, legend, own_settings, plain, save
 from byzray.results import Result
 
 
@@ -28,11 +28,13 @@ def run_figure(result: Result) -> Figure:
     if panels == 2:
         _ratio(axes[1], result)
     placement = {"worker": "at the workers", "server": "at the server", "update": "in the update"}
-    figure.suptitle(
+    title = (
         f"{setup.dataset.label()}: {setup.label()}, n = {setup.workers}, f = {setup.byzantine}, "
-        f"momentum {setup.momentum.beta:g} {placement[setup.momentum.placement]}",
-        fontsize=10,
+        f"momentum {setup.momentum.beta:g} {placement[setup.momentum.placement]}"
     )
+    figure.suptitle(fitted(title, 10, 5.0 * panels), fontsize=10)
+    if panels == 2:
+        legend(figure, columns=3)  # below, where it hides no line
     return figure
 
 
@@ -50,11 +52,10 @@ def _ratio(axes: Axes, result: Result) -> None:
     axes.plot(steps, variance_norm_ratio(metrics, "Honest"), color=BLUE, lw=0.9, label="submitted")
     bound = setup.aggregator.bound(setup.workers, setup.tolerated)
     if math.isfinite(bound):
-        label = f"bound of {setup.aggregator.label()}"
+        label = plain(f"bound of {setup.aggregator.label()}")
         axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label=label)
     axes.set(xlabel="step", ylabel="(deviation / norm)$^2$", yscale="log", title="variance-norm ratio")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def save_run_figure(result: Result, directory: Path) -> None:
