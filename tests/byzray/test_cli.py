@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def test_a_run_and_its_directory(byzray: Byzray, figures: None, tmp_path: Path) 
     assert directory.name.endswith(setup.digest())
     status = json.loads(files["status.json"][1])
     assert status.pop("seconds") > 0
-    assert set(status.pop("files")) == {"metrics.csv", "evaluations.csv", "parameters.npy"}
+    written = {"metrics.csv", "evaluations.csv", "parameters.npy", "setup.yaml", "environment.json"}
+    assert set(status.pop("files")) == written
     assert status == {"state": "finished", "step": 6}
     environment = json.loads(files["environment.json"][1])
     assert environment["packages"]["torch"] == importlib.metadata.version("torch")
@@ -121,6 +123,25 @@ def test_a_run_and_its_directory(byzray: Byzray, figures: None, tmp_path: Path) 
     assert json.loads((other / "status.json").read_text())["state"] == "finished"
     assert (other / "parameters.npy").read_bytes() != files["parameters.npy"][1]
     assert contents(directory) == files
+
+
+def test_a_changed_file_is_told_wherever_it_is_read(byzray: Byzray) -> None:
+    arguments = ("run", "setup.yaml", "--in-process", "--output", "runs", "--set", "steps=2")
+    assert byzray(*arguments)[0] == 0
+    assert byzray("verify", "runs")[:2] == (0, "1 runs, 1 of them finished: 0 damaged\n")
+    (directory,) = Path("runs").iterdir()
+    text = (directory / "evaluations.csv").read_text()
+    (directory / "evaluations.csv").write_text(re.sub(r"0\.\d+$", "0.9999", text, flags=re.MULTILINE))
+    changed = "evaluations.csv was changed since the run finished"
+    assert byzray("verify", str(directory))[:2] == (
+        1,
+        f"damaged: {directory.name}: {changed}\n1 runs, 1 of them finished: 1 damaged\n",
+    )
+    code, out, _ = byzray("report", "runs")
+    assert (code, f"damaged: {directory.name}: {changed}" in out) == (0, True)
+    code, _, err = byzray(*arguments)
+    assert (code, changed in err) == (2, True)
+    assert byzray("verify", "nowhere")[0] == 2
 
 
 # The names that the published code gives its columns.

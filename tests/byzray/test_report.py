@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from byzray import Interrupted, Setup, load_setup, simulate
-from byzray.report import NothingToReport, Report, write_report
+from byzray.report import NothingToReport, Report, run_figure, write_report
 from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
 from byzray.report.collect import Run, collect
 from byzray.report.drawing import shortened, style_of
@@ -879,6 +882,73 @@ def test_overview_measures_every_rate_against_its_own_references(plain: Plain) -
 def test_overview_of_too_many_rates_merges_them_without_a_median_of_several_references(plain: Plain) -> None:
     lines = overview_lines(best_accuracies(plain, tuple(map(float, range(1, 26))), (False,)))
     assert lines == [("npz, n = 7, f = 1", []), ("npz, n = 7, f = 2", [])]
+
+
+def texts(figure: Figure) -> list[Bbox]:
+    """Where titles, names of attacks and legends lie in a figure that was drawn."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    shown = [one for axes in figure.axes if axes.get_visible() for one in (axes.title, *axes.texts)]
+    suptitle = [figure._suptitle] if figure._suptitle is not None else []
+    return [one.get_window_extent(renderer) for one in [*shown, *figure.legends, *suptitle] if one.get_visible()]
+
+
+RULES = [
+    "average",
+    "geometric-median",
+    "multi-krum (m=1, squared=yes)",
+    "minimum-diameter",
+    "_Mine",
+    "$\\foo{$",
+    "x" * 90,
+]
+TITLE = (
+    "fashion-mnist, n = 51, f = 24, rate 0.123457, batch size 17, l2 0.000123, Nesterov, attack: little (factor=1.5)"
+)
+
+
+@pytest.mark.parametrize("placements", [("worker",), ("update", "server", "worker")], ids=len)
+@pytest.mark.parametrize("rules", [1, 7])
+def test_titles_and_legends_lie_inside_the_figure(placements: tuple[str, ...], rules: int) -> None:
+    known = {
+        (placement, rule, quantity): curve(1.0, 2.0)
+        for placement in placements
+        for rule in RULES[:rules]
+        for quantity in ("accuracy", "loss", "sampled", "submitted")
+    }
+    comparison = Comparison("x", TITLE, known, {"loss": curve(1.0, 1.0)}, dict.fromkeys(RULES, 0.5), RULES[:rules])
+    for draw in (curves_figure, ratios_figure):
+        figure = draw(comparison)
+        for box in texts(figure):
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.width
+        assert len(figure.legends[0].get_texts()) >= rules * (draw is curves_figure)
+
+
+def test_titles_of_an_overview_do_not_overlap(plain: Plain) -> None:
+    runs = []
+    for number, rate_ in enumerate((0.0123456, 0.0234567, 0.0345678, 0.0456789)):
+        attacks = [{"name": "empire", "factor": 1 + number / 7}, {"name": "little", "factor": "searched", "a": number}]
+        for attack in attacks:
+            attacked = changed(plain, attack=attack, dataset={"name": "my_data:StandardisedDigitsOfAllKinds"})
+            attacked["learning_rate"] = {"initial": rate_, "schedule": None}
+            runs.append(run(f"{number}-{attack['name']}", attacked, 0.5))
+    figure = overview_figure(tables(*runs)[0])
+    assert figure is not None
+    boxes = texts(figure)
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+
+
+def test_the_legend_of_a_run_hides_no_line(small_setup: Setup) -> None:
+    figure = run_figure(simulate(small_setup.changed(aggregator="median")))
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["sampled", "submitted", "bound of median"]
+    for axes in figure.axes:
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+        assert axes.get_legend() is None
 
 
 def test_lines_of_a_figure_can_be_told_apart() -> None:

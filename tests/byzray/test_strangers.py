@@ -18,7 +18,8 @@ from byzray.files import StorageFault
 from byzray.mistakes import visible
 from byzray.recording import CheckpointInterval
 from byzray.report import write_report
-from byzray.report.collect import collect
+from byzray.report.collect import SweepFacts, collect
+from byzray.report.collect import _sweep as read_sweep
 from byzray.results import RunDirectory
 from byzray.simulation import load_data
 from byzray.verification import verify
@@ -297,7 +298,7 @@ def test_no_entry_ends_a_report(folder: Path) -> None:
             (another() / name).write_text(content)
     for sweep in SWEEPS:
         (folder / "sweep.json").write_text(json.dumps(sweep))
-        collect(folder)
+        assert isinstance(read_sweep(folder / "sweep.json", []), SweepFacts)
     # Both are told of, and nothing they hold reaches terminal or page as it is.
     report = write_report(folder)
     assert report.states["finished"] == 3
