@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from byzray.files import open_plain, remove_temporaries, sync, writing
+from byzray.files import expect_no_link, open_plain, remove_temporaries, sync, writing
 from byzray.mistakes import lines
 
 # The newest, and one to go back to if that is damaged.
@@ -136,6 +136,7 @@ class Checkpoints:
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
         temporary = self.folder / ".new.0"
         with writing(self.folder):
+            expect_no_link(self.folder)
             self.folder.mkdir(exist_ok=True)
             temporary.unlink(missing_ok=True)  # a link of this name would be followed
             try:
@@ -161,7 +162,8 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Remove what a process that was killed while it saved left."""
-        remove_temporaries(self.folder)
+        if not self.folder.is_symlink():
+            remove_temporaries(self.folder)
 
 
 def parse_record(content: Any) -> Record:

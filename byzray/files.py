@@ -86,6 +86,16 @@ def read_plain(path: Path, limit: int = LARGEST_DESCRIPTION) -> bytes:
         return file.read(limit)
 
 
+def expect_no_link(path: Path) -> None:
+    """Expect that a path is no symbolic link.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "found a symbolic link", str(path))
+
+
 def not_through_links(path: str, flags: int) -> int:
     """An opener for :func:`open` that writes to no file that a link in the place of `path` stands for."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

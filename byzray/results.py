@@ -45,7 +45,15 @@ from byzray.arrays import LARGEST_VECTOR, read_vector
 from byzray.checkpoints import Checkpoint, Checkpoints, Position, Record, parse_record
 from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.files import LARGEST_DESCRIPTION, not_through_links, open_plain, read_plain, remove_temporaries, save
+from byzray.files import (
+    LARGEST_DESCRIPTION,
+    expect_no_link,
+    not_through_links,
+    open_plain,
+    read_plain,
+    remove_temporaries,
+    save,
+)
 from byzray.mistakes import lines, visible
 from byzray.setups import Setup
 from byzray.table import LARGEST_TABLE, Table, read_table
@@ -182,6 +190,7 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            expect_no_link(Path(self._lock.lock_file))  # which some releases of filelock follow, and empty the file
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunExists(f"{self.path}: another process is computing this run") from None

@@ -23,6 +23,7 @@ from rich.console import Console
 import actors
 from actors.nodes import nodes, unshared
 from actors.supervision import Supervision
+from byzray.files import expect_no_link
 from byzray.recording import CheckpointInterval
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
@@ -175,6 +176,7 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
         SweepInUse: another process is at work there.
     """
     storage.folder.mkdir(parents=True, exist_ok=True)
+    expect_no_link(storage.folder / ".lock")
     lock = FileLock(storage.folder / ".lock")
     try:
         lock.acquire(timeout=0)

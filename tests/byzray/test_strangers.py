@@ -188,6 +188,18 @@ def test_nothing_is_written_through_a_link(small_setup: Setup, tmp_path: Path) -
     assert {path.read_text() for path in mine.values()} == {"mine"}
 
 
+@pytest.mark.parametrize("name", [".lock", "checkpoints"])
+def test_neither_lock_nor_checkpoints_are_written_through_a_link(small_setup: Setup, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    run = tmp_path / "out" / RunDirectory.name(small_setup.changed(actors=None))
+    run.mkdir(parents=True)
+    (run / name).symlink_to(tmp_path / "mine" / ("file" if name == ".lock" else ""))
+    with pytest.raises((RunExists, StorageFault), match="found a symbolic link"):
+        simulate(small_setup, output=tmp_path / "out", checkpoints=CheckpointInterval(steps=1))
+    assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [("file", "mine")]
+
+
 def test_a_report_is_not_written_through_a_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
