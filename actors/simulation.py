@@ -318,7 +318,8 @@ def simulate(
         return FleetSimulation(setup, loaded, fleet or own[0])
 
     def show(update: Update) -> bool | None:
-        monitors[0].show(update)
+        for monitor in monitors:  # none, where a run that is there already gets its figure
+            monitor.show(update)
         if progress is not None:
             return progress(update)
         for event in update.events:
