@@ -12,7 +12,7 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check site reference chaos bench gpu clean
+.PHONY: demo test check site reference lock chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
@@ -29,10 +29,18 @@ check: $(INSTALLED)
 site: $(INSTALLED)
 	rm -rf build/site
 	$(VENV)/bin/zensical build --clean --strict
+	$(VENV)/bin/python docs/reference/search.py build/site/search.json
 
 # The pages of the site that follow from the code; tests/test_docs.py fails if they do not.
 reference: $(INSTALLED)
 	$(VENV)/bin/python docs/reference/generate.py
+
+# The versions in the Docker image: the newest of each package that go together. Run the tests with them.
+lock:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet uv==0.13.9
+	build/uv/bin/uv pip compile pyproject.toml --extra optuna --universal --python-version 3.11 --upgrade --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file docker/lock.txt
 
 # Takes most of an hour: runs that lose processes, a soak, and the tests that are too long for every day.
 chaos: $(INSTALLED)

@@ -177,6 +177,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).symlink_to(ROOT / name)
     built = build(place)
     assert built.returncode == 0, built.stdout + built.stderr
+    subprocess.run([sys.executable, DOCS / "reference/search.py", place / "build/site/search.json"], check=True)
     return place / "build/site"
 
 
@@ -211,6 +212,45 @@ def test_formulas_are_understood(site: Path) -> None:
     done = subprocess.run(command, input=json.dumps(formulas), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(formulas) > 100
+
+
+def test_search_shows_formulas_as_text(site: Path) -> None:
+    texts = {item["location"]: item["text"] for item in json.loads((site / "search.json").read_text())["items"]}
+    assert "By default f is the number that attack" in texts["mathematics.html#notation"]
+    assert "deviation / norm = " in texts["guessing-game.html#from-numbers-to-gradients"]
+    assert not [
+        location for location, text in texts.items() if re.search(r"\\[(\[a-z]", re.sub("<code>.*?</code>", "", text))
+    ]
+
+
+class Copied(HTMLParser):
+    """What the copy buttons of a page copy, where that is not the block itself."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.texts += [value or "" for name, value in attrs if name == "data-copy"]
+
+
+@pytest.mark.parametrize("page", ["docker.md", "cluster.md", "setups.md", "runs.md"])
+def test_copy_buttons_copy_commands_alone(site: Path, page: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium, which shows the site, is not installed")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    address = (site / page).with_suffix(".html").as_uri()
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
+    shown = [re.findall(r"^\$ (.*(?:(?<=\\)\n.*)*)", block, re.MULTILINE) for block in blocks(TEXTS[page], "console")]
+    uncommented = ["\n".join(re.sub(r"\s+# .*", "", line) for line in lines) for lines in shown]
+    assert Copied(done.stdout).texts == uncommented
+
+
+def test_pictures_of_the_dashboards_open_in_full_size() -> None:
+    for _, text, path in re.findall(r"^(.*)!\[([^]]*)\]\((tour/\w+\.png)\)", TEXTS["dashboard.md"], re.MULTILINE):
+        assert f"[![{text}]({path})]({path})" in TEXTS["dashboard.md"]
 
 
 def test_broken_links_fail_the_build(tmp_path: Path) -> None:
