@@ -42,11 +42,12 @@ lock:
 	build/uv/bin/uv pip compile pyproject.toml --extra optuna --universal --python-version 3.11 --upgrade --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file docker/lock.txt
 
-# Takes most of an hour: runs that lose processes, a soak, and the tests that are too long for every day.
+# Takes an hour or more: runs that lose processes, a soak, the tests that are too long for every day, and hostile input.
 chaos: $(INSTALLED)
 	$(VENV)/bin/python tests/chaos/kills.py
 	$(VENV)/bin/python tests/chaos/soak.py
 	BYZRAY_CHAOS=1 $(VENV)/bin/python -m pytest -m chaos tests
+	BYZRAY_CHAOS=1 $(VENV)/bin/python -m pytest tests/fuzz tests/byzray/test_hostile_rows.py
 
 bench: $(INSTALLED) $(PEERS)/.installed
 	mkdir -p $(RESULTS)
