@@ -222,6 +222,18 @@ def test_numbers_are_those_of_the_code() -> None:
         assert [text for text in texts if text not in TEXTS[page]] == [], page
 
 
+def test_the_architecture_names_every_module() -> None:
+    (tree,) = [block for block in blocks(TEXTS["architecture.md"], "") if block.startswith("byzray/")]
+    packages = re.split(r"^(\w+)/ .*\n", tree, flags=re.MULTILINE)[1:]
+    assert packages[::2] == ["byzray", "actors", "sweeps"]
+    for package, listed in zip(packages[::2], packages[1::2], strict=True):
+        names = {name for line in listed.splitlines() for name in re.findall(r"(?:^|  )([a-z]+(?:\.py|/))", line)}
+        there = {
+            path.name + "/" * path.is_dir() for path in (ROOT / package).glob("[a-z]*") if path.suffix in ("", ".py")
+        }
+        assert names == there
+
+
 def test_every_page_is_in_the_navigation() -> None:
     def pages(item: Any) -> Iterator[str]:
         if isinstance(item, str):
