@@ -57,7 +57,7 @@ def main() -> None:
         picture(context, f"{dashboard}/jobs", "jobs", 560)
         picture(context, f"{dashboard}/jobs/{job}", "job", 1250)
         picture(context, f"{dashboard}/jobs/{job}", "tasks", 700, section="Task Table")
-        picture(context, f"{dashboard}/actors", "actors", 900)
+        picture(context, f"{dashboard}/actors", "actors", 900, width=1400)
         picture(context, f"{dashboard}/cluster", "nodes", 860)
         browser.close()
 
@@ -111,10 +111,10 @@ def living_workers(ask: Callable[[str], Any]) -> list[str]:
     return [actor["name"] for actor in actors if ": worker" in (actor["name"] or "")]
 
 
-def picture(context: BrowserContext, url: str, name: str, height: int, section: str = "") -> None:
+def picture(context: BrowserContext, url: str, name: str, height: int, section: str = "", width: int = WIDTH) -> None:
     """Save what a page shows, or a section of it, by the beginning of its title."""
     page = context.new_page()
-    page.set_viewport_size({"width": WIDTH, "height": height})
+    page.set_viewport_size({"width": width, "height": height})
     page.goto(url)
     page.wait_for_timeout(6000)  # the dashboard asks for its content piece by piece
     if section:
