@@ -23,7 +23,7 @@ PROJECT = "byzray-test"
 PORTS = {"DASHBOARD": 18265, "PROMETHEUS": 19090, "GRAFANA": 13000}
 NODES = 4  # the head and three workers, each with one CPU
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
-PATIENCE = 120.0
+PATIENCE = 240.0  # on a machine with other work
 
 # In the title of a process: a worker actor at work, as Ray names it after the run and the role.
 COMPUTES = ": worker "
@@ -485,7 +485,8 @@ def test_docker_starts_the_head_again_whose_ray_died_and_the_sweep_is_continued(
     end(head, "gcs_server")
     said, _ = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
-    assert "the cluster's head was lost" in said
+    assert "no proper answer from the cluster's head" in said
+    assert "the same command continues it" in said
     assert "Traceback" not in said
     eventually(lambda: restarts(head) == 1)
     eventually(lambda: docker("inspect", "--format", "{{.State.Health.Status}}", head).strip() == "healthy")
