@@ -227,7 +227,7 @@ def test_the_architecture_names_every_module() -> None:
     packages = re.split(r"^(\w+)/ .*\n", tree, flags=re.MULTILINE)[1:]
     assert packages[::2] == ["byzray", "actors", "sweeps"]
     for package, listed in zip(packages[::2], packages[1::2], strict=True):
-        names = {name for line in listed.splitlines() for name in re.findall(r"(?:^|  )([a-z]+(?:\.py|/))", line)}
+        names = {name for line in listed.splitlines() for name in re.findall(r"(?:^|  )([a-z_]+(?:\.py|/))", line)}
         there = {
             path.name + "/" * path.is_dir() for path in (ROOT / package).glob("[a-z]*") if path.suffix in ("", ".py")
         }
