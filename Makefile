@@ -12,7 +12,7 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check site reference chaos bench gpu clean
+.PHONY: demo test check site reference lock chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
@@ -29,16 +29,25 @@ check: $(INSTALLED)
 site: $(INSTALLED)
 	rm -rf build/site
 	$(VENV)/bin/zensical build --clean --strict
+	$(VENV)/bin/python docs/reference/search.py build/site/search.json
 
 # The pages of the site that follow from the code; tests/test_docs.py fails if they do not.
 reference: $(INSTALLED)
 	$(VENV)/bin/python docs/reference/generate.py
 
-# Takes most of an hour: runs that lose processes, a soak, and the tests that are too long for every day.
+# The versions in the Docker image: the newest of each package that go together. Run the tests with them.
+lock:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet uv==0.13.9
+	build/uv/bin/uv pip compile pyproject.toml --extra optuna --universal --python-version 3.11 --upgrade --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file docker/lock.txt
+
+# Takes an hour or more: runs that lose processes, a soak, the tests that are too long for every day, and hostile input.
 chaos: $(INSTALLED)
 	$(VENV)/bin/python tests/chaos/kills.py
 	$(VENV)/bin/python tests/chaos/soak.py
 	BYZRAY_CHAOS=1 $(VENV)/bin/python -m pytest -m chaos tests
+	BYZRAY_CHAOS=1 $(VENV)/bin/python -m pytest tests/fuzz tests/byzray/test_hostile_rows.py
 
 bench: $(INSTALLED) $(PEERS)/.installed
 	mkdir -p $(RESULTS)

@@ -1,24 +1,35 @@
 """The documentation: what it shows loads and runs, what follows from the code is up to date, and the site is whole."""
 
+import contextlib
 import json
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from actors import Supervision
 from byzray import Setup, SetupError, load_setup, simulate
-from byzray.cli import app
-from byzray.yaml import parse_yaml
-from sweeps.definition import load_sweep
+from byzray.aggregators import AGGREGATORS
+from byzray.attacks import ATTACKS
+from byzray.cli import app, main
+from byzray.datasets import DATASETS
+from byzray.metrics import METRIC_COLUMNS
+from byzray.models import MODELS
+from byzray.results import RunDirectory
+from byzray.yaml import LARGEST_TEXT, MOST_VALUES, parse_yaml
+from sweeps.definition import MOST_DRAWS, MOST_SEEDS, load_sweep
+from sweeps.grid import MOST_COMBINATIONS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -127,6 +138,102 @@ def test_commands_exist(page: str) -> None:
                 assert (ROOT / path).exists(), line
 
 
+def shown(*names: str) -> Iterator[Any]:
+    """Pages, `byzray` commands of these names, and what is printed, as far as it is shown."""
+    for page, text in TEXTS.items():
+        for block in blocks(text, "console"):
+            for line, output in re.findall(r"^\$ (byzray .*)\n((?:(?!\$ ).*\n)+)", block, re.MULTILINE):
+                if line.split()[1] in names and "SWEEP" not in line:
+                    yield pytest.param(page, shlex.split(line)[1:], output, id=f"{page}: {line}")
+
+
+@pytest.mark.parametrize(("page", "command", "output"), list(shown("show", "list", "sweep")))
+def test_commands_print_what_is_shown(
+    page: str, command: list[str], output: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = request.getfixturevalue("monkeypatch")
+    if page == "extending.md":
+        request.getfixturevalue("own_classes")
+    elif page == "sweeps.md":
+        in_folder_of_sweeps_md(request.getfixturevalue("tmp_path"), patch)
+    elif "wrong.yaml" in command:
+        patch.chdir(request.getfixturevalue("tmp_path"))
+        Path("wrong.yaml").write_text(next(block for block in blocks(TEXTS[page], "yaml") if "mnits" in block))
+    else:
+        patch.chdir(ROOT)
+    patch.setattr(sys, "argv", ["byzray", *command])
+    patch.setattr(sys, "path", [*sys.path])
+    with contextlib.suppress(SystemExit):
+        main()
+    printed = capsys.readouterr()
+    assert [line.rstrip() for line in (printed.out + printed.err).splitlines()] == output.splitlines()
+
+
+def in_folder_of_sweeps_md(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """With the sweep that the page shows, but for the condition without which a combination is a mistake."""
+    shutil.copy(ROOT / "examples/digits.yaml", folder)
+    (sweep,) = [block for block in blocks(TEXTS["sweeps.md"], "yaml") if "axes:" in block]
+    (folder / "mine.yaml").write_text(re.sub(r"^conditions:\n.*\n", "", sweep, flags=re.MULTILINE))
+    patch.chdir(folder)
+
+
+def test_run_directories_are_named_as_shown(own_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = 0
+    for case in shown("run"):
+        page, (_, file, *options), output = case.values
+        monkeypatch.chdir(own_classes if page == "extending.md" else ROOT)
+        values = [option.partition("=") for before, option in pairwise(options) if before == "--set"]
+        changes: dict[str, Any] = {key: parse_yaml(value) for key, _, value in values}
+        changes |= {"actors": None} if "--in-process" in options else {}
+        name = RunDirectory.name(load_setup(file, changes))
+        if "results/" in output:
+            assert set(re.findall(r"results/([\w-]+)", output)) == {name}, case.id
+            known += 1
+    assert known > 8
+
+
+def test_every_option_has_its_row_in_the_mathematics() -> None:
+    for registry in (AGGREGATORS, ATTACKS, MODELS, DATASETS):
+        missing = [name for name in registry.classes if f"`{name}`" not in TEXTS["mathematics.md"]]
+        assert not missing
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    vectors = {
+        part: json.loads((ROOT / f"tests/vectors/{part}.json").read_text()) for part in ("aggregators", "attacks")
+    }
+    cases = json.loads((ROOT / "tests/vectors/trajectories/cases.json").read_text())["cases"]
+    demo, paper, appendix = (load_sweep(name) for name in ("demo", "paper", "appendix"))
+    counts = [len(vectors["aggregators"]), len(vectors["attacks"]), len(cases)]
+    said = {
+        "sweeps.md": [f"`{s.name}` | {len(s.setups())} | {len(s.seeds)} |" for s in (demo, paper, appendix)],
+        "limits.md": [
+            f"at most {LARGEST_TEXT:,} characters and {MOST_VALUES:,} values",
+            f"at most {MOST_COMBINATIONS:,} combinations, {MOST_DRAWS:,} draws and {MOST_SEEDS:,} seeds",
+        ],
+        "conformance.md": [
+            "{} cases of aggregators, {} of attacks, and {}\ntrajectories".format(*counts),
+        ],
+        "recovery.md": [f"After `--restarts` ({Supervision().restarts}) losses"],
+        "runs.md": [f"one row a step, {len(METRIC_COLUMNS)} columns"],
+        "docker.md": [f"`BYZRAY_{name}_PORT`" for name in ("DASHBOARD", "PROMETHEUS", "GRAFANA")],
+    }
+    for page, texts in said.items():
+        assert [text for text in texts if text not in TEXTS[page]] == [], page
+
+
+def test_the_architecture_names_every_module() -> None:
+    (tree,) = [block for block in blocks(TEXTS["architecture.md"], "") if block.startswith("byzray/")]
+    packages = re.split(r"^(\w+)/ .*\n", tree, flags=re.MULTILINE)[1:]
+    assert packages[::2] == ["byzray", "actors", "sweeps"]
+    for package, listed in zip(packages[::2], packages[1::2], strict=True):
+        names = {name for line in listed.splitlines() for name in re.findall(r"(?:^|  )([a-z_]+(?:\.py|/))", line)}
+        there = {
+            path.name + "/" * path.is_dir() for path in (ROOT / package).glob("[a-z]*") if path.suffix in ("", ".py")
+        }
+        assert names == there
+
+
 def test_every_page_is_in_the_navigation() -> None:
     def pages(item: Any) -> Iterator[str]:
         if isinstance(item, str):
@@ -177,6 +284,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).symlink_to(ROOT / name)
     built = build(place)
     assert built.returncode == 0, built.stdout + built.stderr
+    subprocess.run([sys.executable, DOCS / "reference/search.py", place / "build/site/search.json"], check=True)
     return place / "build/site"
 
 
@@ -211,6 +319,45 @@ def test_formulas_are_understood(site: Path) -> None:
     done = subprocess.run(command, input=json.dumps(formulas), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(formulas) > 100
+
+
+def test_search_shows_formulas_as_text(site: Path) -> None:
+    texts = {item["location"]: item["text"] for item in json.loads((site / "search.json").read_text())["items"]}
+    assert "By default f is the number that attack" in texts["mathematics.html#notation"]
+    assert "deviation / norm = " in texts["guessing-game.html#from-numbers-to-gradients"]
+    assert not [
+        location for location, text in texts.items() if re.search(r"\\[(\[a-z]", re.sub("<code>.*?</code>", "", text))
+    ]
+
+
+class Copied(HTMLParser):
+    """What the copy buttons of a page copy, where that is not the block itself."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.texts += [value or "" for name, value in attrs if name == "data-copy"]
+
+
+@pytest.mark.parametrize("page", ["docker.md", "cluster.md", "setups.md", "runs.md"])
+def test_copy_buttons_copy_commands_alone(site: Path, page: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium, which shows the site, is not installed")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    address = (site / page).with_suffix(".html").as_uri()
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
+    shown = [re.findall(r"^\$ (.*(?:(?<=\\)\n.*)*)", block, re.MULTILINE) for block in blocks(TEXTS[page], "console")]
+    uncommented = ["\n".join(re.sub(r"\s+# .*", "", line) for line in lines) for lines in shown]
+    assert Copied(done.stdout).texts == uncommented
+
+
+def test_pictures_of_the_dashboards_open_in_full_size() -> None:
+    for _, text, path in re.findall(r"^(.*)!\[([^]]*)\]\((tour/\w+\.png)\)", TEXTS["dashboard.md"], re.MULTILINE):
+        assert f"[![{text}]({path})]({path})" in TEXTS["dashboard.md"]
 
 
 def test_broken_links_fail_the_build(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 Needs `pip install playwright` and a Chromium. In docker/, then, some minutes later, in the folder above it:
 
+    docker compose --profile monitoring up --detach
     BYZRAY_SWEEPS=../docs/tour docker compose run --rm sweep tour.yaml --workers-per-actor 1
     RAY_AUTH_TOKEN=... python docs/tour/screenshots.py
 """
@@ -23,7 +24,8 @@ from playwright.sync_api import BrowserContext, sync_playwright
 
 HERE = Path(__file__).parent
 DASHBOARD = HERE.parents[1] / "docker/grafana/dashboards/sweep.json"
-WIDTH = 1500
+WIDTH = 1100  # about that of a page of the site, so that what is written there can be read
+SCALE = 2
 PATIENCE = 180.0
 MINUTES = 3
 
@@ -48,12 +50,14 @@ def main() -> None:
     draw_panels(arguments.prometheus)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": WIDTH, "height": 900}, extra_http_headers=headers)
+        context = browser.new_context(
+            viewport={"width": WIDTH, "height": 900}, device_scale_factor=SCALE, extra_http_headers=headers
+        )
         dashboard = arguments.dashboard + "/#"
         picture(context, f"{dashboard}/jobs", "jobs", 560)
         picture(context, f"{dashboard}/jobs/{job}", "job", 1250)
         picture(context, f"{dashboard}/jobs/{job}", "tasks", 700, section="Task Table")
-        picture(context, f"{dashboard}/actors", "actors", 900)
+        picture(context, f"{dashboard}/actors", "actors", 900, width=1400)
         picture(context, f"{dashboard}/cluster", "nodes", 860)
         browser.close()
 
@@ -61,12 +65,12 @@ def main() -> None:
 def draw_panels(prometheus: str) -> None:
     """Draw panels of the Grafana dashboard of a sweep from what their own queries return."""
     panels = {panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"]}
-    figure, row = plt.subplots(1, len(PANELS), figsize=(15, 4), layout="constrained")
+    figure, row = plt.subplots(1, len(PANELS), figsize=(11, 3.6), layout="constrained")
     for title, axes in zip(PANELS, row, strict=True):
         for target in panels[title]["targets"]:
             draw(axes, prometheus, target["expr"].replace("$sweep", ".*"), target["legendFormat"])
         axes.set_title(title, fontsize=11)
-    figure.savefig(HERE / "panels.png", dpi=100)
+    figure.savefig(HERE / "panels.png", dpi=200)
 
 
 def draw(axes: Axes, prometheus: str, expression: str, legend: str) -> None:
@@ -107,10 +111,10 @@ def living_workers(ask: Callable[[str], Any]) -> list[str]:
     return [actor["name"] for actor in actors if ": worker" in (actor["name"] or "")]
 
 
-def picture(context: BrowserContext, url: str, name: str, height: int, section: str = "") -> None:
+def picture(context: BrowserContext, url: str, name: str, height: int, section: str = "", width: int = WIDTH) -> None:
     """Save what a page shows, or a section of it, by the beginning of its title."""
     page = context.new_page()
-    page.set_viewport_size({"width": WIDTH, "height": height})
+    page.set_viewport_size({"width": width, "height": height})
     page.goto(url)
     page.wait_for_timeout(6000)  # the dashboard asks for its content piece by piece
     if section:

@@ -1,6 +1,7 @@
 """The Dockerfile, and the image that it makes."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs/docker.md").read_text()
+LOCK = ROOT / "docker/lock.txt"
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -35,6 +39,30 @@ class TestImage:
     def test_holds_no_token(self, image: str) -> None:
         assert not [word for word in inspected(image)["Config"]["Env"] if "TOKEN" in word]
         assert in_container(image, "find", "/run/byzray", "/home/byzray") == "/run/byzray\n/home/byzray\n"
+
+    def test_holds_what_is_locked(self, image: str, torch: dict[str, str]) -> None:
+        """But for another PyTorch than the locked one, and what it brings along."""
+        script = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
+        pins = {pin.name: pin for pin in map(Requirement, LOCK.read_text().splitlines()[2:])}
+        own = ("torch", "triton", "nvidia", "cuda") if torch else ()
+        installed = [Requirement(word) for word in in_container(image, "python", "-c", script).split()]
+        for found in installed:
+            name = re.sub(r"[._]", "-", found.name.lower())
+            if name not in ("byzray", "pip", "uv") and not name.startswith(own):
+                (version,) = found.specifier
+                assert pins[name].specifier.contains(version.version), str(found)
+        assert len(installed) > 50
+
+    def test_runs_what_the_guide_says(self, image: str, tmp_path: Path) -> None:
+        shutil.copytree(ROOT / "examples", tmp_path / "examples")
+        tmp_path.chmod(0o755)
+        (block,) = [block for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) if "docker run" in block]
+        lines = [line.removeprefix("$ ") for line in block.splitlines() if "docker build" not in line]
+        script = "\n".join(lines).replace(" byzray byzray ", f" {image} byzray ")
+        done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (status,) = tmp_path.glob("results/digits-*/status.json")
+        assert json.loads(status.read_text())["state"] == "finished"
 
     def test_runs_a_setup_without_a_cluster_as_any_user(self, image: str) -> None:
         command = [
