@@ -72,19 +72,19 @@ class Fleet:
         self.places: list[dict[str, Any]] = []
         self.roles = ["server", *(role_name(workers) for workers in cohorts)]
         self._owns_group = group is None
+        mark = uuid.uuid4().hex[:8]  # two fleets may have the same label
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
-            self.group = self._place(label, count, cpus, gpus)
+            self.group = self._place(f"{label} ({mark})", count, cpus, gpus)
         else:
             self.group = group
             cpus, gpus = (group.bundle_specs[0].get(resource, 0.0) for resource in ("CPU", "GPU"))
-        namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
 
         def options(index: int) -> dict[str, Any]:
             strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
             return {
                 "name": f"{label}: {self.roles[index]}",
-                "namespace": namespace,
+                "namespace": f"byzray-{mark}",
                 "num_cpus": cpus,
                 "num_gpus": gpus,
                 "scheduling_strategy": strategy,
@@ -117,8 +117,8 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, label: str, count: int, cpus: float, gpus: float) -> PlacementGroup:
-        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK", name=label)
+    def _place(self, name: str, count: int, cpus: float, gpus: float) -> PlacementGroup:
+        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK", name=name)
         try:
             ray.get(group.ready(), timeout=PLACEMENT_SECONDS)
         except GetTimeoutError:
