@@ -1,5 +1,6 @@
 """The actor that holds the server."""
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +26,14 @@ class Stretch(NamedTuple):
         step: how many steps have been taken in all.
         diverged: where and why the parameters became non-finite, if they did.
         spent: the seconds of each phase since the last time this was asked for.
+        slowest: the seconds of the slowest step among them.
     """
 
     rows: NDArray[np.float64]
     step: int
     diverged: Divergence | None
     spent: dict[str, float]
+    slowest: float
 
 
 class Rescued(NamedTuple):
@@ -78,17 +81,19 @@ class ServerActor(Member):
             self.device = pick_device(setup.device)
             server = Server(setup, data, self.device, parameters)
             self.channel = ServerChannel(self.group, server, cohorts)
-            self._rows = server.take_rows()
+            self._rows, self._slowest = server.take_rows(), 0.0
             self.light(Beacon(tags, "server"))
             self.prepared = server
             return server.columns()
 
-    def run(self, stop: int) -> Stretch:
-        """Take the steps up to `stop`, exclusive, together with the workers."""
+    def run(self, stop: int, patience: float) -> Stretch:
+        """Take the steps up to `stop`, exclusive, together with the workers, who may be silent for so many seconds."""
         with self.leaving_on_failure():
             server = self.server
             channel = self.channel
+            channel.patience = patience
             self._rows = server.take_rows()  # none
+            self._slowest, began = 0.0, time.monotonic()
             if server.step_number < stop:
                 self._send()
             while server.step_number < stop and not server.halted:
@@ -104,6 +109,7 @@ class ServerActor(Member):
                 finally:
                     # While the workers are at the next step.
                     server.study(observed, contributions)
+                self._slowest, began = max(self._slowest, time.monotonic() - began), time.monotonic()
             if server.halted or server.step_number == server.setup.steps:
                 self.light(None)
             return self._stretch()
@@ -116,7 +122,8 @@ class ServerActor(Member):
     def _stretch(self) -> Stretch:
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
-        return Stretch(self._rows, self.server.step_number, self.server.diverged, self.server.watch.take())
+        server = self.server
+        return Stretch(self._rows, server.step_number, server.diverged, server.watch.take(), self._slowest)
 
     def rescue(self) -> Rescued | None:
         """What the run can go on from after a worker was lost; none if this actor itself was, and is back."""

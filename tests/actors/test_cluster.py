@@ -1,4 +1,4 @@
-"""Addresses at which there is no Ray cluster: what is wrong is said within seconds, where Ray would wait for minutes."""
+"""Addresses without a Ray cluster: what is wrong is said within seconds, where Ray would wait for minutes."""
 
 import os
 import socket
