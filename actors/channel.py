@@ -14,8 +14,9 @@ D parameters.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from actors.group import Group, exchanging
 from actors.near import shared_among
+from actors.supervision import START_SECONDS
 from byzray.cohort import Cohort, Contribution, State
 from byzray.gradients import Network
 from byzray.metrics import Moments
@@ -200,12 +202,17 @@ class ServerChannel:
         group: the connections.
         server: whose matrix the submissions go to.
         cohorts: which workers the actors of ranks 1, 2, ... hold.
+
+    Attributes:
+        patience: for how many seconds the workers may be silent in a step.
     """
 
     def __init__(self, group: Group, server: Server, cohorts: Sequence[range]) -> None:
         self.server = server
+        self.patience = START_SECONDS
         self.layout = layout = Layout.of(server.setup, server.network, cohorts)
         self._near = group.near(server.device)
+        self._timed = not group.direct(server.device)  # NCCL would keep the host waiting for what it waits for
         if self._near:
             numbers = shared_among(list(self._near.values()), layout.total())
         else:
@@ -248,18 +255,22 @@ class ServerChannel:
                     self._near[rank].signal()
                 else:
                     self._transfers.append(dist.isend(self.board.message, rank))
-            _finish(self._transfers)
+            self._finish(time.monotonic() + self.patience)
 
     def receive(self) -> None:
         """Wait until the submissions are in the server's matrix, and the reports there."""
         # From when the point was sent: so the server gives up before its workers do, who began to wait later.
+        until = self._sent + self.patience
         with _letting_go(self._transfers):
             for near in self._near.values():
-                near.wait(self._sent)
-            _finish(self._transfers)
+                near.wait(until)
+            self._finish(until)
         if self._copied:
             honest_HD = self.server.honest_HD
             honest_HD.copy_(self.board.submissions(self._step)[: len(honest_HD)])
+
+    def _finish(self, until: float) -> None:
+        _finish(self._transfers, until if self._timed else None)
 
     def contributions(self) -> list[Contribution]:
         """The contributions of the step, in the order of their workers; valid until the next but one point is sent."""
@@ -309,11 +320,16 @@ class WorkerChannel:
         cohort: the workers.
         layout: of the server's board.
         device: where the cohort computes.
+
+    Attributes:
+        patience: for how many seconds the server may be silent.
     """
 
     def __init__(self, group: Group, cohort: Cohort, layout: Layout, device: torch.device) -> None:
         self.cohort = cohort
         self.device = device
+        self.patience = START_SECONDS
+        self._timed = not group.direct(device)
         self._index = group.rank - 1
         self._server = group.near(device).get(0)
         if self._server is not None:
@@ -329,10 +345,9 @@ class WorkerChannel:
     def receive(self) -> Tensor | None:
         """The point that the server sends; none if no step follows."""
         if self._server is not None:
-            self._server.wait()
+            self._server.wait(time.monotonic() + self.patience)
         else:
-            with exchanging():
-                dist.recv(self._board.message, src=0)
+            self._transfer(lambda: [dist.irecv(self._board.message, src=0)])
         ended = self._may_end and bool(self._board.message[-1])
         return None if ended else self._board.point_D.to(self.device)
 
@@ -350,10 +365,14 @@ class WorkerChannel:
         if self._server is not None:
             self._server.signal()
         else:
-            transfers: list[Any] = []
-            with _letting_go(transfers):
-                transfers += [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)]
-                _finish(transfers)
+            self._transfer(lambda: [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)])
+
+    def _transfer(self, begin: Callable[[], list[Any]]) -> None:
+        """Begin some transfers, and wait until they are done."""
+        transfers: list[Any] = []
+        with _letting_go(transfers):
+            transfers += begin()
+            _finish(transfers, time.monotonic() + self.patience if self._timed else None)
 
 
 @contextmanager
@@ -367,7 +386,11 @@ def _letting_go(transfers: list[Any]) -> Iterator[None]:
         raise
 
 
-def _finish(transfers: list[Any]) -> None:
+def _finish(transfers: list[Any], until: float | None) -> None:
+    """Wait for transfers, until some time of the monotonic clock; None: as long as the group does."""
     for index in range(len(transfers)):  # no name for the one that fails, which the traceback would keep
-        transfers[index].wait()
+        if until is None:
+            transfers[index].wait()
+        else:
+            transfers[index].wait(timedelta(seconds=max(1e-3, until - time.monotonic())))
     transfers.clear()

@@ -1,11 +1,24 @@
 """The Ray cluster that actors run on."""
 
 import os
+import socket
 
 import ray
 
 # Enough for CIFAR-10 twice over; Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 500 * 2**20
+
+# How long a connection to a cluster, and its first answer, may take, in seconds.
+CONNECT_SECONDS = 5.0
+
+# HTTP/2, which gRPC speaks: what a client says first, with empty settings; a server's first frame is settings, too.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+FRAME_HEADER = 9
+SETTINGS = 4
+
+
+class NoCluster(ConnectionError):
+    """There is no Ray cluster at the address that was given."""
 
 
 def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> None:
@@ -15,15 +28,65 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
         address: of a running cluster, as Ray understands it (``auto``, ``host:6379``, ``ray://host:10001``).
         dashboard: whether a cluster started here gets a dashboard, on the loopback interface.
         output: whether what actors print appears here.
+
+    Raises:
+        NoCluster: no cluster answers at the address.
     """
     if ray.is_initialized():
         return
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=output)
-    else:
+    where = address or os.environ.get("RAY_ADDRESS")
+    if not where or where == "local":
         ray.init(
             address="local",
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=dashboard,
             log_to_driver=output,
         )
+        return
+    given = "--address" if address else "RAY_ADDRESS"
+    way_out = "leave it out" if address else "unset it"
+    reason = nobody_at(where)
+    try:
+        if not reason:
+            ray.init(address=where, log_to_driver=output)
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    if reason:
+        raise NoCluster(
+            f"{given}: got {where!r}: {reason}; expected the HOST:PORT of a running Ray cluster, "
+            f"which `ray start --head` prints; {way_out} to start one here"
+        )
+
+
+def nobody_at(address: str) -> str:
+    """Why there is no Ray cluster at an address, within seconds; Ray itself would try for minutes.
+
+    Returns:
+        the reason; empty if something that speaks like Ray answers, or only Ray can tell, as with ``auto``.
+    """
+    scheme, separator, rest = address.rpartition("://")
+    if scheme in ("http", "https"):
+        return "this is the address of a dashboard, for `ray job`"
+    if address == "auto" or (separator and scheme != "ray"):
+        return ""
+    host, _, port = rest.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
+        return "no HOST:PORT"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+            return "" if os.environ.get("RAY_USE_TLS") == "1" else _stranger(connection)
+    except OSError as error:
+        return f"nothing answers there ({error.strerror or error})"
+
+
+def _stranger(connection: socket.socket) -> str:
+    """Why it is no Ray that has accepted a connection; TLS would have to be spoken before."""
+    connection.settimeout(CONNECT_SECONDS)
+    try:
+        connection.sendall(PREFACE)
+        heard = connection.recv(FRAME_HEADER, socket.MSG_WAITALL)
+    except TimeoutError:
+        return f"it accepts connections but says nothing within {CONNECT_SECONDS:g} s"
+    if len(heard) == FRAME_HEADER and heard[3] == SETTINGS:
+        return ""
+    return "something other than Ray answers there"

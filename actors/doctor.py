@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from actors.cluster import connect
+from actors.cluster import CONNECT_SECONDS, connect, nobody_at
 from actors.group import LOOPBACK, Group, Meeting
 from actors.nodes import Node, answers, nodes, on_every_node, on_node, sharing
 from byzray.datasets import Data
@@ -36,9 +36,6 @@ PACKAGES = ("byzray", "ray", "torch", "numpy")
 
 # Nodes of a list that a finding names; of the others it tells how many they are.
 NAMED = 4
-
-# How long a connection, and an answer to a request, may take, in seconds.
-CONNECT_SECONDS = 5.0
 
 # How long all nodes together may take to form a torch.distributed group, in seconds.
 GROUP_SECONDS = 20.0
@@ -105,21 +102,10 @@ def examine(address: str | None, root: Path, output: str | None) -> Iterator[Fin
         yield from look_at(alive, dashboard, root, output)
 
 
-def nobody_at(address: str) -> str:
-    """Why nothing listens at HOST:PORT, if so; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return ""
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        return f"nothing answers there ({error.strerror or error})"
-    return ""
-
-
 def mend_of(reason: str) -> str:
     """What to do where Ray does not connect."""
-    if any(words in reason for words in ("nothing answers", "Could not find any", "Invalid address")):
+    nobody = ("answers there", "says nothing", "dashboard", "no HOST:PORT", "Could not find any", "Invalid address")
+    if any(words in reason for words in nobody):
         return "start the cluster: ray start --head; or name one that runs: --address HOST:6379, or RAY_ADDRESS"
     if "ersion mismatch" in reason:
         return f"Ray and Python must be the same here and there, to the last digit: {SAME}"

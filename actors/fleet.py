@@ -4,7 +4,7 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -14,19 +14,31 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.group import arrange
 from actors.server import ServerActor
-from actors.supervision import ActorLost, FleetError, Supervision, is_silence, more_telling, reason
+from actors.supervision import (
+    START_SECONDS,
+    ActorLost,
+    FleetError,
+    Patience,
+    Supervision,
+    is_silence,
+    more_telling,
+    reason,
+)
 from actors.worker import WorkerActor
 from byzray.setups import Actors, Setup
 
-# How long a fleet waits for the cluster to have room for it, in seconds.
-PLACEMENT_SECONDS = 60.0
+# How long a fleet waits for room in the cluster, at first or after a node was lost, in seconds.
+PLACEMENT_SECONDS = 40.0
 
 # How long, after a first failure, a fleet listens for what the other actors have to say, in seconds; after a silence,
 # which one of them will not break, not so long.
 GRACE_SECONDS = 10.0
 SILENCE_SECONDS = 1.0
 
-# How long a fleet waits until actors that were lost are back, perhaps on another node, in seconds.
+# How long Ray may take to say whether a fleet has its place, in whole seconds.
+PLACED_SECONDS = 5
+
+# How long a fleet waits, since the last one came, for actors that were lost and have a place, in seconds.
 RETURN_SECONDS = 120.0
 
 # How often a fleet tries to connect its actors before it gives up.
@@ -68,23 +80,24 @@ class Fleet:
         count = self.size + 1
         self.layout = layout or Actors()
         self.supervision = supervision
+        self.patience = Patience(supervision.deadline).call  # of calls
         self.joined = False
         self.places: list[dict[str, Any]] = []
         self.roles = ["server", *(role_name(workers) for workers in cohorts)]
         self._owns_group = group is None
+        mark = uuid.uuid4().hex[:8]  # two fleets may have the same label
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
-            self.group = self._place(label, count, cpus, gpus)
+            self.group = self._place(f"{label} ({mark})", count, cpus, gpus)
         else:
             self.group = group
             cpus, gpus = (group.bundle_specs[0].get(resource, 0.0) for resource in ("CPU", "GPU"))
-        namespace = f"byzray-{uuid.uuid4().hex[:8]}"  # two fleets may bear one label
 
         def options(index: int) -> dict[str, Any]:
             strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
             return {
                 "name": f"{label}: {self.roles[index]}",
-                "namespace": namespace,
+                "namespace": f"byzray-{mark}",
                 "num_cpus": cpus,
                 "num_gpus": gpus,
                 "scheduling_strategy": strategy,
@@ -99,7 +112,7 @@ class Fleet:
             ray.remote(WorkerActor).options(**options(index)).remote(threads) for index in range(1, count)
         ]
         try:
-            self.revive()
+            self.revive(patience=max(self.patience, START_SECONDS))  # many actors take long to start on few CPUs
         except BaseException:
             self.close()
             raise
@@ -117,39 +130,44 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, label: str, count: int, cpus: float, gpus: float) -> PlacementGroup:
-        group = placement_group([bundle(cpus, gpus)] * count, strategy="PACK", name=label)
-        try:
-            ray.get(group.ready(), timeout=PLACEMENT_SECONDS)
-        except GetTimeoutError:
-            remove_placement_group(group)
-            raise FleetError(
-                f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each after {PLACEMENT_SECONDS:g} s: "
-                f"{_room()}; pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
-                "(actors.cpus_per_actor, actors.gpus_per_actor)"
-            ) from None
-        return group
+    def _place(self, name: str, count: int, cpus: float, gpus: float) -> PlacementGroup:
+        wanted = bundle(cpus, gpus)
+        waited = ""
+        if room(wanted) >= count:
+            group = placement_group([wanted] * count, strategy="PACK", name=name)
+            try:
+                ray.get(group.ready(), timeout=PLACEMENT_SECONDS)
+                return group
+            except GetTimeoutError:
+                remove_placement_group(group)
+                waited = f" after {PLACEMENT_SECONDS:g} s"
+        raise FleetError(
+            f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each{waited}: "
+            f"{_room()}; pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
+            "(actors.cpus_per_actor, actors.gpus_per_actor)"
+        )
 
     @property
     def members(self) -> list[Any]:
         """The actors by rank: the server, then the worker actors."""
         return [self.server, *self.workers]
 
-    def revive(self, silent: bool = False) -> dict[str, str]:
+    def revive(self, silent: bool = False, patience: float | None = None) -> dict[str, str]:
         """Wait until all actors answer, replaced where need be, and connect them with each other.
 
         Args:
-            silent: whether actors that do not answer soon are to be replaced, rather than waited for.
+            silent: whether actors that do not answer soon are to be replaced.
+            patience: after so many seconds the others are; by default as long as any call may take.
 
         Returns:
             The actors that were replaced since the fleet was connected the last time, each with the story in words.
 
         Raises:
-            FleetError: an actor did not come back.
+            FleetError: an actor has no place in the cluster, or did not come back.
         """
         before, last = self.places, None
         for _ in range(CONNECTIONS):
-            places = self._whereabouts(ANSWER_SECONDS if silent else self.supervision.deadline)
+            places = self._whereabouts(ANSWER_SECONDS if silent else patience or self.patience)
             try:
                 self._connect(places)
             except ActorLost as loss:  # in the meantime
@@ -163,38 +181,55 @@ class Fleet:
         raise FleetError(f"the actors of the fleet could not be connected in {CONNECTIONS} attempts: {last}") from last
 
     def _whereabouts(self, patience: float) -> list[dict[str, Any]]:
-        """Where the actors are, once all are there; one that does not answer for so many seconds is started anew."""
+        """Where the actors are, once all are there.
+
+        Args:
+            patience: actors that seem to run are started anew if they are silent so many seconds after the last answer.
+        """
         found: dict[int, dict[str, Any]] = {}
-        said = ""
         asked = {member.whereabouts.remote(): rank for rank, member in enumerate(self.members)}
-        replace_after = time.monotonic() + patience
-        give_up_after = replace_after + RETURN_SECONDS
-        while len(found) < len(self.members):
-            done, waiting = ray.wait(list(asked), num_returns=1, timeout=1.0)
+        down: dict[int, str] = {}  # actors that are being started, and what Ray said of them
+        heard = placed = time.monotonic()
+        while asked:
+            done, _ = ray.wait(list(asked), num_returns=1, timeout=1.0)
+            there = self.group.wait(PLACED_SECONDS)
+            now = time.monotonic()
             for reference in done:
                 rank = asked.pop(reference)
                 try:
                     found[rank] = ray.get(reference)
-                except RayActorError as error:  # not back yet
-                    said = " ".join(str(error).split())
+                    heard = now
+                except RayActorError as error:
+                    down[rank] = " ".join(str(error).split())
                     time.sleep(0.2)
                     asked[self.members[rank].whereabouts.remote()] = rank
-            now = time.monotonic()
-            if now > replace_after:
-                replace_after = math.inf
-                for reference in waiting:
-                    ray.kill(self.members[asked[reference]], no_restart=False)
-            if now > give_up_after:
-                missing = ", ".join(self.roles[rank] for rank in sorted(asked.values()))
-                raise FleetError(f"did not come back within {RETURN_SECONDS:g} s: {missing}; {_room()}. {said}")
+            if there:
+                placed = now
+            else:
+                heard = now  # some are nowhere yet where they could answer
+            silent = [rank for rank in asked.values() if rank not in down]
+            if now - placed > PLACEMENT_SECONDS:
+                raise FleetError(f"no room for {self._named(asked.values())} after {PLACEMENT_SECONDS:g} s: {_room()}")
+            if silent and now - heard > patience:
+                for rank in silent:
+                    ray.kill(self.members[rank], no_restart=False)
+                    down[rank] = "it was silent, and is started anew"
+                heard = now
+            if now - heard > max(patience, RETURN_SECONDS):
+                said = next(iter(down.values()), "")
+                raise FleetError(
+                    f"did not come back within {now - heard:.0f} s: {self._named(asked.values())}; {_room()}. {said}"
+                )
         return [found[rank] for rank in range(len(self.members))]
 
+    def _named(self, ranks: Iterable[int]) -> str:
+        return ", ".join(self.roles[rank] for rank in sorted(ranks))
+
     def _connect(self, places: list[dict[str, Any]]) -> None:
-        meeting = arrange(places, self.supervision.deadline)
-        patience = self.supervision.deadline
-        port, path = self.call([self.server.serve.remote(meeting)], patience)[0]
+        meeting = arrange(places, self.patience)
+        port, path = self.call([self.server.serve.remote(meeting)], self.patience)[0]
         joining = [member.join.remote(meeting, port, path, rank) for rank, member in enumerate(self.members)]
-        self.call(joining, patience)
+        self.call(joining, self.patience)
         self.places = places
         self.joined = True
 
@@ -284,7 +319,7 @@ class Fleet:
                     for actor, role in zip(self.workers, self.roles[1:], strict=True)
                 ),
             ],
-            self.supervision.deadline,
+            self.patience,
         )
         return cohorts
 
@@ -327,6 +362,19 @@ def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
 def bundle(cpus: float, gpus: float) -> dict[str, float]:
     """The resources of one actor, as placement groups want them: none of which there is nothing."""
     return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+
+
+def room(wanted: Mapping[str, float]) -> int:
+    """How many actors that reserve this the nodes of the cluster hold while nothing else is there."""
+    return sum(_fitting(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])
+
+
+def _fitting(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many of them a node holds; none straddles two GPUs."""
+    fitting = [int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()]
+    if 0 < wanted.get("GPU", 0) < 1:
+        fitting.append(int(node.get("GPU", 0)) * int(1 / wanted["GPU"] + 1e-9))
+    return min(fitting)
 
 
 def largest_share(units: Sequence[float], count: int) -> float:

@@ -74,7 +74,6 @@ class Near:
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         connection.settimeout(deadline)
         self._connection = connection
-        self._deadline = deadline
 
     @classmethod
     def enter(cls, path: str, rank: int, deadline: float) -> Self:
@@ -99,14 +98,9 @@ class Near:
         with _losing():
             self._connection.sendall(b".")
 
-    def wait(self, since: float | None = None) -> None:
-        """Wait for a signal.
-
-        Args:
-            since: when the waiting began, by the monotonic clock, if it is for several actors; by default now.
-        """
-        if since is not None:
-            self._connection.settimeout(max(1e-3, since + self._deadline - time.monotonic()))
+    def wait(self, until: float) -> None:
+        """Wait for a signal, until some time of the monotonic clock."""
+        self._connection.settimeout(max(1e-3, until - time.monotonic()))
         with _losing():
             _check(self._connection.recv(1))
 

@@ -1,5 +1,6 @@
 """The actor that holds the server."""
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Stretch(NamedTuple):
         diverged: where and why the parameters became non-finite, if they did.
         spent: the seconds of each phase since the last time this was asked for.
         warnings: of the rule or the attack.
+        slowest: the seconds of the slowest step among them.
     """
 
     rows: NDArray[np.float64]
@@ -33,6 +35,7 @@ class Stretch(NamedTuple):
     diverged: Divergence | None
     spent: dict[str, float]
     warnings: list[str]
+    slowest: float
 
 
 class Rescued(NamedTuple):
@@ -80,18 +83,20 @@ class ServerActor(Member):
             self.device = pick_device(setup.device)
             server = Server(setup, data, self.device, parameters)
             self.channel = ServerChannel(self.group, server, cohorts)
-            self._rows = server.take_rows()
+            self._rows, self._slowest = server.take_rows(), 0.0
             self._warnings: list[str] = []
             self.light(Beacon(tags, "server"))
             self.prepared = server
             return server.columns()
 
-    def run(self, stop: int) -> Stretch:
-        """Take the steps up to `stop`, exclusive, together with the workers."""
+    def run(self, stop: int, patience: float) -> Stretch:
+        """Take the steps up to `stop`, exclusive, together with the workers, who may be silent for so many seconds."""
         with self.leaving_on_failure():
             server = self.server
             channel = self.channel
+            channel.patience = patience
             self._rows, self._warnings = server.take_rows(), []  # no rows
+            self._slowest, began = 0.0, time.monotonic()
             if server.step_number < stop:
                 self._send()
             while server.step_number < stop and not server.halted:
@@ -107,6 +112,7 @@ class ServerActor(Member):
                 finally:
                     # While the workers are at the next step.
                     server.study(observed, contributions)
+                self._slowest, began = max(self._slowest, time.monotonic() - began), time.monotonic()
             if server.halted or server.step_number == server.setup.steps:
                 self.light(None)
             return self._stretch()
@@ -119,9 +125,10 @@ class ServerActor(Member):
     def _stretch(self) -> Stretch:
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
-        self._warnings += self.server.contract.take_warnings()
+        server = self.server
+        self._warnings += server.contract.take_warnings()
         return Stretch(
-            self._rows, self.server.step_number, self.server.diverged, self.server.watch.take(), self._warnings
+            self._rows, server.step_number, server.diverged, server.watch.take(), self._warnings, self._slowest
         )
 
     def rescue(self) -> Rescued | None:

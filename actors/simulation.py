@@ -1,5 +1,6 @@
 """A run on a fleet of actors."""
 
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,10 +15,10 @@ from ray import ObjectRef
 from torch import Tensor
 
 from actors.cluster import connect
-from actors.fleet import Fleet
+from actors.fleet import GRACE_SECONDS, Fleet
 from actors.monitoring import Monitor, run_tags
 from actors.server import Rescued, Stretch
-from actors.supervision import ActorLost, FleetError, Supervision
+from actors.supervision import ActorLost, FleetError, Patience, Supervision
 from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.divergence import Divergence
@@ -64,6 +65,7 @@ class FleetSimulation:
         self.step_number = 0
         self.diverged: Divergence | None = None
         self.restarts = 0
+        self.patience = Patience(fleet.supervision.deadline)
         self._story: list[str] = []
         self._told = 0  # how much of the story was taken
         self._replaced: list[str] = []
@@ -105,12 +107,13 @@ class FleetSimulation:
                 return np.concatenate(parts)
 
     def _run(self, stop: int) -> NDArray[np.float64]:
-        fleet = self.fleet
+        fleet, start, silence = self.fleet, self.step_number, self.patience.step
         named = self.setup.label()  # as dashboards show tasks; warm actors serve many runs
-        calls = [fleet.server.run.options(name=f"{named}: server").remote(stop)]
+        calls = [fleet.server.run.options(name=f"{named}: server").remote(stop, silence)]
         for actor, role in zip(fleet.workers, fleet.roles[1:], strict=True):
-            calls.append(actor.run.options(name=f"{named}: {role}").remote(self.step_number, stop))
-        stretch, *spent = fleet.call(calls, straggling=fleet.supervision.deadline)
+            calls.append(actor.run.options(name=f"{named}: {role}").remote(start, stop, silence))
+        # The actors watch each other; this notices if all of them are silent.
+        stretch, *spent = fleet.call(calls, self.patience.stretch(stop - start) + GRACE_SECONDS, straggling=silence)
         self._account(stretch.spent, spent)
         return self._taken(stretch)
 
@@ -128,6 +131,8 @@ class FleetSimulation:
                 self._timings[role, phase] += seconds
 
     def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
+        if stretch.step > self.step_number:
+            self.patience.learn(stretch.slowest)
         self.step_number = stretch.step
         self.diverged = self.diverged or stretch.diverged
         self._story += stretch.warnings
@@ -169,7 +174,9 @@ class FleetSimulation:
 
     def _replace(self, loss: ActorLost) -> None:
         self._story.append(f"after step {self.step_number}: {loss}")
-        replaced = self.fleet.revive(loss.silent)
+        if loss.silent:
+            self.patience.double()
+        replaced = self.fleet.revive(loss.silent, self.patience.step)
         self._story += replaced.values()
         self._replaced += replaced
 
@@ -212,7 +219,10 @@ class FleetSimulation:
 
     def _evaluate(self) -> float:
         buffers = mean_buffers(self._worker_state()) if self.setup.model.training else {}
-        return self.fleet.call([self.fleet.server.evaluate.remote(buffers)])[0]
+        began = time.monotonic()
+        accuracy: float = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.patience.evaluation)[0]
+        self.patience.learn_evaluation(time.monotonic() - began)
+        return accuracy
 
     def parameters(self) -> NDArray[np.float32]:
         # A copy, as what Ray returns is read-only and keeps its place in the object store.
@@ -222,7 +232,7 @@ class FleetSimulation:
         return self.fleet.columns
 
     def _call(self, references: Sequence[Any]) -> list[Any]:
-        return self.fleet.call(references, self.fleet.supervision.deadline)
+        return self.fleet.call(references, self.patience.call)
 
     def _worker_state(self) -> State:
         parts = self._call([actor.state.remote() for actor in self.fleet.workers])

@@ -60,14 +60,19 @@ class WorkerActor(Member):
             self.light(Beacon(tags, role))
             self.prepared = cohort
 
-    def run(self, start: int, stop: int) -> dict[str, float]:
+    def run(self, start: int, stop: int, patience: float) -> dict[str, float]:
         """Take the steps from `start` to `stop`, exclusive, together with the rest of the fleet.
+
+        Args:
+            start, stop: the steps.
+            patience: for how many seconds the server may be silent.
 
         Returns:
             the seconds of each phase.
         """
         with self.leaving_on_failure():
             cohort = self.cohort
+            self.channel.patience = patience
             for step in range(start, stop):
                 point_D = self.channel.receive()
                 if point_D is None:

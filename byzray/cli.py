@@ -63,7 +63,14 @@ CheckpointEvery = Annotated[
 ]
 Restarts = Annotated[int, typer.Option(min=0, help="How often actors of a run that were lost are replaced.")]
 Deadline = Annotated[
-    float, typer.Option(min=1.0, max=1e6, metavar="SECONDS", help="An actor that is silent for so long counts as lost.")
+    float | None,
+    typer.Option(
+        min=1.0,
+        max=1e6,
+        metavar="SECONDS",
+        help="An actor that is silent for so long counts as lost.",
+        show_default="20 times the slowest step, at least 30",
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -130,7 +137,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
-    deadline: Deadline = 600.0,
+    deadline: Deadline = None,
     data: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")] = False,
     address: Address = None,
@@ -329,7 +336,7 @@ def sweep(
     retries: Annotated[int, typer.Option(min=0, help="How often a run that failed is tried again.")] = 1,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
-    deadline: Deadline = 600.0,
+    deadline: Deadline = None,
     data: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
     address: Address = None,
@@ -382,7 +389,7 @@ def sweep(
                 _report(storage)
     except (SweepError, SweepInUse, OutputNotShared, FleetError, ConnectionError) as error:
         raise WrongInput(str(error)) from error
-    if outcome.failed or outcome.interrupted:
+    if outcome.failed or outcome.interrupted or outcome.stranded:
         raise typer.Exit(1)
 
 

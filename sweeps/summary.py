@@ -119,6 +119,8 @@ def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
     if outcome.finished:
         parts.append(f"{outcome.slots} slots computed {outcome.busy:.0%} of the time")
     console.print("; ".join(parts), markup=False)
+    if outcome.stranded:
+        console.print(f"ended: {outcome.stranded}; the same command continues it once there is", markup=False)
     if outcome.interrupted:  # else the report tells, which follows
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 import actors
+from actors.fleet import PLACEMENT_SECONDS, room
 from actors.nodes import nodes, unshared
 from actors.supervision import Supervision
 from byzray.files import expect_no_link
@@ -34,6 +35,7 @@ from sweeps.grid import SweepError
 from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
+from sweeps.supervision import Supervisor, forget_words
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 from sweeps.view import Census, Progress, View
 
@@ -42,6 +44,10 @@ REPORT_SECONDS = 0.25
 
 # Trials hand their results over about this often, many at once; scheduling decisions are as coarse then.
 BUFFER_SECONDS = "1"
+
+
+# Whether the cluster has room is looked at about so often, in seconds.
+ROOM_SECONDS = 2.0
 
 
 class SweepInUse(Exception):
@@ -62,6 +68,7 @@ class Outcome:
         stopped: the runs that the scheduler stopped early.
         failed: the runs that failed, each with its reason.
         interrupted: whether it was asked to stop.
+        stranded: why it ended before all runs were computed, if the cluster has no room for them any more.
         seconds: how long it took, from the first trial's start on.
         busy: the share of that time in which its slots computed steps and evaluations, of the runs that it finished.
         slots: how many runs it computed at the same time.
@@ -72,6 +79,7 @@ class Outcome:
     stopped: dict[str, Setup] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    stranded: str = ""
     seconds: float = 0.0
     busy: float = 0.0
     slots: int = 1
@@ -89,7 +97,7 @@ class Options:
         address: of a running Ray cluster.
         reuse_actors: whether an actor computes one run after the other, rather than a single one.
         checkpoints: how often a run saves a state to continue from.
-        supervision: of the actors of runs that have some of their own.
+        supervision: of the actors that compute runs.
     """
 
     resources: Resources
@@ -113,6 +121,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
     """
     with in_sole_use(storage):
         storage.ask_to_stop(False)  # what an earlier call may have left
+        forget_words(storage)
         plan.save(storage.folder)
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
@@ -127,6 +136,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
             return execution.run()
         finally:
             storage.ask_to_stop(False)
+            forget_words(storage)
 
 
 def _expect_shared(storage: Storage) -> None:
@@ -197,6 +207,7 @@ class _Execution:
         self.options = options
         self.outcome = Outcome()
         self.settled: set[str] = set()
+        self.failing: dict[str, str] = {}  # why runs failed that are to be tried again
         self.search = plan.sweep.search
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)
@@ -221,8 +232,10 @@ class _Execution:
         total = len(plan.runs) if self.search is None else self.search.sample.count * len(plan.seeds)
         self.progress = Progress(plan, total, self.outcome.slots)
         self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.shown}")
+        self.supervisor = Supervisor(storage, options.supervision.deadline)
         self.watch = _Watch(self)
-        self.stopper = _Stopper(self.watch)
+        self.shortage = _Shortage(self)
+        self.stopper = _Stopper(self.watch, self.shortage)
 
     def run(self) -> Outcome:
         outcome = self.outcome
@@ -232,7 +245,9 @@ class _Execution:
             with self._signals(), self.view, Census(self.plan.sweep.name, self.progress):
                 self._tuner(searcher, samples).fit()
         self.settle()
+        outcome.failed |= self.failing
         outcome.interrupted = self.stopper.stopping is not None
+        outcome.stranded = self.shortage.final
         if self.watch.began is not None:
             outcome.seconds = time.monotonic() - self.watch.began
             outcome.busy = self.progress.computing / outcome.seconds / outcome.slots
@@ -322,12 +337,22 @@ class _Execution:
 
     def started(self, trial: Trial) -> None:
         """A trial begins; its actor may yet find that its setup is not valid there."""
+        setup: Setup | None = None
         with suppress(Exception):
             setup = self.job.setup(trial.config)
             self.progress.start(RunDirectory.name(setup), setup)
+            self.failing.pop(RunDirectory.name(setup), None)
+        self.supervisor.begins(trial.trial_id, setup)
+
+    def look(self) -> None:
+        """Now and then: whether trials hang, and whether there is room for those that wait."""
+        self.supervisor.look(self.stopper.stopping is not None)
+        self.shortage.look()
+        self.view.refresh()
 
     def ended(self, trial: Trial) -> None:
         """A trial completed, or the scheduler stopped it."""
+        self.supervisor.ends(trial.trial_id)
         last = trial.last_result
         if last.get("interrupted"):
             return
@@ -341,27 +366,38 @@ class _Execution:
             self.outcome.stopped[name] = setup
             self.view.tell(name, f"best accuracy {accuracy:.4f}, stopped early at step {last.get('step', 0)}")
 
+    def stumbled(self, trial: Trial) -> None:
+        """A trial failed, and is to be tried again."""
+        name, reason = self._why(trial, self.supervisor.ends(trial.trial_id, for_good=False))
+        self.progress.stumble(name)
+        self.failing[name] = reason
+        self.view.tell(name, f"failed, to be tried again: {first_line(reason)}")
+
     def failed(self, trial: Trial) -> None:
         """A trial failed as often as is allowed."""
-        log = _log(trial)
-        try:
-            setup = self.job.setup(trial.config)
-        except Exception as error:
-            name, reason = str(trial.config), f"{type(error).__name__}: {error}"
-        else:
-            name, reason = RunDirectory.name(setup), self._reason(setup, log)
+        name, reason = self._why(trial, self.supervisor.ends(trial.trial_id))
         self.progress.end(name, failed=True)
+        self.failing.pop(name, None)
         self.outcome.failed[name] = reason
         self.view.tell(name, f"failed: {first_line(reason)}")
 
-    def _reason(self, setup: Setup, log: str) -> str:
+    def _why(self, trial: Trial, silence: str) -> tuple[str, str]:
+        """The name of a run that failed, and why it did; `silence`: that it was ended for it."""
+        try:
+            setup = self.job.setup(trial.config)
+        except Exception as error:
+            return str(trial.config), f"{type(error).__name__}: {error}"
+        return RunDirectory.name(setup), self._reason(setup, _log(trial), silence)
+
+    def _reason(self, setup: Setup, log: str, silence: str) -> str:
         """Why a run failed, as its own actor recorded it; if that was lost, recorded here."""
         place = f"runs/{RunDirectory.name(setup)}"
         self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
         with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
-            if directory.status.get("state") == "failed":
+            if directory.status.get("state") == "failed" and not silence:
                 return str(directory.status.get("reason"))
-            reason = f"its actor was lost: {(log.strip().splitlines() or ['nothing is known of it'])[-1]}"
+            last = (log.strip().splitlines() or ["nothing is known of it"])[-1]
+            reason = silence or f"its actor was lost: {last}"
             directory.fail(reason, log)
             self.storage.push(*(f"{place}/{name}" for name in FAILURE_FILES))
             return reason
@@ -402,6 +438,7 @@ class _Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        self.execution.supervisor.reports(trial.trial_id)
         if not result.get("interrupted"):
             self.execution.progress.advance(result)
 
@@ -410,42 +447,88 @@ class _Watch(tune.Callback):
         self.execution.ended(trial)
         self.execution.settle()
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._runs(trial, False)
+        self.execution.stumbled(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
         self.execution.failed(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.execution.view.refresh()
+        self.execution.look()
 
     def _runs(self, trial: Trial, runs: bool) -> None:
         (self.running.add if runs else self.running.discard)(trial.trial_id)
         self.execution.progress.running = len(self.running)
 
 
+class _Shortage:
+    """Notices that the cluster has lost the nodes that runs need, for which Tune would wait without end."""
+
+    def __init__(self, execution: _Execution) -> None:
+        self.execution = execution
+        self.final = ""  # why the sweep ends, if it does for this
+        self._since: float | None = None
+        self._looked = 0.0
+
+    def look(self) -> None:
+        """Say that there is no room for any run that is left; end the sweep if that lasts and no run is under way."""
+        now = time.monotonic()
+        if now - self._looked < ROOM_SECONDS:
+            return
+        self._looked = now
+        reason = self._reason()
+        if not reason:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+            self.execution.view.say(f"{reason}; waiting for nodes")
+        elif now - self._since > PLACEMENT_SECONDS and not self.execution.watch.running:
+            self.final = reason
+
+    def _reason(self) -> str:
+        """Why none of the runs that are left can be placed, if so."""
+        execution, reason = self.execution, ""
+        left = execution.progress.waiting
+        kinds = {id(need): need for name, need in execution.needs.items() if execution.search or name in left}
+        for need in kinds.values():
+            try:
+                slots(need)
+                return ""
+            except actors.FleetError as error:
+                reason = str(error)
+        return reason
+
+
 class _Stopper(tune.Stopper):
-    """Ends the experiment once the runs that were under way when the user asked for it are saved.
+    """Ends the experiment for want of room, or once the runs that were under way when the user asked for it are saved.
 
     Tune itself would not wait longer than some seconds for its actors.
     """
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _Watch, shortage: _Shortage) -> None:
         self.watch = watch
+        self.shortage = shortage
         self.stopping: set[str] | None = None  # the trials that ran then
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Stopper, (None,)  # Tune saves it, to restore an experiment, which sweeps do otherwise
+        return _Stopper, (None, None)  # Tune saves it, to restore an experiment, which sweeps do otherwise
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.stopping is not None and not self.stopping & self.watch.running
+        saved = self.stopping is not None and not self.stopping & self.watch.running
+        return saved or bool(self.shortage.final)
 
 
 def _quieten_tune(buffering: bool) -> None:
     """Set what Tune lets one set by environment variables alone."""
     # Our own summary takes the place of what this logger says of failed and interrupted trials.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    # It warns of each trial that reported nothing, as those do that were interrupted before they began.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffering else "1",
@@ -477,25 +560,17 @@ def slots(need: tune.PlacementGroupFactory) -> int:
     Raises:
         actors.FleetError: for none.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     bundles = [one for one in need.bundles if one]  # they are alike
-    if room := sum(_fitting(node, bundles[0]) for node in nodes) // len(bundles):
-        return room
+    if found := room(bundles[0]) // len(bundles):
+        return found
     wanted, has = _amounts(bundles[0], bundles[0]), _amounts(bundles[0], ray.cluster_resources())
     if len(bundles) > 1:
         wanted = f"{len(bundles)} times {wanted}"
-    where = f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
+    count = sum(node["Alive"] for node in ray.nodes())
+    where = f"{count} node{'s' * (count != 1)}"
     raise actors.FleetError(
         f"no room for a run that reserves {wanted}: the cluster has {has} on {where}, and no actor spans two"
     )
-
-
-def _fitting(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
-    """How many actors that reserve this a node has room for; none straddles two GPUs."""
-    room = [int(node.get(name, 0) / amount + 1e-9) for name, amount in bundle.items()]
-    if 0 < bundle.get("GPU", 0) < 1:
-        room.append(int(node.get("GPU", 0)) * int(1 / bundle["GPU"] + 1e-9))
-    return min(room)
 
 
 def _amounts(names: Iterable[str], amounts: Mapping[str, float]) -> str:

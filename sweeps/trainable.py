@@ -33,6 +33,7 @@ from byzray.simulation import LocalSimulation, check_model, load_data
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
+from sweeps.supervision import leave_word
 
 # What a search maximises, and Tune is told.
 METRIC = "best_accuracy"
@@ -166,6 +167,7 @@ class RunTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         if self.run is not None and self.storage.filesystem is not None:
             shutil.rmtree(self.storage.runs / RunDirectory.name(self.run), ignore_errors=True)
+        leave_word(self.storage, self.trial_id)
         self.updates = self._compute(config)
         self.last: Update | None = None
         self.run = None

@@ -39,7 +39,8 @@ class Progress:
         self.total = total
         self.slots = slots
         self.done = len(plan.runs) - len(plan.waiting)
-        self.failed = 0
+        self.failing: set[str] = set()  # failed, and to be tried again
+        self.failed_for_good = 0
         self.running = 0
         self.began = time.monotonic()
         self.paces = plan.paces()
@@ -51,7 +52,12 @@ class Progress:
 
     def start(self, name: str, setup: Setup) -> None:
         """A run begins; those that a search found are not known before."""
+        self.failing.discard(name)
         self.waiting.setdefault(name, (setup, 0))
+
+    def stumble(self, name: str) -> None:
+        """A run failed, and is to be tried again."""
+        self.failing.add(name)
 
     def advance(self, result: Mapping[str, Any]) -> None:
         """A run reports."""
@@ -73,8 +79,14 @@ class Progress:
     def end(self, name: str, failed: bool) -> None:
         """A run ends."""
         self.waiting.pop(name, None)
-        self.failed += failed
+        self.failing.discard(name)
+        self.failed_for_good += failed
         self.done += not failed
+
+    @property
+    def failed(self) -> int:
+        """The runs whose last attempt failed."""
+        return self.failed_for_good + len(self.failing)
 
     @property
     def steps_per_second(self) -> float:
@@ -133,6 +145,7 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.progress.running = 0  # Tune does not tell of all that it ends
         self.live.stop()
 
     def tell(self, name: str, what: str) -> None:

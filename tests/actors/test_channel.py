@@ -1,6 +1,7 @@
 """How actors are connected, and what goes between them at a step."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -124,12 +125,12 @@ def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
     theirs = [near.shared(100) for near in entered]
     theirs[0][3] = 7
     entered[0].signal()
-    admitted[2].wait()
+    admitted[2].wait(time.monotonic() + 60)
     assert ours[3] == theirs[1][3] == 7
     for near in entered:
         near.close()
     with pytest.raises(PeerLost, match="closed by the other end"):
-        admitted[1].wait()
+        admitted[1].wait(time.monotonic() + 60)
     with pytest.raises(PeerLost, match="closed by the other end"):
         admitted[1].signal()
     admitted[2].close()

@@ -107,6 +107,39 @@ def test_an_actor_that_hangs_is_noticed_by_the_deadline(
 
 
 @LONG
+def test_a_fleet_that_hangs_as_a_whole_is_noticed_too(mortal: Fleet, small_setup: Setup, tmp_path: Path) -> None:
+    whole = actors.simulate(small_setup, fleet=mortal, output=tmp_path / "whole").directory
+
+    def stop_all() -> None:
+        for rank in range(3):
+            kill(mortal, rank, signal.SIGSTOP)()
+
+    options: dict[str, Any] = {"progress": at_step(5, stop_all), "checkpoints": CheckpointInterval(steps=4)}
+    same(whole, actors.simulate(small_setup, fleet=mortal, output=tmp_path / "lost", **options).directory)
+
+
+@LONG
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_actor_that_hangs_in_an_evaluation_is_noticed(
+    mortal: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setattr("actors.supervision.START_SECONDS", 10.0)
+    whole = actors.simulate(small_setup, fleet=mortal)
+    evaluate, pending = FleetSimulation._evaluate, [kill(mortal, rank, signal.SIGSTOP)]
+
+    def stop_and_evaluate(self: FleetSimulation) -> float:
+        if self.step_number and pending:
+            pending.pop()()
+        return evaluate(self)
+
+    monkeypatch.setattr(FleetSimulation, "_evaluate", stop_and_evaluate)
+    again = actors.simulate(small_setup, fleet=mortal)
+    assert not pending
+    assert np.array_equal(whole.parameters, again.parameters)
+    assert whole.evaluations.equals(again.evaluations)
+
+
+@LONG
 def test_actors_that_die_while_idle_are_missed_by_no_run(mortal: Fleet, small_setup: Setup) -> None:
     whole = actors.simulate(small_setup, fleet=mortal)
     for rank in (1, 0):

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.state import list_actors
 
 import actors
@@ -227,15 +229,37 @@ def test_the_data_set_is_held_once_whatever_the_number_of_actors(
     assert max(growth) < 60 * 2**20
 
 
+def test_a_fleet_for_which_the_cluster_is_too_small_is_refused_at_once(ray_cluster: str, small_setup: Setup) -> None:
+    for reserved, needs in (
+        ({"cpus_per_actor": 7.0}, "7 CPUs and 0 GPUs"),
+        ({"gpus_per_actor": 1.0}, "CPUs and 1 GPU"),
+    ):
+        setup = small_setup.changed(actors={"workers_per_actor": 5, **reserved})
+        with pytest.raises(FleetError, match=rf"no room for 2 actors of .*{needs}s? each: the cluster has 4 CPUs"):
+            Fleet.for_setup(setup)
+
+
 def test_a_fleet_that_finds_no_room_says_what_it_needs(
     ray_cluster: str, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 1.0)
-    setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 7.0})
-    with pytest.raises(
-        FleetError, match=r"no room for 2 actors of 7 CPUs and 0 GPUs each after 1 s: the cluster has 4 CPUs"
-    ):
-        Fleet.for_setup(setup)
+    setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 2.0})
+    taken = placement_group([{"CPU": 2.5}])
+    ray.get(taken.ready())
+    try:
+        with pytest.raises(
+            FleetError, match=r"no room for 2 actors of 2 CPUs and 0 GPUs each after 1 s: the cluster has"
+        ):
+            Fleet.for_setup(setup)
+    finally:
+        remove_placement_group(taken)
+
+
+def test_two_fleets_may_have_the_same_label(ray_cluster: str) -> None:
+    label = "trimmed-mean/little seed 1"
+    layout = Actors(cpus_per_actor=0.1)
+    with Fleet(label, split(1, 1), layout) as first, Fleet(label, split(1, 1), layout) as second:
+        assert first.places[0]["pid"] != second.places[0]["pid"]
 
 
 @pytest.mark.parametrize(

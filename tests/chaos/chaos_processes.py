@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from chaos_stage import PATIENCE, alive_nodes, wait_for
+from chaos_stage import PATIENCE, alive_nodes, slowness, wait_for
 
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
@@ -79,11 +79,11 @@ class Command:
         """
         assert self.process is not None
         try:
-            code = self.process.wait(patience)
-        except subprocess.TimeoutExpired:
+            wait_for(lambda: not self.running, "the end of the command", patience)
+        except TimeoutError as error:
             self.kill()
-            raise TimeoutError(f"the command did not end within {patience:g} s: {self._said()}") from None
-        if code:
+            raise TimeoutError(f"{error}: {self._said()}") from None
+        if code := self.process.returncode:
             raise RuntimeError(f"the command ended with {code}: {self._said()}")
 
     def _said(self) -> str:
@@ -109,11 +109,11 @@ class Outpost:
 
     def close(self) -> list[psutil.Process]:
         """End it; returns what had not ended by itself after its raylet was killed, and now is killed as well."""
-        left = psutil.wait_procs(self.members, timeout=PATIENCE)[1]
+        left = psutil.wait_procs(self.members, timeout=PATIENCE * slowness())[1]
         members = descendants(self.process.pid)
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(20 * slowness())
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

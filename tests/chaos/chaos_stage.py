@@ -1,6 +1,7 @@
 """What kills are tried on: small runs of all kinds, the undisturbed result of each, and warm fleets."""
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -22,10 +23,10 @@ from byzray.setups import Actors
 # What must be the same, byte by byte.
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
 
-# How long anything that a test waits for may take, in seconds; far more than it does.
+# How long what a test waits for may take on a machine that does nothing else, in seconds; far more than it does.
 PATIENCE = 120.0
 
-# How long an actor may stay silent, in seconds: long for a machine that is busy, short for one that waits.
+# How long an actor may stay silent there, in seconds.
 DEADLINE = 20.0
 
 # With CPUs of this size many fleets fit into one small cluster.
@@ -37,6 +38,11 @@ RULES = ("median", "trimmed-mean", MIXTURE)
 SEARCHED = {"name": "little", "factor": "searched", "evaluations": 4}
 ATTACKS = ("little", SEARCHED)
 INTERVALS = ("25", "90", "0.2s", "0.5s")
+
+
+def slowness() -> float:
+    """How much longer things take now than on a machine that does nothing else: its CPUs are shared by its load."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def make_data(folder: Path) -> Path:
@@ -109,7 +115,8 @@ class Stage:
         if workers_per_actor not in self.fleets:
             cohorts = split(5, math.ceil(5 / workers_per_actor))
             layout = Actors(workers_per_actor=workers_per_actor, cpus_per_actor=CPUS_PER_ACTOR)
-            self.fleets[workers_per_actor] = Fleet("warm", cohorts, layout, supervision=Supervision(deadline=DEADLINE))
+            supervision = Supervision(deadline=DEADLINE * slowness())
+            self.fleets[workers_per_actor] = Fleet("warm", cohorts, layout, supervision=supervision)
         return self.fleets[workers_per_actor]
 
     def forget_fleets(self) -> None:
@@ -156,12 +163,14 @@ def wait_for(condition: Callable[[], Any], what: str, patience: float = PATIENCE
     """What a condition yields as soon as that is true.
 
     Raises:
-        TimeoutError: it did not come true.
+        TimeoutError: it did not come true, in a time that follows from the pace of the machine.
     """
-    deadline = time.monotonic() + patience
+    began, limit = time.monotonic(), patience
     while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {patience:g} s")
+        waited = time.monotonic() - began
+        limit = max(limit, patience * slowness())
+        if waited > limit:
+            raise TimeoutError(f"{what}: not within {waited:.0f} s")
         time.sleep(0.02)
     return found
 

@@ -28,7 +28,7 @@ import psutil
 import ray
 import torch
 from chaos_processes import Command, Outpost, end, holder, kill
-from chaos_stage import DEADLINE, PATIENCE, Stage, alive_nodes, nested, same, wait_for
+from chaos_stage import DEADLINE, PATIENCE, Stage, alive_nodes, nested, same, slowness, wait_for
 from ray.util.placement_group import placement_group, remove_placement_group
 
 import actors
@@ -98,12 +98,18 @@ def trying(stage: Stage, run: str) -> Iterator[Outcome]:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in this thread if the block takes longer."""
+    """Raise a TimeoutError in this thread if the block takes longer, by the pace of the machine."""
+    began = time.monotonic()
+    limit = seconds
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"it hangs: not done within {seconds:g} s")
+        nonlocal limit
+        limit = max(limit, seconds * slowness())
+        passed = time.monotonic() - began
+        if passed >= limit:
+            raise TimeoutError(f"it hangs: not done within {passed:.0f} s")
+        signal.setitimer(signal.ITIMER_REAL, limit - passed)
 
-    began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, give_up)
     earlier, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # pytest's, say
     try:
@@ -262,7 +268,7 @@ def kill_run(stage: Stage, kind: str) -> Outcome:
         whole = stage.whole(setup)
         (folder / "setup.yaml").write_text(setup.yaml())
         where = {"in process": ["--in-process"], "on actors": ["--address", stage.address], "own cluster": []}[kind]
-        options = ["--output", "results", "--checkpoint-every", interval, "--deadline", str(DEADLINE)]
+        options = ["--output", "results", "--checkpoint-every", interval, "--deadline", f"{DEADLINE * slowness():.0f}"]
         command = Command(folder, "run", "setup.yaml", *options, *where)
         left: list[psutil.Process] = []
 
@@ -270,7 +276,7 @@ def kill_run(stage: Stage, kind: str) -> Outcome:
         outcome.ended = "resumed"
         outcome.identical = same(whole, folder / "results")
         # Of a cluster of the driver's own Ray's agents look for their raylet only about once a minute.
-        remaining = psutil.wait_procs(left, timeout=PATIENCE)[1]
+        remaining = psutil.wait_procs(left, timeout=PATIENCE * slowness())[1]
         if remaining:
             outcome.note = f"left behind: {sorted(one.name() for one in remaining)}"
             end(remaining)
@@ -294,7 +300,7 @@ def sweep_of(stage: Stage, count: int, workers_per_actor: int | None, folder: Pa
 def sweep_command(stage: Stage, folder: Path) -> Command:
     """The sweep of :func:`sweep_of`, with checkpoints at random, two runs at a time or so."""
     options = ["--output", "results", "--cpus", "1.4", "--checkpoint-every", stage.interval()]
-    return Command(folder, "sweep", "mine.yaml", *options, "--deadline", str(DEADLINE), "--address", stage.address)
+    return Command(folder, "sweep", "mine.yaml", *options, "--address", stage.address)
 
 
 def kill_sweep(stage: Stage, kind: str) -> Outcome:
@@ -393,7 +399,7 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
         ray.get(blocker.ready(), timeout=PATIENCE)
         found()
         layout = Actors(workers_per_actor=3, cpus_per_actor=1.0)
-        with Fleet("apart", split(5, 2), layout, supervision=Supervision(deadline=DEADLINE)) as fleet:
+        with Fleet("apart", split(5, 2), layout, supervision=Supervision(deadline=DEADLINE * slowness())) as fleet:
             away = [place["node"] != ray.get_runtime_context().get_node_id() for place in fleet.places]
             server = ", the server too," if away[0] else ""
             room = "a new node" if anew else "room that is left"

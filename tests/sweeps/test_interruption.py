@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -45,7 +47,7 @@ axes: {momentum.placement: [update, worker], momentum.beta: [0.9, 0.5]}
 reference: false
 """
 
-WITHIN = 120.0  # seconds, far more than any wait takes
+WITHIN = 240.0  # seconds, far more than any wait takes
 
 
 class Sweep:
@@ -60,9 +62,9 @@ class Sweep:
         self._hasten = folder / "hasten"
         (folder / "interruption_rules.py").write_text(RULE % str(self._hasten))
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.75"]
-        command += ["--address", ray.get_runtime_context().gcs_address]
+        command += ["--address", ray.get_runtime_context().gcs_address, *more]
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -90,6 +92,17 @@ class Sweep:
                 return finished
             time.sleep(0.05)
         raise AssertionError(f"no sweep in the middle of its work within {WITHIN} s: {self.states()}")
+
+    def stop_an_actor(self) -> str:
+        """Have the actor that computes some run hang; returns the run's name."""
+        for name in (name for name, status in self.states().items() if status["state"] == "running"):
+            lock = str(self.folder / "results" / "runs" / name / ".lock")
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if process.name().startswith("ray::") and any(one.path == lock for one in process.open_files()):
+                        process.suspend()
+                        return name
+        raise AssertionError(f"no actor computes a run: {self.states()}")
 
     def _steps(self, name: str) -> int:
         return (self.folder / "results" / "runs" / name / "metrics.csv").read_bytes().count(b"\n")
@@ -143,6 +156,7 @@ def test_interrupted_and_continued(sweep: Sweep) -> None:
     assert driver.returncode == 1, log
     assert "SIGINT: saving the runs under way" in log
     assert log.rstrip().endswith("interrupted; the same command continues it")
+    assert "FileNotFoundError" not in log  # of Tune, for each run that was not begun
     saved = {
         name: int(str(status["step"])) for name, status in sweep.states().items() if status["state"] == "interrupted"
     }
@@ -157,6 +171,41 @@ def test_interrupted_and_continued(sweep: Sweep) -> None:
         environment = json.loads((sweep.folder / "results" / "runs" / name / "environment.json").read_text())
         assert ("earlier" in environment) == (step > 0)
     sweep.check(saved)
+
+
+def test_a_run_whose_actor_hangs_is_tried_again(sweep: Sweep) -> None:
+    driver = sweep.start("--deadline", "20")
+    sweep.wait_for_the_middle()
+    hung = sweep.stop_an_actor()
+    sweep.hasten()
+    log, _ = driver.communicate(timeout=WITHIN)
+    assert driver.returncode == 0, log
+    assert f"{hung}: failed, to be tried again: no sign of life for" in log
+    assert "4 runs finished" in log
+    assert {status["state"] for status in sweep.states().values()} == {"finished"}
+    assert not (sweep.folder / "results" / ".processes").exists()
+    sweep.check()
+
+
+def test_one_interrupt_ends_a_sweep_whose_actor_hangs(sweep: Sweep) -> None:
+    driver = sweep.start("--deadline", "20")
+    sweep.wait_for_the_middle()
+    hung = sweep.stop_an_actor()
+    driver.send_signal(signal.SIGINT)
+    log, _ = driver.communicate(timeout=WITHIN)
+    assert driver.returncode == 1, log
+    assert "no sign of life for" in log
+    assert log.rstrip().endswith("interrupted; the same command continues it")
+    assert "FileNotFoundError" not in log
+    assert "WARNING" not in log
+    assert sweep.states()[hung]["state"] == "failed"
+    assert "no sign of life" in str(sweep.states()[hung]["reason"])
+
+    sweep.hasten()
+    again = sweep.start()
+    log, _ = again.communicate(timeout=WITHIN)
+    assert again.returncode == 0, log
+    sweep.check()
 
 
 def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:

@@ -1,12 +1,16 @@
 """A sweep whose runs are computed on another node than its driver's, which does not see all of the driver's files."""
 
 import hashlib
+import io
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 import ray
 from rich.console import Console
@@ -96,3 +100,56 @@ def test_results_that_other_nodes_would_keep_to_themselves_are_refused(far: Far,
         sweep(far, tmp_path / "mine.yaml", far.hidden / "results")
     assert f"(not on {name})" in str(refused.value)
     assert not list((far.hidden / "results").glob("runs/*"))
+
+
+SLOW = """
+import time
+from byzray.aggregators import Median
+
+
+class Slow(Median):
+    def aggregate(self, gradients_ND, f):
+        time.sleep(0.1)
+        return super().aggregate(gradients_ND, f)
+"""
+
+
+def test_a_sweep_that_loses_its_only_node_says_so_and_ends(
+    start_node: Callable[..., str], small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raylets() -> set[psutil.Process]:
+        return {one for one in psutil.Process().children(recursive=True) if one.name() == "raylet"}
+
+    known = raylets()
+    start_node("--num-cpus", "6")
+    (raylet,) = raylets() - known
+    runs = tmp_path / "results/runs"
+
+    def kill_when_it_computes() -> None:
+        while not any(path.stat().st_size for path in runs.glob("*/metrics.csv")):
+            time.sleep(0.1)
+        raylet.kill()
+
+    monkeypatch.setattr("sweeps.sweep.PLACEMENT_SECONDS", 3.0)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slow_for_a_node.py").write_text(SLOW)
+    text = (
+        SWEEP.replace("small.npz", str(small_data)).replace("steps: 12", "steps: 3000").replace("multi-krum", "bulyan")
+    )
+    (tmp_path / "mine.yaml").write_text(
+        text.replace("[median, bulyan]", "[slow_for_a_node:Slow]") + "reference: false\n"
+    )
+    storage = Storage(str(tmp_path / "results"))
+    plan = make_plan(load_sweep(str(tmp_path / "mine.yaml")), storage, tmp_path)
+    shown = io.StringIO()
+    killer = threading.Thread(target=kill_when_it_computes, daemon=True)
+    killer.start()
+    outcome = run_sweep(plan, storage, Options(Resources(cpus=6), 1, tmp_path), Console(file=shown, width=300))
+    reason = "no room for a run that reserves 6 CPUs: the cluster has "
+    assert outcome.stranded.startswith(reason)
+    assert f"byzray: {reason}" in shown.getvalue()
+    assert "; waiting for nodes" in shown.getvalue()
+    (run,) = plan.runs
+    assert f"{run.name}: failed, to be tried again: its actor was lost" in shown.getvalue()
+    assert outcome.failed.keys() == {run.name}
+    assert json.loads((runs / run.name / "status.json").read_text())["state"] == "failed"

@@ -26,7 +26,7 @@ from sweeps.search import DRAWS, look_at, make_search
 from sweeps.storage import Storage
 from sweeps.sweep import Options, Outcome, SweepInUse, in_sole_use, run_sweep, slots
 from sweeps.trainable import Resources
-from sweeps.view import Progress
+from sweeps.view import Progress, View
 
 # A rule that raises at its second step, one that ends its process, and a small mean.
 RULES = """
@@ -474,6 +474,31 @@ def test_what_was_computed_before_is_not_counted_as_work_of_this_sweep(folder: F
     progress = Progress(replace(plan, runs=(run, *plan.runs[1:])), 10, slots=2)
     progress.advance({"run": run.name, "step": 12, "seconds": 103.0, "finished": True})
     assert (progress.computing, progress.taken) == (3.0, 6)
+
+
+def test_a_run_that_is_to_be_tried_again_counts_as_failed_meanwhile(folder: Folder) -> None:
+    folder.write(TWO_RULES)
+    plan = folder.plan()
+    progress = Progress(plan, 10, slots=2)
+    run = plan.runs[0]
+    progress.start(run.name, run.setup)
+    progress.stumble(run.name)
+    assert progress.failed == 1
+    progress.start(run.name, run.setup)
+    assert progress.failed == 0
+    for _ in range(2):
+        progress.stumble(run.name)
+    progress.end(run.name, failed=True)
+    assert progress.failed == 1
+
+
+def test_the_last_picture_shows_no_run_that_runs(folder: Folder) -> None:
+    folder.write(TWO_RULES)
+    progress = Progress(folder.plan(), 10, slots=2)
+    shown = io.StringIO()
+    with View(Console(file=shown, width=120, force_terminal=True), progress, "mine"):
+        progress.running = 2  # Tune stops trials without a word at the end
+    assert re.findall(r"(\d+)\D*/\D*10\D* runs done, \D*(\d+)\D* running", shown.getvalue())[-1] == ("0", "0")
 
 
 @pytest.mark.parametrize("count", [1, 3])
