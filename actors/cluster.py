@@ -1,11 +1,17 @@
 """The Ray cluster that actors run on."""
 
+import logging
 import os
+from typing import Any
 
 import ray
 
+from actors.imports import worker_environment
+
 # Enough for CIFAR-10 twice over; Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 500 * 2**20
+
+logger = logging.getLogger(__name__)
 
 
 def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> None:
@@ -19,11 +25,18 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
     if ray.is_initialized():
         return
     if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=output)
+        _init(address=address, log_to_driver=output)
     else:
-        ray.init(
+        _init(
             address="local",
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=dashboard,
             log_to_driver=output,
         )
+
+
+def _init(address: str | None, **options: Any) -> None:
+    """`ray.init`, with what is installed before what lies in the user's folder, and without advice on tokens."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    logger.info("starting Ray" if address == "local" else "connecting to Ray")
+    ray.init(address=address, runtime_env=worker_environment(address), **options)

@@ -1,5 +1,6 @@
 """The actors of a simulation: placed, named, started once, used for run after run."""
 
+import logging
 import math
 import sys
 import time
@@ -34,6 +35,8 @@ CONNECTIONS = 5
 
 # How long an actor that should be idle may take to answer, in seconds.
 ANSWER_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class Fleet:
@@ -72,6 +75,7 @@ class Fleet:
         self.places: list[dict[str, Any]] = []
         self.roles = ["server", *(role_name(workers) for workers in cohorts)]
         self._owns_group = group is None
+        logger.info("starting %d actors", count)
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
             self.group = self._place(label, count, cpus, gpus)

@@ -1,7 +1,6 @@
 """The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,13 +12,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from byzray.aggregators import RandomMixture
@@ -27,6 +24,7 @@ from byzray.datasets import MissingData
 from byzray.devices import Device
 from byzray.mistakes import Failure, SetupError
 from byzray.options import Options, Registry
+from byzray.progress import said_by_actors, shown_progress
 from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
 
@@ -103,9 +101,18 @@ def main() -> None:
         sys.exit(1)
 
 
+def import_from_here() -> None:
+    """Look for the user's own classes in the working folder, too.
+
+    It comes last: an `actors.py` or a `pandas.py` there is not ours.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
     """The setup of a command line; classes of the user's own are looked for in the working directory, too."""
-    sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     values: dict[str, Any] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
@@ -139,7 +146,7 @@ def run(
     more: dict[str, Any] = {} if seed is None else {"seed": seed}
     setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
     began = time.monotonic()
-    with shown_progress(setup) as progress:
+    with shown_progress(setup, err) as progress:
         options: dict[str, Any] = {"output": output, "data": data, "download": download, "resume": resume}
         options["checkpoints"] = _interval(checkpoint_every)
         if setup.actors is None:
@@ -166,97 +173,6 @@ def _interval(text: str | None) -> "CheckpointInterval":
     from byzray.recording import CheckpointInterval
 
     return CheckpointInterval() if text is None else _parsed("--checkpoint-every", text, CheckpointInterval.parse)
-
-
-@contextmanager
-def shown_progress(setup: Setup) -> Iterator[Callable[[Any], bool]]:
-    """Yields a function to report progress to. It asks for a stop after SIGINT or SIGTERM."""
-    stopping = False
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:  # the second one does not wait for the end of the stretch
-            raise KeyboardInterrupt
-        stopping = True
-        err.print(f"byzray: {signal.Signals(number).name}: stopping after this stretch of steps")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with (_live if err.is_terminal else _lines)(setup) as show:
-
-            def report(update: Any) -> bool:
-                for event in update.events:
-                    err.print(f"[yellow]byzray:[/] {escape(event)}")
-                show(update)
-                return stopping
-
-            yield report
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _live(setup: Setup) -> Iterator[Callable[[Any], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}  loss {task.fields[loss]:.4f}"),
-        TextColumn("accuracy {task.fields[accuracy]:.4f}  {task.fields[pace]:.1f} steps/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as bar:
-        nan = float("nan")
-        task = bar.add_task(setup.label(), total=setup.steps, loss=nan, accuracy=nan, pace=0.0, start=False)
-        pace = Pace()
-
-        def show(update: Any) -> None:
-            if pace.first is None:
-                bar.start_task(task)
-            steps_per_second = pace.at(update.step)
-            bar.update(task, completed=update.step, loss=update.loss, accuracy=update.accuracy, pace=steps_per_second)
-
-        yield show
-
-
-@contextmanager
-def _lines(setup: Setup) -> Iterator[Callable[[Any], None]]:
-    """Plain lines, not more than one in five seconds, where the output is no terminal."""
-    pace = Pace()
-    shown = -5.0
-
-    def show(update: Any) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        started = pace.first is not None
-        steps_per_second = pace.at(update.step)
-        if not started:  # nothing to tell yet
-            return
-        if now - shown >= 5 or update.ended:
-            shown = now
-            left = (setup.steps - update.step) / steps_per_second if steps_per_second else float("nan")
-            err.print(
-                f"{setup.label()}: step {update.step}/{setup.steps}  loss {update.loss:.4f}  "
-                f"accuracy {update.accuracy:.4f}  {steps_per_second:.1f} steps/s  {left:.0f} s left"
-            )
-
-    yield show
-
-
-class Pace:
-    """Steps a second since the first report."""
-
-    def __init__(self) -> None:
-        self.first: tuple[float, int] | None = None
-
-    def at(self, step: int) -> float:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (now, step)
-        began, first_step = self.first
-        return (step - first_step) / (now - began) if now > began else 0.0
 
 
 @app.command()
@@ -331,7 +247,7 @@ def sweep(
         raise WrongInput("--measure: expected with --plan, which it is for")
     if in_process and workers_per_actor is not None:
         raise WrongInput("--in-process and --workers-per-actor exclude each other")
-    sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     try:
         chosen = load_sweep(name)
         if in_process or workers_per_actor is not None:
@@ -355,7 +271,8 @@ def sweep(
                 checkpoints=_interval(checkpoint_every),
                 supervision=Supervision(restarts, deadline),
             )
-            outcome = run_sweep(planned, storage, options, err)
+            with said_by_actors(lambda text: err.print(f"byzray: {text}", markup=False)):
+                outcome = run_sweep(planned, storage, options, err)
             print_outcome(outcome, storage, out)
             if not outcome.interrupted:
                 _report(storage)
@@ -522,7 +439,7 @@ def _ray_findings(address: str | None, data: Path | None, output: str | None) ->
     from byzray.doctor import Finding
 
     asked = json.dumps([address, None if data is None else str(data), output])
-    command = [sys.executable, "-m", "actors.doctor", asked]
+    command = [sys.executable, "-P", "-m", "actors.doctor", asked]  # -P: not from the working folder
     with (
         tempfile.TemporaryFile("w+") as said,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from byzray.progress import duration
 from sweeps.plan import DONE, Paces, Plan
 from sweeps.search import look_at
 from sweeps.storage import Storage
 from sweeps.sweep import Outcome, first_line
 from sweeps.trainable import Resources
-from sweeps.view import duration
 
 
 def print_plan(plan: Plan, storage: Storage, resources: Resources, paces: Paces, console: Console) -> None:

@@ -209,6 +209,7 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
     for kind in ("images-idx3", "labels-idx1"):
         for part in ("train", "t10k"):
             (raw / f"{part}-{kind}-ubyte").write_bytes(b"no idx file")
+    (tmp_path / "actors.py").write_text("raise ImportError('not ours')")
     code, out, _ = byzray("doctor", "--data", str(tmp_path / "data"))
     found: dict[str, str] = {}  # what was found: its state
     for line in out.splitlines():
