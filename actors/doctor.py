@@ -478,7 +478,7 @@ def token() -> str:
     """The token of this process, from where Ray looks for it."""
     if said := os.environ.get("RAY_AUTH_TOKEN"):
         return said
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     return path.read_text().strip() if path.is_file() else ""
 
 

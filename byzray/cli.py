@@ -1,6 +1,8 @@
 """The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
+import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -8,24 +10,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from byzray import __version__
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
 from byzray.devices import Device
-from byzray.mistakes import Failure, SetupError
+from byzray.mistakes import Failure, SetupError, suggestion
 from byzray.options import Options, Registry
 from byzray.progress import said_by_actors, shown_progress
-from byzray.setups import Setup, load_setup
+from byzray.setups import Setup, load_setup, read_content
 from byzray.yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -38,9 +43,33 @@ T = TypeVar("T")
 # How long `byzray doctor` waits for a cluster, in seconds: some nodes may not answer.
 DOCTOR_SECONDS = 300.0
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """Reads a number within bounds from the command line."""
+    named = "an integer" if kind is int else "a number"
+    bounds = f" >= {least:g}" if most == math.inf else f" from {least:g} to {most:,.0f}"
+    expected = named if least == -math.inf else named + bounds
+
+    def parse(text: Any) -> Any:
+        try:
+            if least <= (value := kind(text)) <= most and value != math.inf:
+                return value
+        except ValueError:
+            pass
+        raise typer.BadParameter(f"got {str(text)!r}, expected {expected}")
+
+    return parse
+
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP.yaml", help="The setup file.")]
 Overrides = Annotated[
@@ -59,14 +88,35 @@ CheckpointEvery = Annotated[
         show_default="about once a minute",
     ),
 ]
-Restarts = Annotated[int, typer.Option(min=0, help="How often actors of a run that were lost are replaced.")]
+Restarts = Annotated[
+    int,
+    typer.Option(parser=number(int, 0), metavar="N", help="How often actors of a run that were lost are replaced."),
+]
 Deadline = Annotated[
-    float, typer.Option(min=1.0, max=1e6, metavar="SECONDS", help="An actor that is silent for so long counts as lost.")
+    float,
+    typer.Option(
+        parser=number(float, 1, 1e6), metavar="SECONDS", help="An actor that is silent for so long counts as lost."
+    ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster, such as auto.", show_default="$RAY_ADDRESS, else one is started"),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"byzray {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
 
 
 class WrongInput(Exception):
@@ -78,8 +128,11 @@ def main() -> None:
     from byzray.recording import Interrupted
     from byzray.results import RunExists
 
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, nor need terminals
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="byzray")
     except (SetupError, MissingData, RunExists, WrongInput) as error:
         err.print(f"[red]byzray:[/] {escape(str(error))}")
         sys.exit(2)
@@ -122,14 +175,33 @@ def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
             values[key] = parse_yaml(value)
         except ValueError as error:
             raise WrongInput(f"--set {key}: the value {value!r} {error}") from error
-    return load_setup(path, values | more)
+    if path.is_dir():
+        raise WrongInput(f"{path}: is a directory, expected a setup file, such as the {path / 'setup.yaml'} of a run")
+    try:
+        return load_setup(path, values | more)
+    except SetupError:
+        from sweeps.definition import SWEEPS, SweepFile
+
+        if (str(path) in SWEEPS and not path.exists()) or _holds(path, SweepFile, but_not=Setup):
+            raise WrongInput(f"{path}: is a sweep, not a setup; run it with `byzray sweep {quote(str(path))}`") from None
+        raise
+
+
+def _holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
+    """Whether the keys of a file are those of another kind of file."""
+    with suppress(SetupError):
+        keys = read_content(path).keys()
+        return bool(keys & kind.model_fields.keys()) and not keys & but_not.model_fields.keys()
+    return False
 
 
 @app.command()
 def run(
     setup_file: SetupFile,
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(help="Replaces the setup's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(parser=number(int, -math.inf), metavar="N", help="Replaces the setup's seed.")
+    ] = None,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the run's own directory is made.")] = Path(
         "results"
     ),
@@ -215,14 +287,23 @@ def sweep(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="As sweeps always do: continue what is there.")] = True,
     in_process: Annotated[bool, typer.Option("--in-process", help="Each run in one actor, as by default.")] = False,
-    workers_per_actor: Annotated[int | None, typer.Option(min=1, help="Each run on actors of its own.")] = None,
+    workers_per_actor: Annotated[int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")] = None,
     cpus: Annotated[
-        float | None, typer.Option(min=1e-4, help="CPUs of a run.", show_default="1 for each actor")
+        float | None,
+        typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of a run.", show_default="1/4 or more where there are any")
+        float | None,
+        typer.Option(
+            parser=number(float, 0),
+            metavar="N",
+            help="GPUs of a run.",
+            show_default="1/4 or more where there are any",
+        ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a run that failed is tried again.")] = 1,
+    retries: Annotated[
+        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a run that failed is tried again.")
+    ] = 1,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
     deadline: Deadline = 600.0,
@@ -233,7 +314,7 @@ def sweep(
     """Run many setups on Ray Tune, continue those under way, and write the report."""
     from actors import FleetError, Supervision
     from byzray.simulation import data_root
-    from sweeps.definition import load_sweep, parse_seeds
+    from sweeps.definition import SweepFile, load_sweep, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.measure import measure as measure_kinds
     from sweeps.plan import make_plan
@@ -262,6 +343,7 @@ def sweep(
                     measure_kinds(planned, data_root(data), paces)
                 print_plan(planned, storage, resources, paces, out)
                 return
+            _expect_utf8("--output", storage.shown)
             options = SweepOptions(
                 resources,
                 retries,
@@ -277,6 +359,11 @@ def sweep(
             if not outcome.interrupted:
                 _report(storage)
     except (SweepError, SweepInUse, OutputNotShared, FleetError, ConnectionError) as error:
+        if isinstance(error, SweepError) and _holds(Path(name), Setup, but_not=SweepFile):
+            raise WrongInput(
+                f"{name}: is a setup, not a sweep; run it with `byzray run {quote(name)}`, "
+                "or write a sweep that has it as its `base`"
+            ) from None
         raise WrongInput(str(error)) from error
     if outcome.failed or outcome.interrupted:
         raise typer.Exit(1)
@@ -302,9 +389,18 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
         raise WrongInput(f"{option}: got {text!r}, {error}") from error
 
 
+def _expect_utf8(option: str, name: str) -> None:
+    """Ray stores nothing below another name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise WrongInput(f"{option}: got {name!r}, expected a folder whose name is UTF-8") from None
+
+
 def _report(storage: "Storage") -> None:
     from byzray.report import write_report
 
+    err.print("byzray: writing the report, and drawing its figures")
     # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
     storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
     written = write_report(storage.folder, shown=storage.shown)
@@ -322,8 +418,19 @@ class Kind(StrEnum):
     sweeps = "sweeps"
 
 
+def a_kind(text: str) -> Kind:
+    """Reads what to list from the command line."""
+    if text in list(Kind):
+        return Kind(text)
+    meant = suggestion(text, list(Kind))
+    hint = f"did you mean {str(meant)!r}?" if meant else f"expected one of {', '.join(Kind)}"
+    raise typer.BadParameter(f"got {text!r}, {hint}")
+
+
 @app.command(name="list")
-def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+def list_options(
+    kind: Annotated[Kind, typer.Argument(parser=a_kind, metavar="KIND", help=f"One of {', '.join(Kind)}.")],
+) -> None:
     """List what setups can name, with the options of each and their defaults."""
     from byzray.aggregators import AGGREGATORS
     from byzray.attacks import ATTACKS

@@ -31,6 +31,21 @@ PLAIN_WORDS = {
     "List should have at least 1 item after validation, not 0": "at least one item",
 }
 
+# What keys are called elsewhere: in papers, in other tools, and in the conditions of sweeps.
+MEANT = {
+    "rule": "aggregator",
+    "rules": "aggregators",
+    "gar": "aggregator",
+    "defense": "aggregator",
+    "n": "workers",
+    "f": "byzantine",
+    "rate": "learning_rate",
+    "lr": "learning_rate",
+    "beta": "momentum.beta",
+    "placement": "momentum.placement",
+    "nesterov": "momentum.nesterov",
+}
+
 
 class Failure(Exception):
     """Something that the user should know failed, for no mistake in the code; the message says all there is to say."""
@@ -124,10 +139,18 @@ def _expected(one: ErrorDetails, data: dict[str, Any], known: KnownKeys) -> str:
 
 def _unknown_key(loc: Location, data: dict[str, Any], known: KnownKeys) -> str:
     keys = known(loc[:-1], data)
-    close = get_close_matches(str(loc[-1]), keys, n=1)
-    if close:
-        return f"unknown key, did you mean {close[0]!r}?"
+    meant = suggestion(str(loc[-1]), keys)
+    if meant:
+        return f"unknown key, did you mean {meant!r}?"
     return f"unknown key, expected one of {', '.join(keys)}" if keys else "unknown key, there is no such option"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str | None:
+    """Which of the known names was meant, if that can be told."""
+    meant = MEANT.get(name, "")
+    if meant.partition(".")[0] in known:
+        return meant
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def short(value: Any) -> str:

@@ -75,6 +75,18 @@ def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", [(), ("run",), ("list",)])
+def test_help(command: tuple[str, ...], option: str, byzray: Byzray) -> None:
+    code, out, _ = byzray(*command, option)
+    assert code == 0
+    assert " ".join(["Usage: byzray", *command]) in out
+
+
+def test_version(byzray: Byzray) -> None:
+    assert byzray("--version") == (0, f"byzray {importlib.metadata.version('byzray')}\n", "")
+
+
 def test_a_run_and_its_directory(byzray: Byzray, tmp_path: Path) -> None:
     code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", "runs")
     assert code == 0
