@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from byzray.setups import Setup
@@ -111,8 +112,8 @@ class View:
 
     def _picture(self) -> Group:
         steps, step = self.setup.steps, 0 if self.update is None else self.update.step
-        # Narrow enough for the usual 80 columns.
-        bar = ProgressBar(max(1, steps), step if steps else 1, width=60)
+        bar = Table.grid()  # which ends the line
+        bar.add_row(ProgressBar(max(1, steps), step if steps else 1, width=60))
         lines = (self._counted(), self.stage or self._figures())
         above, below = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
         return Group(above, bar, below)

@@ -248,6 +248,30 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
     assert "npz" not in out
 
 
+def test_a_user_without_a_home(byzray: Byzray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that run as any user: HOME is unset, and the user has no passwd entry."""
+    for variable in ("HOME", "BYZRAY_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert byzray("run", "setup.yaml", "--in-process")[0] == 0
+    code, _, err = byzray("run", "setup.yaml", "--in-process", "--set", "dataset=phishing")
+    assert code == 2
+    assert f"  {tmp_path / '.cache/byzray/data/phishing/phishing'}\n" in err
+    assert "--data DIR or the variable BYZRAY_DATA" in err
+
+
+def test_a_folder_whose_name_is_no_utf8(byzray: Byzray, tmp_path: Path) -> None:
+    folder = os.fsdecode(b"r\xe9sultats")
+    code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", folder)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("r\\udce9sultats/digits-")
+    code, out, _ = byzray("report", folder)
+    assert code == 0
+    assert (tmp_path / folder / "report" / "index.html").exists()
+    code, _, err = byzray("run", f"{folder}.yaml")
+    assert (code, err) == (2, "byzray: r\\udce9sultats.yaml: 1 mistake in the setup\n  there is no such file\n")
+
+
 # Some seconds of work, whose every kind of state has to survive an interruption.
 LONG = """
 steps: 1200
