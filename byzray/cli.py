@@ -183,7 +183,9 @@ def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
         from sweeps.definition import SWEEPS, SweepFile
 
         if (str(path) in SWEEPS and not path.exists()) or _holds(path, SweepFile, but_not=Setup):
-            raise WrongInput(f"{path}: is a sweep, not a setup; run it with `byzray sweep {quote(str(path))}`") from None
+            raise WrongInput(
+                f"{path}: is a sweep, not a setup; run it with `byzray sweep {quote(str(path))}`"
+            ) from None
         raise
 
 
@@ -287,7 +289,9 @@ def sweep(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="As sweeps always do: continue what is there.")] = True,
     in_process: Annotated[bool, typer.Option("--in-process", help="Each run in one actor, as by default.")] = False,
-    workers_per_actor: Annotated[int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")] = None,
+    workers_per_actor: Annotated[
+        int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")
+    ] = None,
     cpus: Annotated[
         float | None,
         typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),

@@ -91,7 +91,9 @@ def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
-        console.print(f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command tries them again", markup=False)
+        console.print(
+            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command tries them again", markup=False
+        )
     if outcome.seconds:
         # It is not installed with byzray, which does not need it.
         missing = "" if find_spec("tensorboard") else " (pip install tensorboard)"

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 START = """
 import actors
 from byzray.mistakes import Failure

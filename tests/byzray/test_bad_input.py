@@ -393,7 +393,10 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
         (["show", "missing.yaml"], "missing.yaml: 1 mistake in the setup there is no such file"),
         (["show", "."], ".: is a directory, expected a setup file, such as the setup.yaml of a run"),
         (["show", "demo"], "demo: is a sweep, not a setup; run it with `byzray sweep demo`"),
-        (["run", "my sweep.yaml"], "my sweep.yaml: is a sweep, not a setup; run it with `byzray sweep 'my sweep.yaml'`"),
+        (
+            ["run", "my sweep.yaml"],
+            "my sweep.yaml: is a sweep, not a setup; run it with `byzray sweep 'my sweep.yaml'`",
+        ),
         (["sweep", "setup.yaml"], "setup.yaml: is a setup, not a sweep; run it with `byzray run setup.yaml`"),
         (["run", "setup.yaml", "--set", "steps"], "--set: got 'steps', expected KEY=VALUE, such as momentum.placement"),
         (["run", "setup.yaml", "--set", "=3"], "--set: got '=3', expected KEY=VALUE"),
