@@ -9,13 +9,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import BaseModel
@@ -67,6 +67,19 @@ def number(kind: type[int] | type[float], least: float, most: float = math.inf) 
         except ValueError:
             pass
         raise typer.BadParameter(f"got {str(text)!r}, expected {expected}")
+
+    return parse
+
+
+def one_of(names: Sequence[T]) -> Callable[[str], T]:
+    """Reads one of some words from the command line."""
+
+    def parse(text: str) -> T:
+        if text in names:
+            return names[names.index(text)]
+        meant = suggestion(text, [str(name) for name in names])
+        hint = f"did you mean {meant!r}?" if meant else f"expected one of {', '.join(map(str, names))}"
+        raise typer.BadParameter(f"got {text!r}, {hint}")
 
     return parse
 
@@ -422,18 +435,9 @@ class Kind(StrEnum):
     sweeps = "sweeps"
 
 
-def a_kind(text: str) -> Kind:
-    """Reads what to list from the command line."""
-    if text in list(Kind):
-        return Kind(text)
-    meant = suggestion(text, list(Kind))
-    hint = f"did you mean {str(meant)!r}?" if meant else f"expected one of {', '.join(Kind)}"
-    raise typer.BadParameter(f"got {text!r}, {hint}")
-
-
 @app.command(name="list")
 def list_options(
-    kind: Annotated[Kind, typer.Argument(parser=a_kind, metavar="KIND", help=f"One of {', '.join(Kind)}.")],
+    kind: Annotated[Kind, typer.Argument(parser=one_of(list(Kind)), metavar="KIND", help=f"One of {', '.join(Kind)}.")],
 ) -> None:
     """List what setups can name, with the options of each and their defaults."""
     from byzray.aggregators import AGGREGATORS
@@ -478,7 +482,14 @@ def _options(cls: type[Options]) -> str:
 def conformance(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of vectors.")],
     on_actors: Annotated[bool, typer.Option("--actors", help="Run trajectories on Ray actors.")] = False,
-    device: Annotated[Device, typer.Option(help="Where rules, attacks and trajectories are computed.")] = "auto",
+    device: Annotated[
+        Device,
+        typer.Option(
+            parser=one_of(get_args(Device)),
+            metavar="auto|cpu|cuda",
+            help="Where rules, attacks and trajectories are computed.",
+        ),
+    ] = "auto",
     address: Address = None,
 ) -> None:
     """Replay vectors of the published code; fails if an error is over its tolerance."""

@@ -31,11 +31,12 @@ PLAIN_WORDS = {
     "List should have at least 1 item after validation, not 0": "at least one item",
 }
 
-# What keys are called elsewhere: in papers, in other tools, and in the conditions of sweeps.
+# What keys and words are called elsewhere: in papers, in other tools, and in the conditions of sweeps.
 MEANT = {
     "rule": "aggregator",
     "rules": "aggregators",
     "gar": "aggregator",
+    "gpu": "cuda",
     "defense": "aggregator",
     "n": "workers",
     "f": "byzantine",

@@ -420,6 +420,7 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
         (["list", "rules"], "got 'rules', did you mean 'aggregators'?"),
         (["list", "attack"], "got 'attack', did you mean 'attacks'?"),
         (["list", "files"], "got 'files', expected one of aggregators, attacks, models, datasets, sweeps"),
+        (["conformance", ".", "--device", "gpu"], "got 'gpu', did you mean 'cuda'?"),
         (["conformance", "missing"], "missing: expected a directory of vectors"),
         (["conformance", "setup.yaml"], "setup.yaml: expected a directory of vectors"),
         (["conformance", "."], ".: holds no vectors, expected at least one of aggregators.json, attacks.json,"),
