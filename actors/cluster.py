@@ -1,9 +1,15 @@
 """The Ray cluster that actors run on."""
 
+import logging
 import os
 import socket
+import tempfile
+from typing import Any
 
 import ray
+
+from actors.imports import worker_environment
+from actors.supervision import FleetError
 
 # Enough for CIFAR-10 twice over; Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 500 * 2**20
@@ -21,6 +27,11 @@ class NoCluster(ConnectionError):
     """There is no Ray cluster at the address that was given."""
 
 
+IN_PROCESS = "compute without Ray (--in-process)"
+
+logger = logging.getLogger(__name__)
+
+
 def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> None:
     """Make sure that Ray runs: join the cluster at `address` or $RAY_ADDRESS, else start one on this machine.
 
@@ -36,7 +47,7 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
         return
     where = address or os.environ.get("RAY_ADDRESS")
     if not where or where == "local":
-        ray.init(
+        _init(
             address="local",
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=dashboard,
@@ -48,7 +59,7 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
     reason = nobody_at(where)
     try:
         if not reason:
-            ray.init(address=where, log_to_driver=output)
+            _init(address=where, log_to_driver=output)
     except (ConnectionError, ValueError) as error:
         reason = " ".join(str(error).split())
     if reason:
@@ -90,3 +101,37 @@ def _stranger(connection: socket.socket) -> str:
     if len(heard) == FRAME_HEADER and heard[3] == SETTINGS:
         return ""
     return "something other than Ray answers there"
+
+
+def _init(address: str | None, **options: Any) -> None:
+    """`ray.init`, with what is installed before what lies in the user's folder, and without advice on tokens.
+
+    Raises:
+        FleetError: Ray cannot start here, for a reason that the user can do something about.
+    """
+    try:
+        os.getcwd().encode()
+    except UnicodeEncodeError:
+        raise FleetError(f"Ray needs a working folder whose name is UTF-8, got {os.getcwd()!r}; {IN_PROCESS}") from None
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    logger.info("starting Ray" if address == "local" else "connecting to Ray")
+    try:
+        ray.init(address=address, runtime_env=worker_environment(address), **options)
+    except (OSError, RuntimeError) as error:
+        if reason := _why_not(error):
+            raise FleetError(reason) from error
+        raise
+
+
+def _why_not(error: Exception) -> str:
+    """Why Ray did not start, and what to do; empty if it says so itself."""
+    if "AF_UNIX" in str(error):
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        return (
+            f"the names of Ray's sockets would be too long below {folder}: "
+            f"set RAY_TMPDIR to a shorter folder, or {IN_PROCESS}"
+        )
+    token = os.path.expanduser("~/.ray/auth_token")
+    if token.startswith(str(getattr(error, "filename", None) or "~")) or "home directory" in str(error):
+        return f"Ray cannot write its token to {token} ({error}): set HOME to a folder of your own, or {IN_PROCESS}"
+    return ""

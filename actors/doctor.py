@@ -27,6 +27,7 @@ import ray
 
 from actors.cluster import CONNECT_SECONDS, connect, nobody_at
 from actors.group import LOOPBACK, Group, Meeting
+from actors.imports import worker_environment
 from actors.nodes import Node, answers, nodes, on_every_node, on_node, sharing
 from byzray.datasets import Data
 from byzray.doctor import Finding, State, load_all
@@ -86,7 +87,8 @@ def examine(address: str | None, root: Path, output: str | None) -> Iterator[Fin
     dashboard: str | None = None
     try:
         if where and not reason:
-            dashboard = ray.init(address=where, log_to_driver=False).dashboard_url
+            environment = worker_environment(where)
+            dashboard = ray.init(address=where, log_to_driver=False, runtime_env=environment).dashboard_url
         elif not where:
             connect(dashboard=False, output=False)
     except Exception as error:
@@ -462,7 +464,7 @@ def token() -> str:
     """The token of this process, from where Ray looks for it."""
     if said := os.environ.get("RAY_AUTH_TOKEN"):
         return said
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     return path.read_text().strip() if path.is_file() else ""
 
 

@@ -1,5 +1,6 @@
 """The actors of a simulation: placed, named, started once, used for run after run."""
 
+import logging
 import math
 import sys
 import time
@@ -47,6 +48,8 @@ CONNECTIONS = 5
 # How long an actor that should be idle may take to answer, in seconds.
 ANSWER_SECONDS = 5.0
 
+logger = logging.getLogger(__name__)
+
 
 class Fleet:
     """One server actor and some worker actors, in a placement group, connected with each other.
@@ -86,6 +89,7 @@ class Fleet:
         self.roles = ["server", *(role_name(workers) for workers in cohorts)]
         self._owns_group = group is None
         mark = uuid.uuid4().hex[:8]  # two fleets may have the same label
+        logger.info("starting %d actors", count)
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
             self.group = self._place(f"{label} ({mark})", count, cpus, gpus)

@@ -1,33 +1,36 @@
 """The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
+import io
 import json
-import signal
+import math
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from byzray import __version__
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
 from byzray.devices import Device
-from byzray.mistakes import Failure, SetupError
+from byzray.mistakes import Failure, SetupError, suggestion
 from byzray.options import Options, Registry
-from byzray.setups import Setup, load_setup
+from byzray.progress import said_by_actors, shown_progress
+from byzray.setups import Setup, load_setup, read_content
 from byzray.yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -40,9 +43,46 @@ T = TypeVar("T")
 # How long `byzray doctor` waits for a cluster, in seconds: some nodes may not answer.
 DOCTOR_SECONDS = 300.0
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """Reads a number within bounds from the command line."""
+    named = "an integer" if kind is int else "a number"
+    bounds = f" >= {least:g}" if most == math.inf else f" from {least:g} to {most:,.0f}"
+    expected = named if least == -math.inf else named + bounds
+
+    def parse(text: Any) -> Any:
+        try:
+            if least <= (value := kind(text)) <= most and value != math.inf:
+                return value
+        except ValueError:
+            pass
+        raise typer.BadParameter(f"got {str(text)!r}, expected {expected}")
+
+    return parse
+
+
+def one_of(names: Sequence[T]) -> Callable[[str], T]:
+    """Reads one of some words from the command line."""
+
+    def parse(text: str) -> T:
+        if text in names:
+            return names[names.index(text)]
+        meant = suggestion(text, [str(name) for name in names])
+        hint = f"did you mean {meant!r}?" if meant else f"expected one of {', '.join(map(str, names))}"
+        raise typer.BadParameter(f"got {text!r}, {hint}")
+
+    return parse
+
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP.yaml", help="The setup file.")]
 Overrides = Annotated[
@@ -61,12 +101,14 @@ CheckpointEvery = Annotated[
         show_default="about once a minute",
     ),
 ]
-Restarts = Annotated[int, typer.Option(min=0, help="How often actors of a run that were lost are replaced.")]
+Restarts = Annotated[
+    int,
+    typer.Option(parser=number(int, 0), metavar="N", help="How often actors of a run that were lost are replaced."),
+]
 Deadline = Annotated[
     float | None,
     typer.Option(
-        min=1.0,
-        max=1e6,
+        parser=number(float, 1, 1e6),
         metavar="SECONDS",
         help="An actor that is silent for so long counts as lost.",
         show_default="20 times the slowest step, at least 30",
@@ -78,6 +120,21 @@ Address = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"byzray {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
 class WrongInput(Exception):
     """A mistake in what the user gave: shown as one message, exit code 2."""
 
@@ -87,8 +144,11 @@ def main() -> None:
     from byzray.recording import Interrupted
     from byzray.results import RunExists
 
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, nor need terminals
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="byzray")
     except (SetupError, MissingData, RunExists, WrongInput) as error:
         err.print(f"[red]byzray:[/] {escape(str(error))}")
         sys.exit(2)
@@ -110,9 +170,18 @@ def main() -> None:
         sys.exit(1)
 
 
+def import_from_here() -> None:
+    """Look for the user's own classes in the working folder, too.
+
+    It comes last: an `actors.py` or a `pandas.py` there is not ours.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
     """The setup of a command line; classes of the user's own are looked for in the working directory, too."""
-    sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     values: dict[str, Any] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
@@ -122,14 +191,35 @@ def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
             values[key] = parse_yaml(value)
         except ValueError as error:
             raise WrongInput(f"--set {key}: the value {value!r} {error}") from error
-    return load_setup(path, values | more)
+    if path.is_dir():
+        raise WrongInput(f"{path}: is a directory, expected a setup file, such as the {path / 'setup.yaml'} of a run")
+    try:
+        return load_setup(path, values | more)
+    except SetupError:
+        from sweeps.definition import SWEEPS, SweepFile
+
+        if (str(path) in SWEEPS and not path.exists()) or _holds(path, SweepFile, but_not=Setup):
+            raise WrongInput(
+                f"{path}: is a sweep, not a setup; run it with `byzray sweep {quote(str(path))}`"
+            ) from None
+        raise
+
+
+def _holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
+    """Whether the keys of a file are those of another kind of file."""
+    with suppress(SetupError):
+        keys = read_content(path).keys()
+        return bool(keys & kind.model_fields.keys()) and not keys & but_not.model_fields.keys()
+    return False
 
 
 @app.command()
 def run(
     setup_file: SetupFile,
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(help="Replaces the setup's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(parser=number(int, -math.inf), metavar="N", help="Replaces the setup's seed.")
+    ] = None,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the run's own directory is made.")] = Path(
         "results"
     ),
@@ -146,7 +236,7 @@ def run(
     more: dict[str, Any] = {} if seed is None else {"seed": seed}
     setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
     began = time.monotonic()
-    with shown_progress(setup) as progress:
+    with shown_progress(setup, err) as progress:
         options: dict[str, Any] = {"output": output, "data": data, "download": download, "resume": resume}
         options["checkpoints"] = _interval(checkpoint_every)
         if setup.actors is None:
@@ -173,97 +263,6 @@ def _interval(text: str | None) -> "CheckpointInterval":
     from byzray.recording import CheckpointInterval
 
     return CheckpointInterval() if text is None else _parsed("--checkpoint-every", text, CheckpointInterval.parse)
-
-
-@contextmanager
-def shown_progress(setup: Setup) -> Iterator[Callable[[Any], bool]]:
-    """Yields a function to report progress to. It asks for a stop after SIGINT or SIGTERM."""
-    stopping = False
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:  # the second one does not wait for the end of the stretch
-            raise KeyboardInterrupt
-        stopping = True
-        err.print(f"byzray: {signal.Signals(number).name}: stopping after this stretch of steps")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with (_live if err.is_terminal else _lines)(setup) as show:
-
-            def report(update: Any) -> bool:
-                for event in update.events:
-                    err.print(f"[yellow]byzray:[/] {escape(event)}")
-                show(update)
-                return stopping
-
-            yield report
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _live(setup: Setup) -> Iterator[Callable[[Any], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}  loss {task.fields[loss]:.4f}"),
-        TextColumn("accuracy {task.fields[accuracy]:.4f}  {task.fields[pace]:.1f} steps/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as bar:
-        nan = float("nan")
-        task = bar.add_task(setup.label(), total=setup.steps, loss=nan, accuracy=nan, pace=0.0, start=False)
-        pace = Pace()
-
-        def show(update: Any) -> None:
-            if pace.first is None:
-                bar.start_task(task)
-            steps_per_second = pace.at(update.step)
-            bar.update(task, completed=update.step, loss=update.loss, accuracy=update.accuracy, pace=steps_per_second)
-
-        yield show
-
-
-@contextmanager
-def _lines(setup: Setup) -> Iterator[Callable[[Any], None]]:
-    """Plain lines, not more than one in five seconds, where the output is no terminal."""
-    pace = Pace()
-    shown = -5.0
-
-    def show(update: Any) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        started = pace.first is not None
-        steps_per_second = pace.at(update.step)
-        if not started:  # nothing to tell yet
-            return
-        if now - shown >= 5 or update.ended:
-            shown = now
-            left = (setup.steps - update.step) / steps_per_second if steps_per_second else float("nan")
-            err.print(
-                f"{setup.label()}: step {update.step}/{setup.steps}  loss {update.loss:.4f}  "
-                f"accuracy {update.accuracy:.4f}  {steps_per_second:.1f} steps/s  {left:.0f} s left"
-            )
-
-    yield show
-
-
-class Pace:
-    """Steps a second since the first report."""
-
-    def __init__(self) -> None:
-        self.first: tuple[float, int] | None = None
-
-    def at(self, step: int) -> float:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (now, step)
-        began, first_step = self.first
-        return (step - first_step) / (now - began) if now > began else 0.0
 
 
 @app.command()
@@ -326,14 +325,25 @@ def sweep(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="As sweeps always do: continue what is there.")] = True,
     in_process: Annotated[bool, typer.Option("--in-process", help="Each run in one actor, as by default.")] = False,
-    workers_per_actor: Annotated[int | None, typer.Option(min=1, help="Each run on actors of its own.")] = None,
+    workers_per_actor: Annotated[
+        int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")
+    ] = None,
     cpus: Annotated[
-        float | None, typer.Option(min=1e-4, help="CPUs of a run.", show_default="1 for each actor")
+        float | None,
+        typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of a run.", show_default="1/4 or more where there are any")
+        float | None,
+        typer.Option(
+            parser=number(float, 0),
+            metavar="N",
+            help="GPUs of a run.",
+            show_default="1/4 or more where there are any",
+        ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a run that failed is tried again.")] = 1,
+    retries: Annotated[
+        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a run that failed is tried again.")
+    ] = 1,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
     deadline: Deadline = None,
@@ -344,7 +354,7 @@ def sweep(
     """Run many setups on Ray Tune, continue those under way, and write the report."""
     from actors import FleetError, Supervision
     from byzray.simulation import data_root
-    from sweeps.definition import load_sweep, parse_seeds
+    from sweeps.definition import SweepFile, load_sweep, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.measure import measure as measure_kinds
     from sweeps.plan import make_plan
@@ -358,7 +368,7 @@ def sweep(
         raise WrongInput("--measure: expected with --plan, which it is for")
     if in_process and workers_per_actor is not None:
         raise WrongInput("--in-process and --workers-per-actor exclude each other")
-    sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     try:
         chosen = load_sweep(name)
         if in_process or workers_per_actor is not None:
@@ -374,6 +384,7 @@ def sweep(
                 if any(not isinstance(error, MissingData) for error in (unmeasured or {}).values()):
                     raise typer.Exit(1)
                 return
+            _expect_utf8("--output", storage.shown)
             options = SweepOptions(
                 resources,
                 retries,
@@ -383,11 +394,17 @@ def sweep(
                 checkpoints=_interval(checkpoint_every),
                 supervision=Supervision(restarts, deadline),
             )
-            outcome = run_sweep(planned, storage, options, err)
+            with said_by_actors(lambda text: err.print(f"byzray: {text}", markup=False)):
+                outcome = run_sweep(planned, storage, options, err)
             print_outcome(outcome, storage, out)
             if not outcome.interrupted:
                 _report(storage)
     except (SweepError, SweepInUse, OutputNotShared, FleetError, ConnectionError) as error:
+        if isinstance(error, SweepError) and _holds(Path(name), Setup, but_not=SweepFile):
+            raise WrongInput(
+                f"{name}: is a setup, not a sweep; run it with `byzray run {quote(name)}`, "
+                "or write a sweep that has it as its `base`"
+            ) from None
         raise WrongInput(str(error)) from error
     if outcome.failed or outcome.interrupted or outcome.stranded:
         raise typer.Exit(1)
@@ -433,9 +450,18 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
         raise WrongInput(f"{option}: got {text!r}, {error}") from error
 
 
+def _expect_utf8(option: str, name: str) -> None:
+    """Ray stores nothing below another name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise WrongInput(f"{option}: got {name!r}, expected a folder whose name is UTF-8") from None
+
+
 def _report(storage: "Storage") -> None:
     from byzray.report import write_report
 
+    err.print("byzray: writing the report, and drawing its figures")
     _pull_results(storage)
     written = write_report(storage.folder, shown=storage.shown)
     storage.push("report")
@@ -458,7 +484,9 @@ class Kind(StrEnum):
 
 
 @app.command(name="list")
-def list_options(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+def list_options(
+    kind: Annotated[Kind, typer.Argument(parser=one_of(list(Kind)), metavar="KIND", help=f"One of {', '.join(Kind)}.")],
+) -> None:
     """List what setups can name, with the options of each and their defaults."""
     from byzray.aggregators import AGGREGATORS
     from byzray.attacks import ATTACKS
@@ -502,7 +530,14 @@ def _options(cls: type[Options]) -> str:
 def conformance(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of vectors.")],
     on_actors: Annotated[bool, typer.Option("--actors", help="Run trajectories on Ray actors.")] = False,
-    device: Annotated[Device, typer.Option(help="Where rules, attacks and trajectories are computed.")] = "auto",
+    device: Annotated[
+        Device,
+        typer.Option(
+            parser=one_of(get_args(Device)),
+            metavar="auto|cpu|cuda",
+            help="Where rules, attacks and trajectories are computed.",
+        ),
+    ] = "auto",
     address: Address = None,
 ) -> None:
     """Replay vectors of the published code; fails if an error is over its tolerance."""
@@ -574,7 +609,7 @@ def _ray_findings(address: str | None, data: Path | None, output: str | None) ->
     from byzray.doctor import Finding
 
     asked = json.dumps([address, None if data is None else str(data), output])
-    command = [sys.executable, "-m", "actors.doctor", asked]
+    command = [sys.executable, "-P", "-m", "actors.doctor", asked]  # -P: not from the working folder
     with (
         tempfile.TemporaryFile("w+") as said,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,

@@ -32,6 +32,22 @@ PLAIN_WORDS = {
     "List should have at least 1 item after validation, not 0": "at least one item",
 }
 
+# What keys and words are called elsewhere: in papers, in other tools, and in the conditions of sweeps.
+MEANT = {
+    "rule": "aggregator",
+    "rules": "aggregators",
+    "gar": "aggregator",
+    "gpu": "cuda",
+    "defense": "aggregator",
+    "n": "workers",
+    "f": "byzantine",
+    "rate": "learning_rate",
+    "lr": "learning_rate",
+    "beta": "momentum.beta",
+    "placement": "momentum.placement",
+    "nesterov": "momentum.nesterov",
+}
+
 
 # Control characters but for tabs and newlines, marks that reverse the order of text, halves of surrogate pairs.
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -135,10 +151,18 @@ def _expected(one: ErrorDetails, data: dict[str, Any], known: KnownKeys) -> str:
 
 def _unknown_key(loc: Location, data: dict[str, Any], known: KnownKeys) -> str:
     keys = known(loc[:-1], data)
-    close = get_close_matches(str(loc[-1]), keys, n=1)
-    if close:
-        return f"unknown key, did you mean {close[0]!r}?"
+    meant = suggestion(str(loc[-1]), keys)
+    if meant:
+        return f"unknown key, did you mean {meant!r}?"
     return f"unknown key, expected one of {', '.join(keys)}" if keys else "unknown key, there is no such option"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str | None:
+    """Which of the known names was meant, if that can be told."""
+    meant = MEANT.get(name, "")
+    if meant.partition(".")[0] in known:
+        return meant
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def short(value: Any) -> str:

@@ -133,8 +133,12 @@ def check_model(setup: Setup, data: Data) -> None:
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """The folder that holds data sets: the one given, or $BYZRAY_DATA, or ~/.cache/byzray/data."""
-    return Path(given or os.environ.get("BYZRAY_DATA") or Path.home() / ".cache" / "byzray" / "data").expanduser()
+    """The folder that holds data sets: the one given, or $BYZRAY_DATA, or ~/.cache/byzray/data.
+
+    A user without a home directory has it in the working folder, should any file be needed.
+    """
+    named = os.path.expanduser(given or os.environ.get("BYZRAY_DATA") or "~/.cache/byzray/data")
+    return Path(named.removeprefix("~/"))
 
 
 def simulate(

@@ -16,7 +16,7 @@ from simpleeval import (
     NumberTooHigh,
 )
 
-from byzray.mistakes import short
+from byzray.mistakes import short, suggestion
 from byzray.setups import Setup
 
 # What a setup file may leave out.
@@ -83,6 +83,9 @@ class Condition:
         with _in_plain_words(self.text, f"; expected an expression on {', '.join(facts)}"):
             for name in self._names:  # some may not be looked at: `or` stops early
                 if name not in facts:
+                    meant = suggestion(name, list(facts))
+                    if meant is not None:
+                        raise ConditionError(f"condition {self.text!r}: {name!r} is unknown, did you mean {meant!r}?")
                     raise NameNotDefined(name, self.text)
             value = evaluator.eval(self.text, previously_parsed=self._parsed)
         if not isinstance(value, bool):

@@ -3,6 +3,8 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from shlex import quote
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,12 +12,12 @@ from rich.table import Table
 
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError
+from byzray.progress import duration
 from sweeps.plan import DONE, Paces, Plan
 from sweeps.search import look_at
 from sweeps.storage import Storage
 from sweeps.sweep import Outcome, first_line
 from sweeps.trainable import Resources
-from sweeps.view import duration
 
 
 def print_plan(
@@ -125,8 +127,12 @@ def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
-        console.print(f"their logs: {storage.shown}/runs/*/error.txt; the same command tries them again", markup=False)
+        console.print(
+            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command tries them again", markup=False
+        )
     if outcome.seconds:
-        console.print(f"TensorBoard: tensorboard --logdir {storage.shown}/tune", markup=False)
+        # It is not installed with byzray, which does not need it.
+        missing = "" if find_spec("tensorboard") else " (pip install tensorboard)"
+        console.print(f"TensorBoard{missing}: tensorboard --logdir {quote(f'{storage.shown}/tune')}", markup=False)
     if outcome.interrupted:
         console.print("interrupted; the same command continues it", markup=False)

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from actors.publishing import Sample, Source
+from byzray.progress import duration
 from byzray.setups import Setup
 from sweeps.plan import Plan
 
@@ -172,13 +173,3 @@ class View:
         bar = Table.grid()
         bar.add_row(ProgressBar(progress.total, progress.done + progress.failed, width=60))
         return Group(f"[bold]{escape(self.title)}[/]", bar, str(progress), table)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes, seconds; days where there are many."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{days} d {hour} h" if days else f"{hour}:{minute:02}:{second:02}"

@@ -10,6 +10,8 @@ from byzray.datasets.base import MissingData
 
 ELSEWHERE = "If they are elsewhere, name the folder that holds data sets with --data DIR or the variable BYZRAY_DATA."
 
+DOWNLOAD = "To download them, add --download to `byzray run` or `byzray sweep` (in Python: download=True)."
+
 
 def absent(paths: Iterable[Path]) -> list[Path]:
     """Those of `paths` where there is no file."""
@@ -49,7 +51,7 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
     if not missing:
         return
     # torchvision's reasons span several lines
-    advice = f"The download failed: {' '.join(str(failure).split())}" if failure else "Add --download to download them."
+    advice = f"The download failed: {' '.join(str(failure).split())}" if failure else DOWNLOAD
     sentences = [f"The data set {name} needs files that do not exist:{listed(missing)}", advice, instead, ELSEWHERE]
     raise MissingData("\n".join(filter(None, sentences))) from failure
 

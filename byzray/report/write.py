@@ -105,23 +105,24 @@ def _write(collection: Collection, name: str, shown: str, fresh: Path, target: P
     drawn = _draw(grid, runs, curves, figures, collection.notes)
     overview = _draw_overview(runs, figures, collection.notes)
     content = Content(visible(name), visible(shown), collection, grid, runs, counts, judgements, drawn, overview)
-    (fresh / "index.html").write_text(page(content, figures), encoding="utf-8")
+    (fresh / "index.html").write_text(page(content, figures), encoding="utf-8", errors="backslashreplace")
     return Report(target / "index.html", summary(content, own), states(runs), judgements)
 
 
 def _write_tables(folder: Path, tables: dict[str, pd.DataFrame], curves: pd.DataFrame) -> None:
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+        # Opened here, as pyarrow itself takes no names that are not UTF-8.
+        with (folder / f"{name}.parquet").open("wb") as file:
+            table.to_parquet(file, index=False)
     # Millions of rows in a large sweep, for which pandas takes minutes.
     with np.errstate(over="ignore"):
         short = curves.astype({"mean": "float32", "std": "float32"})
-    pyarrow.csv.write_csv(
-        pyarrow.Table.from_pandas(short, preserve_index=False),
-        folder / "curves.csv",
-        pyarrow.csv.WriteOptions(quoting_style="needed"),
-    )
-    curves.to_parquet(folder / "curves.parquet", index=False)
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    with (folder / "curves.csv").open("wb") as file:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(short, preserve_index=False), file, options)
+    with (folder / "curves.parquet").open("wb") as file:
+        curves.to_parquet(file, index=False)
 
 
 def _of_uri(shown: str) -> tuple[str, str]:

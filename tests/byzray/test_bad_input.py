@@ -391,7 +391,13 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
     ("arguments", "expected"),
     [
         (["show", "missing.yaml"], "missing.yaml: 1 mistake in the setup there is no such file"),
-        (["show", "."], ".: 1 mistake in the setup cannot be read: Is a directory"),
+        (["show", "."], ".: is a directory, expected a setup file, such as the setup.yaml of a run"),
+        (["show", "demo"], "demo: is a sweep, not a setup; run it with `byzray sweep demo`"),
+        (
+            ["run", "my sweep.yaml"],
+            "my sweep.yaml: is a sweep, not a setup; run it with `byzray sweep 'my sweep.yaml'`",
+        ),
+        (["sweep", "setup.yaml"], "setup.yaml: is a setup, not a sweep; run it with `byzray run setup.yaml`"),
         (["run", "setup.yaml", "--set", "steps"], "--set: got 'steps', expected KEY=VALUE, such as momentum.placement"),
         (["run", "setup.yaml", "--set", "=3"], "--set: got '=3', expected KEY=VALUE"),
         (["run", "setup.yaml", "--set", "steps=[1"], "--set steps: the value '[1' is not valid YAML: line 1, column 3"),
@@ -399,11 +405,22 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
         (["run", "setup.yaml", "--set", "steps.x=1"], "steps.x: cannot be set, steps is 2, not a mapping"),
         (["run", "setup.yaml", "--set", "stps=1"], "stps: unknown key, did you mean 'steps'?"),
         (["run", "setup.yaml", "--seed", "-1"], "seed: got -1, expected a number >= 0"),
-        (["run", "setup.yaml", "--seed", "x"], "Invalid value for '--seed'"),
+        (["run", "setup.yaml", "--seed", "1,2"], "Invalid value for '--seed': got '1,2', expected an integer"),
+        (["run", "setup.yaml", "--restarts", "1.5"], "got '1.5', expected an integer >= 0"),
+        (["run", "setup.yaml", "--deadline", "0"], "got '0', expected a number from 1 to 1,000,000"),
+        (["sweep", "demo", "--cpus", "all"], "Invalid value for '--cpus': got 'all', expected a number >= 0.0001"),
+        (["sweep", "demo", "--cpus", "inf"], "Invalid value for '--cpus': got 'inf', expected a number >= 0.0001"),
+        (["sweep", "demo", "--gpus", "nan"], "Invalid value for '--gpus': got 'nan', expected a number >= 0"),
+        (["run", "setup.yaml", "--set", "rule=median"], "rule: unknown key, did you mean 'aggregator'?"),
+        (["run", "setup.yaml", "--set", "n=9"], "n: unknown key, did you mean 'workers'?"),
+        (["run", "setup.yaml", "--set", "beta=0.5"], "beta: unknown key, did you mean 'momentum.beta'?"),
         (["run", "setup.yaml", "--seeds", "3"], "--seeds"),
         (["run"], "Missing argument 'SETUP.yaml'"),
         (["rum", "setup.yaml"], "No such command 'rum'"),
-        (["list", "rules"], "'rules' is not one of 'aggregators', 'attacks', 'models', 'datasets'"),
+        (["list", "rules"], "got 'rules', did you mean 'aggregators'?"),
+        (["list", "attack"], "got 'attack', did you mean 'attacks'?"),
+        (["list", "files"], "got 'files', expected one of aggregators, attacks, models, datasets, sweeps"),
+        (["conformance", ".", "--device", "gpu"], "got 'gpu', did you mean 'cuda'?"),
         (["conformance", "missing"], "missing: expected a directory of vectors"),
         (["conformance", "setup.yaml"], "setup.yaml: expected a directory of vectors"),
         (["conformance", "."], ".: holds no vectors, expected at least one of aggregators.json, attacks.json,"),
@@ -416,7 +433,10 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
 )
 def test_command_line(arguments: list[str], expected: str, refused: Call, tmp_path: Path) -> None:
     (tmp_path / "setup.yaml").write_text(TINY)
-    assert expected in refused(*arguments)
+    (tmp_path / "my sweep.yaml").write_text("{base: {steps: 2}, axes: {aggregator: [median]}}")
+    message = refused(*arguments)
+    assert expected in message
+    assert "Input should" not in message  # pydantic's own words
 
 
 def test_no_gpu(refused: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

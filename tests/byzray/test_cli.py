@@ -76,6 +76,18 @@ def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", [(), ("run",), ("list",)])
+def test_help(command: tuple[str, ...], option: str, byzray: Byzray) -> None:
+    code, out, _ = byzray(*command, option)
+    assert code == 0
+    assert " ".join(["Usage: byzray", *command]) in out
+
+
+def test_version(byzray: Byzray) -> None:
+    assert byzray("--version") == (0, f"byzray {importlib.metadata.version('byzray')}\n", "")
+
+
 def test_a_run_and_its_directory(byzray: Byzray, figures: None, tmp_path: Path) -> None:
     code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", "runs")
     assert code == 0
@@ -248,6 +260,7 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
     for kind in ("images-idx3", "labels-idx1"):
         for part in ("train", "t10k"):
             (raw / f"{part}-{kind}-ubyte").write_bytes(b"no idx file")
+    (tmp_path / "actors.py").write_text("raise ImportError('not ours')")
     code, out, _ = byzray("doctor", "--data", str(tmp_path / "data"))
     found: dict[str, str] = {}  # what was found: its state
     for line in out.splitlines():
@@ -272,6 +285,30 @@ def test_doctor(byzray: Byzray, tmp_path: Path) -> None:
         assert states(f"data set {name} not below {tmp_path / 'data'}") == ["missing"]
     assert f"  {tmp_path / 'data' / 'FashionMNIST/raw/train-images-idx3-ubyte'}\n" in out
     assert "npz" not in out
+
+
+def test_a_user_without_a_home(byzray: Byzray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that run as any user: HOME is unset, and the user has no passwd entry."""
+    for variable in ("HOME", "BYZRAY_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert byzray("run", "setup.yaml", "--in-process")[0] == 0
+    code, _, err = byzray("run", "setup.yaml", "--in-process", "--set", "dataset=phishing")
+    assert code == 2
+    assert f"  {tmp_path / '.cache/byzray/data/phishing/phishing'}\n" in err
+    assert "--data DIR or the variable BYZRAY_DATA" in err
+
+
+def test_a_folder_whose_name_is_no_utf8(byzray: Byzray, tmp_path: Path) -> None:
+    folder = os.fsdecode(b"r\xe9sultats")
+    code, out, _ = byzray("run", "setup.yaml", "--in-process", "--output", folder)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("r\\udce9sultats/digits-")
+    code, out, _ = byzray("report", folder)
+    assert code == 0
+    assert (tmp_path / folder / "report" / "index.html").exists()
+    code, _, err = byzray("run", f"{folder}.yaml")
+    assert (code, err) == (2, "byzray: r\\udce9sultats.yaml: 1 mistake in the setup\n  there is no such file\n")
 
 
 # Every kind of state that has to survive an interruption, and an attack that can be slowed down, without work, for long
