@@ -12,6 +12,9 @@ import pytest
 
 from byzray import Setup, Update, load_setup, simulate
 from byzray.report import write_report
+from byzray.report.run import save_run_figure
+
+pytestmark = pytest.mark.usefixtures("figures")
 
 # Of a notebook's kernel, whose backend a subprocess may not have; of a user with LaTeX, on a machine without; broken.
 MATPLOTLIBRC = {
@@ -30,8 +33,8 @@ def setup_file(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def undisturbed(setup_file: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    directory = simulate(load_setup(setup_file), output=tmp_path_factory.mktemp("undisturbed")).directory
-    assert directory is not None
+    directory = tmp_path_factory.mktemp("undisturbed")
+    save_run_figure(simulate(load_setup(setup_file)), directory)
     return (directory / "accuracy.svg").read_bytes()
 
 
