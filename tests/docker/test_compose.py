@@ -365,8 +365,9 @@ def test_docker_starts_a_worker_again_whose_ray_died(
     cluster: Cluster, undisturbed: tuple[Path, list[set[str]]]
 ) -> None:
     container = cluster.containers("worker")[0]
+    before = restarts(container)  # on a machine with other work Ray may have given up before
     end(container, "raylet/raylet")
-    eventually(lambda: restarts(container) == 1)
+    eventually(lambda: restarts(container) > before)
     eventually(lambda: cluster.alive() == NODES)
 
 
@@ -497,13 +498,14 @@ def test_docker_starts_the_head_again_whose_ray_died_and_the_sweep_is_continued(
     folder = cluster.results / "headless"
     eventually(lambda: len(list(folder.glob("runs/*/checkpoints/*"))) >= 2)
     (head,) = cluster.containers("head")
+    before = restarts(head)
     end(head, "gcs_server")
     said, _ = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
     assert "no proper answer from the cluster's head" in said
     assert "the same command continues it" in said
     assert "Traceback" not in said
-    eventually(lambda: restarts(head) == 1)
+    eventually(lambda: restarts(head) > before)
     eventually(lambda: docker("inspect", "--format", "{{.State.Health.Status}}", head).strip() == "healthy")
     said, _ = cluster.sweep(*command).communicate(timeout=PATIENCE)
     assert "2 runs finished" in said
