@@ -149,7 +149,7 @@ def _cut(word: str, size: float, width: float) -> str:
 
 def legend(figure: Figure, columns: int, first: Sequence[str] = ()) -> None:
     """A legend below the axes, every label once, in as many columns as fit; those in `first` come first."""
-    width = figure.get_figwidth()
+    width = figure.get_figwidth() - 0.3
     handles: dict[str, Any] = {}
     for one in figure.axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
