@@ -131,7 +131,7 @@ def _why_not(error: Exception) -> str:
             f"the names of Ray's sockets would be too long below {folder}: "
             f"set RAY_TMPDIR to a shorter folder, or {IN_PROCESS}"
         )
-    token = os.path.expanduser("~/.ray/auth_token")
-    if token.startswith(str(getattr(error, "filename", None) or "~")) or "home directory" in str(error):
+    token, missed = os.path.expanduser("~/.ray/auth_token"), getattr(error, "filename", None)
+    if (missed and token.startswith(str(missed))) or "home directory" in str(error):
         return f"Ray cannot write its token to {token} ({error}): set HOME to a folder of your own, or {IN_PROCESS}"
     return ""
