@@ -729,6 +729,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cpu" and not given.quick:
         parser.error("--device cpu: expected --quick beside it, as these figures say nothing about a GPU")
+    if given.rules is not None and AT_ONCE_RULE not in given.rules:
+        parser.error(f"--rules: got {' '.join(given.rules)}, expected {AT_ONCE_RULE} among them, which runs at once")
     if given.device == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         print(f"gpu.py: PyTorch {torch.__version__}, {built}, sees no NVIDIA GPU here", file=sys.stderr)

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from gpu import provide
+from gpu import described, provide
 from rich.console import Console
 from rich.table import Table
 
@@ -131,7 +131,8 @@ def main() -> None:
         figures = {layout: measure(layout, given.device, Path(folder)) for layout in LAYOUTS}
     show(figures, Console())
     if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        whole = {"environment": described(given.device), "layouts": figures}
+        given.json.write_text(json.dumps(whole, indent=2) + "\n")
     if not all(found["identical"] for found in figures.values()):
         raise SystemExit(1)
 

@@ -80,12 +80,12 @@ def replay(directory: Path, start: Start, device: Device = "auto") -> Iterator[C
         SetupError: there is no such device.
         ValueError: the directory has none of the three parts, or one is not in the format.
     """
+    there = pick_device(device)
     parts: list[tuple[str, Callable[[], Iterator[Case]]]] = [
         ("aggregators.json", lambda: replay_aggregators(directory, there)),
         ("attacks.json", lambda: replay_attacks(directory, there)),
         ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start, device)),
     ]
-    there = pick_device(device)
     present = [(file, part) for file, part in parts if (directory / file).exists()]
     if not present:
         files = ", ".join(file for file, _ in parts)

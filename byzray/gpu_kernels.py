@@ -5,6 +5,8 @@ Shapes in names: K or N vectors, D coordinates.
 Importing this module loads Triton, which compiles a kernel at its first use and keeps it on disk.
 """
 
+import warnings
+
 import torch
 import triton
 import triton.language as tl
@@ -34,7 +36,11 @@ def works(device: torch.device) -> bool:
     try:
         ones = torch.ones(1, 1, device=device)
         return squared_deviations(ones, ones[0]).item() == 0
-    except Exception:  # whatever a compiler, a linker or a driver stumbles over
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler, a linker or a driver raises
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        warnings.warn(f"Triton does not work here, so PyTorch's slower operations are used ({reason})", stacklevel=2)
         return False
 
 
@@ -151,8 +157,7 @@ def _squared_distances(matrix, parts, blocks, ROWS: tl.constexpr, TILE: tl.const
 
 def channel_sums(images: Tensor, factors: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """Of K workers' images (K*B, C, height, width): each one's sums, over examples and pixels, of the images and of
-    their products with `factors`, which are images, too. Both (K, C); without factors the latter are those of the
-    images.
+    their products with `factors`, which are images, too. Both (K, C); without factors the latter are zeros.
     """
     count, channels = images.shape[:2]
     images = images.contiguous(memory_format=torch.channels_last)

@@ -37,7 +37,7 @@ def captures(cohort: Cohort) -> bool:
     """Whether steps of this run are captured, if they are of the usual kind (see :meth:`StepGraphs.step`).
 
     They are on a GPU, where the training set is kept, for models in evaluation mode. A model, an attack or a rule
-    of the user's own may do what is no kernel, look at a value or count its calls, and is never captured.
+    of the user's own may read a value or count its calls, and is never captured.
     """
     setup = cohort.setup
     own = [one for one in (setup.model, setup.attack) if one is not None and not one.is_builtin()]
@@ -58,7 +58,7 @@ class Replay(NamedTuple):
 
 
 def capture(step: Step) -> Replay:
-    """Capture a step as a CUDA graph. It is not taken before the graph is launched."""
+    """Capture a step as a CUDA graph. Nothing is computed until the graph is launched."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         row = step()
@@ -87,9 +87,9 @@ class StepGraphs:
     def step(self) -> None:
         """Take a step.
 
-        It is captured unless it is out of the ordinary: the first one, one from which submissions are missing, one that
-        adds up the sum of past means anew, one whose rule computes on the host or is the user's own; and until
-        :data:`WARM_STEPS` of its learning rate and rule were taken.
+        It is captured unless it is out of the ordinary: the first of a run with a study, one from which submissions
+        are missing, one that adds up the sum of past means anew, one whose rule computes on the host or is the user's
+        own; and until :data:`WARM_STEPS` of its learning rate and rule were taken.
         """
         kind = self._kind()
         if kind is None or self._taken[kind] < WARM_STEPS:

@@ -85,7 +85,9 @@ def _channel_sums(images: Tensor, factors: Tensor | None, k: int) -> tuple[Tenso
 
         return gpu_kernels.channel_sums(images, factors, k)
     sums_KC = images.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
-    return sums_KC, sums_KC if factors is None else (images * factors).unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
+    return sums_KC, torch.zeros_like(sums_KC) if factors is None else (images * factors).unflatten(0, (k, -1)).sum(
+        dim=(1, 3, 4)
+    )
 
 
 DENSE: dict[type[nn.Module], tuple[Forward, Backward]] = {nn.Linear: (linear, linear_gradients)}
@@ -111,7 +113,11 @@ def chain_of(module: nn.Module, known: dict[type[nn.Module], tuple[Forward, Back
             if inner is None:
                 return None
             chain += inner
-        elif (type(layer) in known and _is_plain(layer)) or not list(layer.parameters()):
+        elif type(layer) in LAYERS:
+            if type(layer) not in known or not _is_plain(layer):
+                return None
+            chain.append(layer)
+        elif not list(layer.parameters()):
             chain.append(layer)
         else:
             return None

@@ -99,7 +99,7 @@ class Past:
         self.resume(0)
 
     def resume(self, steps: int) -> None:
-        """Take this for the number of steps taken."""
+        """Set the number of steps taken."""
         self.steps = steps
         self._now_1.fill_(steps % len(self.means_PD))
         self._previous_1.fill_((steps - 1) % len(self.means_PD))

@@ -15,6 +15,10 @@ WORTHWHILE = 2**18
 """Elements from which on a matrix is worth loading a compiler for: in smaller ones a pass takes no time to speak of."""
 
 
+COMPARED_ROWS = 128
+"""Up to so many rows a GPU compares all at once, column by column: sooner than it sorts them or takes them in pairs."""
+
+
 def compiled(matrix: Tensor) -> bool:
     """Whether compiled code takes a matrix: one of single or double precision on a CPU, if it is large."""
     known = matrix.device.type == "cpu" and matrix.dtype in (torch.float32, torch.float64)

@@ -9,13 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from byzray.parallel import compiled, each, fused
+from byzray.parallel import COMPARED_ROWS, compiled, each, fused
 
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
-
-COMPARED_ROWS = 128
-"""Up to so many submissions a GPU compares all at once, coordinate by coordinate, with a kernel of ours."""
 
 FURTHEST = 1e150
 """The largest distance or norm of finite submissions: the sum of any number of such squares is finite."""

@@ -8,17 +8,13 @@ import math
 import torch
 from torch import Tensor
 
-from byzray.parallel import compiled, fused, over_ranges
+from byzray.parallel import COMPARED_ROWS, compiled, fused, over_ranges
 
 BLOCK = 65_536
 """Coordinates treated at once where a temporary larger than the input would be needed."""
 
 NETWORK_ROWS = 128
 """Up to so many submissions a sorting network is faster than sorting column by column."""
-
-
-COMPARED_ROWS = 128
-"""Up to so many submissions a GPU finds ranks sooner by comparing all values of a coordinate than by sorting them."""
 
 
 def sort_columns(gradients_ND: Tensor) -> Tensor:

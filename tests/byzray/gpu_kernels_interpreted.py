@@ -12,6 +12,7 @@ from byzray.deviations import squared_deviations
 
 def main() -> None:
     """Compare all kernels; an error says where they differ."""
+    gpu_kernels.DISTANCE_PROGRAMS = gpu_kernels.SUM_PROGRAMS = 2  # so that each goes through several blocks
     for n, d, dtype in (
         (7, 300, torch.float32),
         (51, 140, torch.float64),

@@ -93,15 +93,19 @@ def on(device: str, wanted: Setup, data: Data, steps: int) -> tuple[np.ndarray[A
 # Right
 
 
-# Trajectories that were over their tolerance on an NVIDIA H200, where rounding decides another way than on CPUs: see
-# docs/gpu.md. All others, all rules and all attacks were within theirs.
-OTHER_ROUNDING = ("trajectories 014", "trajectories 016", "trajectories 017", "trajectories 024", "trajectories 027")
+# Trajectories that were over their tolerance on an NVIDIA H200, and bounds of the errors of their parameters and
+# metrics: see docs/gpu.md, which explains two of them. All others, all rules and all attacks were within theirs.
+OVER = {14: (2e-3, 1e-3), 16: (2e-3, 1e-3), 17: (2e-2, 0.1), 24: (1e-4, 1.0), 27: (0.5, 3.0)}
 
 
 def test_conformance_on_a_gpu() -> None:
     cases = list(replay(VECTORS, LocalSimulation, "cuda"))
     assert cases
-    assert not [case for case in cases if not case.passed and not case.name.startswith(OTHER_ROUNDING)]
+    known = {f"trajectories {number:03d}": bounds for number, bounds in OVER.items()}
+    for case in cases:
+        of_parameters, of_metrics = known.get(case.name[:16], (0.0, 0.0))
+        bound = of_parameters if case.name.endswith("parameters") else of_metrics
+        assert case.passed or case.error <= bound, case
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -126,7 +130,7 @@ def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monk
             assert expected_K is None or (rows_K is not None and rows_K.tolist() == expected_K.tolist())
 
 
-@pytest.mark.parametrize(("n", "d"), [(1, 5), (7, 300), (51, 79_510), (100, 1000), (200, 777)])
+@pytest.mark.parametrize(("n", "d"), [(1, 5), (7, 300), (51, 79_510), (100, 1000), (200, 777), (11, 431_080)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_fused_passes_on_a_gpu(n: int, d: int, dtype: torch.dtype) -> None:
     """Where Triton does not work, nothing is tested here but PyTorch."""
@@ -196,7 +200,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a falling rate": {"learning_rate": {"initial": 0.1, "half_life": 5, "every": 5}},
     "mixture": {"aggregator": {"name": "random-mixture", "rules": [{"rule": "median"}, {"rule": "cge"}]}},
     "faults": {"faults": {"missing": "drop", "events": [{"kind": "silent", "workers": [1], "steps": "4-6"}]}},
-    "stop": {"divergence": "stop", "learning_rate": 1e30, "attack": "empire"},
+    "stop": {"divergence": "stop", "learning_rate": 1e6, "l2": 1e4, "clip": None, "attack": "empire"},
     "empire-cnn": {"model": "empire-cnn", "dataset": "cifar10"},
     "empire-cnn, nesterov": {"model": "empire-cnn", "dataset": "cifar10", "momentum": {"nesterov": True}},
 }
@@ -223,6 +227,8 @@ def test_a_captured_step_is_that_taken_one_by_one_on_a_gpu(variant: tuple[Setup,
         simulation = LocalSimulation(*variant)
         assert np.array_equal(simulation.advance(14), expected, equal_nan=True)
         assert np.array_equal(simulation.parameters(), expected_D, equal_nan=True)
+    on_host = variant[0].aggregator.computes_on_host
+    assert bool(simulation._step.__self__._replays) != on_host  # type: ignore[attr-defined]
     simulation = LocalSimulation(*variant)
     simulation.advance(8)
     state = {name: tensor.cpu().clone() for name, tensor in simulation.state().items()}

@@ -285,7 +285,10 @@ def test_convolutional_chains_are_of_plain_layers() -> None:
     for other in (
         nn.Conv2d(1, 1, 3, padding="same"),
         nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.BatchNorm2d(1, affine=False),
         nn.BatchNorm2d(1, track_running_stats=False),
         nn.ConvTranspose2d(1, 1, 3),
     ):
         assert chain_of(nn.Sequential(convolution, other), LAYERS) is None
+    for other in (convolution, nn.BatchNorm2d(1, affine=False)):  # which is known elsewhere, parameters or not
+        assert chain_of(nn.Sequential(nn.Linear(4, 4), other), DENSE) is None
