@@ -7,9 +7,15 @@ from pathlib import Path
 import kills
 import pytest
 import ray
-from chaos_stage import FILES, Stage, same
+from chaos_processes import Outpost
+from chaos_stage import FILES, PATIENCE, Stage, same
+from ray.util.placement_group import placement_group, remove_placement_group
 
+import actors
 import byzray
+from actors import Fleet, FleetError
+from actors.fleet import split
+from byzray.setups import Actors
 
 # A kill that comes too late, on a machine that is busy, is followed by another.
 ATTEMPTS = 3
@@ -31,6 +37,32 @@ def test_nothing_is_lost_and_no_bit_changes(stage: Stage, target: str) -> None:
         if outcome.losses:
             return
     raise AssertionError(f"no kill met a run in {ATTEMPTS} attempts")
+
+
+@pytest.mark.chaos
+def test_a_fleet_whose_node_is_lost_for_good_says_that_there_is_no_room(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 5.0)
+    free = int(ray.available_resources()["CPU"])
+    blocker = placement_group([{"CPU": free - 1.0}])
+    outpost: Outpost | None = None
+    try:
+        ray.get(blocker.ready(), timeout=PATIENCE)
+        outpost = Outpost(stage.address, 2, stage.folder)
+        setup = stage.setup(3)
+        with Fleet("stranded", split(5, 2), Actors(workers_per_actor=3, cpus_per_actor=1.0)) as fleet:
+            strike = kills.Strike(stage.steps // 8, [(0.0, outpost.kill)])
+            with pytest.raises(FleetError, match=r"no room for (server|workers).* after 5 s: the cluster has"):
+                actors.simulate(setup, fleet=fleet, output=stage.folder / "lost", progress=strike)
+            strike.end()
+    finally:
+        remove_placement_group(blocker)
+        if outpost is not None:
+            outpost.close()
+    (status,) = stage.folder.glob("lost/*/status.json")
+    assert '"failed"' in status.read_text()
+    assert "no room for" in status.read_text()
 
 
 def test_what_is_lost_or_wrong_is_counted(tmp_path: Path) -> None:
