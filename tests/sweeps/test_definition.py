@@ -125,7 +125,7 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
             "together: [{steps: [1], batch_size: [2, 3]}]",
             "expected as many values of each, got 1 of steps, 2 of batch_size",
         ),
-        ("conditions: [nn > 3]", "condition 'nn > 3': 'nn' is not defined"),
+        ("conditions: [nn > 3]", "condition 'nn > 3': 'nn' is unknown, did you mean 'n'?"),
         ("conditions: [n]", "condition 'n': gives 11, expected true or false"),
         ("conditions: ['n >']", "condition 'n >': is no expression"),
         ("conditions: ['n > 100']", "the conditions leave no setup"),
