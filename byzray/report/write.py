@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
+import pyarrow.parquet
 
 from byzray.mistakes import visible
 from byzray.report.claims import Judgement, judge
@@ -112,17 +113,20 @@ def _write(collection: Collection, name: str, shown: str, fresh: Path, target: P
 def _write_tables(folder: Path, tables: dict[str, pd.DataFrame], curves: pd.DataFrame) -> None:
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-        # Opened here, as pyarrow itself takes no names that are not UTF-8.
-        with (folder / f"{name}.parquet").open("wb") as file:
-            table.to_parquet(file, index=False)
+        _write_parquet(folder / f"{name}.parquet", pyarrow.Table.from_pandas(table, preserve_index=False))
     # Millions of rows in a large sweep, for which pandas takes minutes.
     with np.errstate(over="ignore"):
         short = curves.astype({"mean": "float32", "std": "float32"})
     options = pyarrow.csv.WriteOptions(quoting_style="needed")
     with (folder / "curves.csv").open("wb") as file:
         pyarrow.csv.write_csv(pyarrow.Table.from_pandas(short, preserve_index=False), file, options)
-    with (folder / "curves.parquet").open("wb") as file:
-        curves.to_parquet(file, index=False)
+    _write_parquet(folder / "curves.parquet", pyarrow.Table.from_pandas(curves, preserve_index=False))
+
+
+def _write_parquet(path: Path, table: pyarrow.Table) -> None:
+    # Opened here, as pyarrow takes no names that are not UTF-8; and by pyarrow, as older pandas give it the name again.
+    with path.open("wb") as file:
+        pyarrow.parquet.write_table(table, file)
 
 
 def _of_uri(shown: str) -> tuple[str, str]:
