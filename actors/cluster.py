@@ -73,7 +73,7 @@ def nobody_at(address: str) -> str:
     """Why there is no Ray cluster at an address, within seconds; Ray itself would try for minutes.
 
     Returns:
-        the reason; empty if something that speaks like Ray answers, or only Ray can tell, as with ``auto``.
+        the reason; empty if something that speaks like Ray answers, or if only Ray knows, as with ``auto``.
     """
     scheme, separator, rest = address.rpartition("://")
     if scheme in ("http", "https"):

@@ -272,7 +272,7 @@ def expect_importable(setup: Setup) -> None:
     own = {field: getattr(setup, field) for field in ("dataset", "model", "aggregator", "attack")}
     mistakes = [
         f"{field}: got {option.reference()!r}, expected a class in a module, as every actor imports it by its name: "
-        "put it into a file beside this one"
+        "put it into a file next to this one"
         for field, option in own.items()
         if option is not None and (option.reference().startswith("__main__:") or "<locals>" in option.reference())
     ]

@@ -101,7 +101,7 @@ def _vector(path: Path) -> Iterator[tuple[io.BufferedReader, np.dtype[Any], int]
             version = npy.read_magic(file)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = read_header(file)
-        except Exception as error:  # whatever numpy stumbles over
+        except Exception as error:  # whatever numpy raises
             raise ValueError(f"is no array that numpy can read ({error})") from error
         bytes_left = os.fstat(file.fileno()).st_size - file.tell()
         if len(shape) != 1 or dtype.kind != "f" or shape[0] * dtype.itemsize != bytes_left:

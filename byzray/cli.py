@@ -285,7 +285,7 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
 
 
 def _untried(setup: Setup) -> str | None:
-    """Why the model was not tried on the data set, where that tells its shape only when it is read.
+    """Why the model was not tried on the data set, whose shape is known only when it is read.
 
     Raises:
         SetupError: they do not fit.

@@ -48,7 +48,7 @@ class Contract:
         self._memories: dict[str, dict[str, bytes]] = {}
 
     def take_warnings(self) -> list[str]:
-        """What the user should know and was not told yet."""
+        """Warnings for the user, since the last call."""
         taken, self._warnings = self._warnings, []
         return taken
 
@@ -149,11 +149,11 @@ def _bits(values: Tensor) -> Tensor:
 
 
 def _memory(option: Options) -> dict[str, bytes]:
-    """What of an option outlasts a call, pickled, by name: attributes beside its fields, those of its class, and the
-    global variables that its code mentions. Without what cannot be pickled."""
+    """What of an option outlasts a call, pickled, by name: attributes other than its fields, those of its class,
+    and the global variables that its code mentions. Without what cannot be pickled."""
     cls = type(option)
-    beside = {name: value for name, value in vars(option).items() if name not in cls.model_fields}
-    found = {**vars(cls), **beside, **(option.__pydantic_private__ or {})}
+    others = {name: value for name, value in vars(option).items() if name not in cls.model_fields}
+    found = {**vars(cls), **others, **(option.__pydantic_private__ or {})}
     around = vars(sys.modules.get(cls.__module__, object))
     mentioned = {name for function in own_functions(cls) for name in function.__code__.co_names}
     found |= {name: around[name] for name in mentioned if name in around}

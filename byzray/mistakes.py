@@ -158,7 +158,7 @@ def _unknown_key(loc: Location, data: dict[str, Any], known: KnownKeys) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str | None:
-    """Which of the known names was meant, if that can be told."""
+    """Which of the known names was probably meant, if any."""
     meant = MEANT.get(name, "")
     if meant.partition(".")[0] in known:
         return meant

@@ -18,7 +18,7 @@ class Stopwatch:
     """Seconds by phase, of what one thread does on one device.
 
     On a GPU events on its stream take the time, so that nothing waits for it. Within a captured step (see
-    :mod:`byzray.graphs`) phases are not told apart.
+    :mod:`byzray.graphs`) phases are not distinguished.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -74,7 +74,7 @@ LARGEST = dict.fromkeys(("metrics.csv", "evaluations.csv", "faults.csv"), LARGES
     "parameters.npy": LARGEST_VECTOR
 }
 
-# Folders beside runs that hold something else.
+# Folders next to runs that hold something else.
 OTHER_FOLDERS = ("report", "tune", "replaced")
 
 # The figure of a run.

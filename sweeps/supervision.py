@@ -50,7 +50,7 @@ def forget_words(storage: Storage) -> None:
 
 
 def born(pid: int) -> str:
-    """When a process began, as the kernel counts; empty where it does not tell. Numbers of processes are used again."""
+    """When a process began, as the kernel counts; empty where that is not known. Process ids are reused."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -65,7 +65,7 @@ def end_process(pid: int, birth: str) -> None:
 
 
 def end_trial(storage: Storage, trial: str) -> None:
-    """Kill the process of a trial, wherever it is; Ray tells Tune, which treats it as one that died."""
+    """Kill the process of a trial, wherever it is; Ray reports it to Tune, which treats it as one that died."""
     place = f"{PROCESSES}/{trial}.json"
     storage.pull(place)
     try:

@@ -146,7 +146,7 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.running = 0  # Tune does not tell of all that it ends
+        self.progress.running = 0  # Tune does not report all that it ends
         self.live.stop()
 
     def tell(self, name: str, what: str) -> None:

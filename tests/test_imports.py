@@ -39,7 +39,7 @@ def test_actors_start_without_what_they_do_not_need(module: str) -> None:
 
 
 def test_a_clone_is_not_taken_for_the_package(tmp_path: Path) -> None:
-    """A script one folder above a clone: the folder `byzray` beside it has no modules of its own."""
+    """A script one folder above a clone: the folder `byzray` next to it has no modules of its own."""
     (tmp_path / "byzray" / "byzray").mkdir(parents=True)
     (tmp_path / "byzray" / "byzray" / "__init__.py").touch()
     (tmp_path / "script.py").write_text("from byzray import load_setup")

@@ -176,7 +176,7 @@ def _checked_output(found: object, outputs: int) -> Tensor:
 
 
 def _check_values(output: Tensor, loss: str) -> None:
-    """Whether outputs are what the loss takes them for; what is not finite tells nothing."""
+    """Whether outputs are what the loss takes them for; non-finite outputs show nothing."""
     if loss == "nll":
         sums = output.double().logsumexp(dim=1)
         wrong = sums[sums.isfinite() & (sums.abs() > ROUNDING)]

@@ -36,7 +36,7 @@ from byzray.table import read_table
 from byzray.yaml import LARGEST_TEXT, parse_yaml
 
 STATES = ("finished", "stopped", "running", "interrupted", "failed", "damaged", "missing")
-"""What may have become of a run, in the order in which they are told. `stopped`: ended early by a scheduler."""
+"""The states of a run, in the order in which reports list them. `stopped`: ended early by a scheduler."""
 
 COUNTED = ("finished", "stopped")
 """The states in which a run's best accuracy is final."""
@@ -131,7 +131,7 @@ class Whole(BaseModel):
 
 
 class SweepFacts(BaseModel):
-    """What a report tells of sweep.json."""
+    """What a report shows of sweep.json."""
 
     model_config = ConfigDict(strict=True)
 
@@ -227,12 +227,12 @@ def _expect_no_sweeps(directory: Path, shown: str) -> None:
     if not sweeps:
         return
     runs = len(run_directories(directory, PLACES))
-    beside = ""
+    others = ""
     if runs:
-        beside = f" and {runs} single run{'s' * (runs > 1)}, which need a folder of their own to be reported"
+        others = f" and {runs} single run{'s' * (runs > 1)}, which need a folder of their own to be reported"
     listed = ", ".join(sweeps[:5]) + (", ..." if len(sweeps) > 5 else "")
     raise NothingToReport(
-        f"{shown}: holds sweeps ({listed}){beside}; expected one sweep: byzray report {shown.rstrip('/')}/{sweeps[0]}"
+        f"{shown}: holds sweeps ({listed}){others}; expected one sweep: byzray report {shown.rstrip('/')}/{sweeps[0]}"
     )
 
 
@@ -467,7 +467,7 @@ def _expect(frame: pd.DataFrame, *columns: str) -> None:
 
 
 def _diverged_at(metrics: pd.DataFrame, parameters: Path, status: Status | None) -> int | None:
-    """The step whose update made the parameters non-finite: as the run recorded it, else as far as its files tell."""
+    """The step whose update made the parameters non-finite: as the run recorded it, else as far as its files show."""
     if status is not None and status.diverged is not None:
         return status.diverged.step
     if status is not None and status.state == "finished" and _named(parameters.name, lambda: is_finite(parameters)):

@@ -76,7 +76,7 @@ __all__ = ["Axes", "Figure", "LogLocator", "fitted", "legend", "own_settings", "
 # In characters; none is wider than a figure with fewer.
 LONGEST_WORD = 300
 
-# Of a legend's label, beside its text: the line, and the spaces around it, in inches.
+# Of a legend's label, without its text: the line, and the spaces around it, in inches.
 LEGEND_SIZE, HANDLE_LENGTH = 9, 3.2
 LABEL_EXTRA = (HANDLE_LENGTH + 0.8 + 2.0) * LEGEND_SIZE / 72
 

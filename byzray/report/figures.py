@@ -51,7 +51,7 @@ MANY_ATTACKS = 16
 # How wide an axes of ratios is, in inches.
 RATIO_WIDTH = 3.0
 
-# A larger ratio is left out: an axis cannot show it beside others.
+# A larger ratio is left out: an axis cannot show it together with others.
 HIGHEST_RATIO = 1e30
 
 # Up to this many best accuracies a box shows each of them.

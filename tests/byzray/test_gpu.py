@@ -94,7 +94,7 @@ def on(device: str, wanted: Setup, data: Data, steps: int) -> tuple[np.ndarray[A
 
 
 # Trajectories that were over their tolerance on an NVIDIA H200, and bounds of the errors of their parameters and
-# metrics: see docs/gpu.md, which explains two of them. All others, all rules and all attacks were within theirs.
+# metrics: see docs/gpu.md. All others, all rules and all attacks were within theirs.
 OVER = {14: (2e-3, 1e-3), 16: (2e-3, 1e-3), 17: (2e-2, 0.1), 24: (1e-4, 1.0), 27: (0.5, 3.0)}
 
 

@@ -110,7 +110,7 @@ def test_settings_are_put_back_after_an_error(small_setup: Setup) -> None:
 
 
 def test_a_precision_set_for_single_backends_stays_as_it_is(small_setup: Setup) -> None:
-    """PyTorch since 2.9 refuses to tell the common one then."""
+    """PyTorch since 2.9 does not return the common one then."""
     matmul = torch.backends.cuda.matmul
     if not hasattr(matmul, "fp32_precision"):
         pytest.skip("this PyTorch has one precision for all backends")

@@ -432,7 +432,7 @@ def found(sweep: Path, path: Path) -> Run:
 def test_a_run_that_diverges_is_told_with_the_step_that_it_recorded(sweep: Path, recorded: str) -> None:
     path = run_directory(sweep, "average-nan")
     step = json.loads((path / "status.json").read_text())["diverged"]["step"]
-    if recorded == "killed":  # before it wrote that down: the tables tell
+    if recorded == "killed":  # before it wrote that down: the tables show it
         change_status(path, state="running", diverged=None, files=None)
     report = write_report(sweep)
     (diverged,) = [one for one in collect(sweep).runs if one.diverged_at is not None]
@@ -555,7 +555,7 @@ def test_half_a_last_line_is_no_divergence(sweep: Path) -> None:
     assert (one.state, one.reason) == ("interrupted", "it was killed: no process computes it any more")
     (path / ".lock").unlink()  # in a copy
     assert found(sweep, path).state == "interrupted"
-    # A copy of a storage elsewhere has no locks, and cannot tell.
+    # A copy of a storage elsewhere has no locks that would show it.
     (one,) = [run for run in collect(sweep, "s3://bucket/mine").runs if run.name == path.name]
     assert one.state == "running"
 

@@ -150,7 +150,7 @@ def test_what_is_no_plain_file_is_refused_and_the_rest_is_reported(folder: Path,
     notes = " ".join(collection.notes)
     for name in ("planned.jsonl", "sweep.json", "bad-setup.yaml"):
         assert name in notes
-    # Runs that are the same as another are told of in notes only.
+    # Runs that are the same as another appear in notes only.
     for name in READ[1:]:
         if f"bad-{name}" in reasons:
             assert name in reasons[f"bad-{name}"]
@@ -311,7 +311,7 @@ def test_no_entry_ends_a_report(folder: Path) -> None:
     for sweep in SWEEPS:
         (folder / "sweep.json").write_text(json.dumps(sweep))
         assert isinstance(read_sweep(folder / "sweep.json", []), SweepFacts)
-    # Both are told of, and nothing they hold reaches terminal or page as it is.
+    # Both are reported, and nothing they hold reaches terminal or page as it is.
     report = write_report(folder)
     assert report.states["finished"] == 3
     assert report.states["damaged"] >= 19

@@ -444,7 +444,7 @@ def test_a_mistake_passes_through(cluster: Cluster) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told_at_once(cluster: Cluster, tmp_path: Path) -> None:
-    """As to root, who made the folder: it was not before that it is told, and not in the log of another container."""
+    """As to root, who made the folder: reported at once, and not in the log of another container."""
     tmp_path.chmod(0o555)
     done = cluster.run("run", "--rm", "-T", "--no-deps", "sweep", "demo", BYZRAY_RESULTS=str(tmp_path))
     assert done.returncode == 2

@@ -497,7 +497,7 @@ def test_the_last_picture_shows_no_run_that_runs(folder: Folder) -> None:
     progress = Progress(folder.plan(), 10, slots=2)
     shown = io.StringIO()
     with View(Console(file=shown, width=120, force_terminal=True), progress, "mine"):
-        progress.running = 2  # Tune stops trials without a word at the end
+        progress.running = 2  # Tune stops trials at the end without a callback
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
     assert re.findall(r"0/10 runs done, (\d+) running", text)[-1] == "0"
 
