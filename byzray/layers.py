@@ -84,10 +84,12 @@ def _channel_sums(images: Tensor, factors: Tensor | None, k: int) -> tuple[Tenso
         from byzray import gpu_kernels  # here, as it loads a compiler
 
         return gpu_kernels.channel_sums(images, factors, k)
-    sums_KC = images.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
-    return sums_KC, torch.zeros_like(sums_KC) if factors is None else (images * factors).unflatten(0, (k, -1)).sum(
-        dim=(1, 3, 4)
-    )
+
+    def added(values: Tensor) -> Tensor:
+        return values.unflatten(0, (k, -1)).sum(dim=(1, 3, 4))
+
+    sums_KC = added(images)
+    return sums_KC, torch.zeros_like(sums_KC) if factors is None else added(images * factors)
 
 
 DENSE: dict[type[nn.Module], tuple[Forward, Backward]] = {nn.Linear: (linear, linear_gradients)}
