@@ -1,4 +1,4 @@
-"""Honest workers that live together: their data, their gradients, their momentum buffers.
+"""Workers that live together: their data, their gradients, their momentum buffers.
 
 Shapes in names: K workers of the cohort, D parameters.
 """
@@ -17,25 +17,7 @@ from byzray.phases import Stopwatch
 from byzray.randomness import key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
-
-# What the next step depends on, by name.
-State = dict[str, Tensor]
-
-
-def expect_like(found: State, known: State) -> None:
-    """Expect a saved state to have the tensors of a simulation's own.
-
-    Raises:
-        ValueError: one is missing, or has another shape or type.
-    """
-    for name, tensor in known.items():
-        expected = f"expected {tuple(tensor.shape)} {tensor.dtype}"
-        if name not in found:
-            raise ValueError(f"it has no {name!r}, {expected}")
-        other = found[name]
-        if other.shape != tensor.shape or other.dtype != tensor.dtype:
-            raise ValueError(f"{name!r} is {tuple(other.shape)} {other.dtype}, {expected}")
-
+from byzray.state import State, expect_like
 
 class Contribution(NamedTuple):
     """What a cohort reports beside its submissions.
@@ -52,11 +34,11 @@ class Contribution(NamedTuple):
 
 
 class Cohort:
-    """K honest workers.
+    """K workers that train: honest ones, and Byzantine ones if the attack has them train.
 
     Args:
         setup: the setup of the run.
-        workers: which of the h honest workers these are, consecutive.
+        workers: which of the workers that train these are, consecutive; honest ones come first.
         data: the data set.
         device: where they compute.
 
@@ -70,7 +52,7 @@ class Cohort:
         self.watch = Stopwatch(device)
         network = Network(setup, data.shape, data.classes, device)
         self.gradients = Gradients(network, setup)
-        self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
+        self.stream = TrainingStream(data, setup.seed, len(setup.trained), setup.batch_size, setup.local_steps, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
         self.dimension = network.dimension
         self._drawn: tuple[int, Sequence[Batch]] | None = None

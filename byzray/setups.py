@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -25,15 +26,18 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
+from byzray.aggregators import AGGREGATORS, AnyAggregator
+from byzray.aggregators.multi_krum import MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
 from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
 from byzray.models import MLP, MODELS, Model, Output
 from byzray.models.trial import problem
 from byzray.options import Registry
+from byzray.preaggregators import PREAGGREGATORS, AnyPreAggregator
 from byzray.yaml import read_yaml, write_yaml
 
 AnyDataset = Annotated[Dataset, BeforeValidator(DATASETS.parse), PlainSerializer(lambda option: option.describe())]
@@ -42,6 +46,7 @@ AnyModel = Annotated[Model, BeforeValidator(MODELS.parse), PlainSerializer(lambd
 REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "model": MODELS,
+    "pre": PREAGGREGATORS,
     "aggregator": AGGREGATORS,
     "attack": ATTACKS,
 }
@@ -205,6 +210,7 @@ class Setup(Section):
         workers: n, honest and Byzantine together.
         byzantine: how many of them attack.
         tolerated: f, how many the aggregator is told to tolerate; by default as many as there are.
+        pre: pre-aggregators, in the order in which they are applied before the rule.
         aggregator: the rule, or a random mixture of rules.
         attack: what the adversary does, or none.
         evaluation_interval: the accuracy is measured every so many steps and at the end; 0: at the end alone.
@@ -230,6 +236,7 @@ class Setup(Section):
     workers: PositiveInt = 11
     byzantine: NonNegativeInt = 0
     tolerated: NonNegativeInt = 0
+    pre: list[AnyPreAggregator] = []
     aggregator: AnyAggregator = MultiKrum()
     attack: Annotated[AnyAttack | None, BeforeValidator(_none)] = None
     evaluation_interval: NonNegativeInt = 10
@@ -245,6 +252,16 @@ class Setup(Section):
     def honest(self) -> int:
         """h, the number of honest workers."""
         return self.workers - self.byzantine
+
+    @property
+    def trained(self) -> range:
+        """The workers that train, the honest ones first: those, and the Byzantine ones if the attack has them train."""
+        return range(self.workers if self.attack is not None and self.attack.trains else self.honest)
+
+    @cached_property
+    def defence(self) -> Defence:
+        """The pre-aggregators and the rule."""
+        return Defence(self.pre, self.aggregator)
 
     @property
     def workers_report_moments(self) -> bool:

@@ -37,7 +37,7 @@ def distances(gradients_ND: Tensor) -> Tensor:
     distances_NN = (squares_NN + squares_NN.T).sqrt()
     if not gradients_ND.is_cuda and (distances_NN <= FURTHEST).all():
         return distances_NN
-    finite_N = _finite_rows(gradients_ND)
+    finite_N = finite_rows(gradients_ND)
     finite_NN = finite_N[:, None] & finite_N
     overflown_NN = finite_NN & distances_NN.isinf()
     if not gradients_ND.is_cuda and gradients_ND.dtype is not torch.float64 and overflown_NN.any():
@@ -95,7 +95,7 @@ def norms(gradients_ND: Tensor) -> Tensor:
     norms_N = torch.linalg.vector_norm(_at_least_float32(gradients_ND), dim=1).double()
     if not gradients_ND.is_cuda and (norms_N <= FURTHEST).all():
         return norms_N
-    finite_N = _finite_rows(gradients_ND)
+    finite_N = finite_rows(gradients_ND)
     if not gradients_ND.is_cuda:
         overflown_N = finite_N & norms_N.isinf()
         norms_N[overflown_N] = torch.linalg.vector_norm(gradients_ND[overflown_N], dim=1, dtype=torch.float64)
@@ -111,7 +111,7 @@ def _at_least_float32(gradients_ND: Tensor) -> Tensor:
     return gradients_ND.to(torch.promote_types(gradients_ND.dtype, torch.float32))
 
 
-def _finite_rows(gradients_ND: Tensor) -> Tensor:
+def finite_rows(gradients_ND: Tensor) -> Tensor:
     """Which submissions are finite, (N,)."""
     # Both extremes are NaN where a coordinate is, and are found sooner than all coordinates are looked at.
     return gradients_ND.amax(dim=1).isfinite() & gradients_ND.amin(dim=1).isfinite()

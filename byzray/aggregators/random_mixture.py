@@ -7,8 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from byzray import randomness
-from byzray.aggregators.base import Aggregate, Aggregator
-from byzray.aggregators.registry import AGGREGATORS, AnyAggregator
+from byzray.aggregators import AnyAggregator
+from byzray.aggregators._base import Aggregate, Aggregator, checked
+from byzray.state import State, below, prefixed
+from byzray.step import Step
+from byzray.submissions import Submissions
 
 
 class Component(BaseModel):
@@ -30,22 +33,36 @@ class Component(BaseModel):
 class RandomMixture(Aggregator):
     """One of several `rules` at every step, drawn with given frequencies from the seed of the run.
 
-    Needs what each of its rules needs. Bound: the smallest of theirs, NaN if one has none.
+    A rule that is not drawn keeps its state. Needs what each of its rules needs. Bound: the smallest of theirs, NaN if
+    one has none.
     """
-
-    name = "random-mixture"
 
     rules: Annotated[list[Component], Field(min_length=1)]
 
     def at_step(self, seed: int, step: int) -> Aggregator:
-        """The rule drawn for a step, a function of the seed and the step alone."""
+        return self.rules[self._drawn(seed, step)].rule
+
+    def _drawn(self, seed: int, step: int) -> int:
+        """The position of the rule that is drawn for a step, a function of the seed and the step alone."""
         total = math.fsum(component.frequency for component in self.rules)
         probabilities = [component.frequency / total for component in self.rules]
-        drawn = randomness.generator(seed, "mixture", step).choice(len(self.rules), p=probabilities)
-        return self.rules[drawn].rule.at_step(seed, step)
+        return int(randomness.generator(seed, "mixture", step).choice(len(self.rules), p=probabilities))
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        raise TypeError("a random mixture aggregates nothing itself: draw the rule of a step with at_step(seed, step)")
+    def start(self, step: Step, like_D: Tensor) -> State:
+        state: State = {}
+        for i, component in enumerate(self.rules):
+            state |= prefixed(component.rule.start(step.of(component.rule), like_D), f"{i}.")
+        return state
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
+        drawn = self._drawn(step.seed, step.number)
+        rule, prefix = self.rules[drawn].rule, f"{drawn}."
+        found, after = rule.step(submissions, step.of(rule), below(state, prefix))
+        return checked(rule, found, submissions), {**state, **prefixed(after, prefix)}
+
+    @property
+    def root_examples(self) -> int:
+        return max(component.rule.root_examples for component in self.rules)
 
     def check(self, n: int, f: int) -> str | None:
         for component in self.rules:
@@ -56,6 +73,3 @@ class RandomMixture(Aggregator):
     def bound(self, n: int, f: int) -> float:
         bounds = [component.rule.bound(n, f) for component in self.rules]
         return math.nan if any(map(math.isnan, bounds)) else min(bounds)
-
-
-AGGREGATORS.classes[RandomMixture.name] = RandomMixture  # here, as its field needs the registry of all others

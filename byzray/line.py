@@ -5,15 +5,14 @@ ranks, M = N+F padded ranks, P = H+3 vectors of which all others here are combin
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from byzray.aggregators.distances import distances, norms
-from byzray.aggregators.order import sort_columns
+from byzray.distances import distances, norms
+from byzray.order import sort_columns
 
 BLOCK = 16_384
 """Coordinates converted to double precision at once: a block of all vectors stays within a few megabytes."""
@@ -72,8 +71,17 @@ class Line:
         # Beyond the range of the submissions' own precision the search must not go on, or its end is no vector.
         return harm.masked_fill(harm > torch.finfo(self.mean_D.dtype).max, math.inf)
 
+    def harm_of_weights(self, weights_N: Tensor, x: Tensor) -> Tensor:
+        """The harm at x of the submissions combined with these weights, float64, which need not sum to 1."""
+        h = len(self.honest_HD)
+        share, rest = weights_N[h:].sum(), 1 - weights_N.sum()
+        # The mean, of which the rest is lacking, is the start less the start less the mean.
+        others_3 = torch.stack((share + rest, share * x, -rest))
+        harm = self._squared_norms(torch.cat((weights_N[:h], others_3))[None])[0]
+        return harm.masked_fill(harm > torch.finfo(self.mean_D.dtype).max, math.inf)
+
     def distances(self, x: Tensor) -> Tensor:
-        """The distances (N, N) between the submissions at x, as :func:`byzray.aggregators.distances.distances`."""
+        """The distances (N, N) between the submissions at x, as :func:`byzray.distances.distances`."""
         h = len(self.honest_HD)
         differences_HP = torch.eye(h, h + 3, dtype=torch.float64, device=x.device)
         differences_HP[:, h] = -1
@@ -86,28 +94,26 @@ class Line:
         return distances_NN
 
     def norms(self, x: Tensor) -> Tensor:
-        """The norms (N,) of the submissions at x, as :func:`byzray.aggregators.distances.norms`, in float64."""
+        """The norms (N,) of the submissions at x, as :func:`byzray.distances.norms`, in float64."""
         h = len(self.honest_HD)
         vector_P = torch.cat((x.new_zeros(h), torch.stack((torch.zeros_like(x), x, torch.ones_like(x)))))
         return torch.cat((self._honest_norms, self._norms(vector_P[None]).expand(self.byzantine)))
 
-    def order_statistics(self, first: int, count: int) -> Callable[[Tensor], Tensor]:
-        """What maps x to the values of the ranks first, ..., first+count-1 of every coordinate, (D, count), as
-        :func:`byzray.aggregators.order.order_statistics`.
+    def ranks(self, first: int, count: int, x: Tensor) -> Tensor:
+        """The values at x of the ranks first, ..., first+count-1 of every coordinate, (D, count), as
+        :func:`byzray.order.order_statistics`.
 
         Among the sorted honest values v_0 <= v_1 <= ..., b equal values u move the value of rank r from v_r at most
         down to v_(r-b): it is u if that lies between the two, else the nearer one.
         """
-        least_DF = self.mean_D.new_full((len(self.mean_D), self.byzantine), -math.inf)
-        padded_DM = torch.cat((least_DF, sort_columns(self.honest_HD), -least_DF), dim=1)
-        lower_DK = padded_DM[:, first : first + count].contiguous()
-        upper_DK = padded_DM[:, first + self.byzantine :][:, :count].contiguous()
-
-        def at(x: Tensor) -> Tensor:
-            moving_D = self.vector(x).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
-            return moving_D[:, None].clamp(lower_DK, upper_DK)
-
-        return at
+        if (first, count) not in self._between:
+            least_DF = self.mean_D.new_full((len(self.mean_D), self.byzantine), -math.inf)
+            padded_DM = torch.cat((least_DF, sort_columns(self.honest_HD), -least_DF), dim=1)
+            lower_DK = padded_DM[:, first : first + count].contiguous()
+            upper_DK = padded_DM[:, first + self.byzantine :][:, :count].contiguous()
+            self._between[first, count] = lower_DK, upper_DK
+        moving_D = self.vector(x).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        return moving_D[:, None].clamp(*self._between[first, count])
 
     def _norms(self, coefficients_KP: Tensor) -> Tensor:
         """The norms of linear combinations of the P vectors, (K,); non-finite ones are +inf."""
@@ -122,7 +128,7 @@ class Line:
         direction, and the start itself.
 
         Double precision leaves the digits that the same identity lacks in single precision: see
-        :func:`byzray.aggregators.distances.distances`.
+        :func:`byzray.distances.distances`.
         """
         h = len(self.honest_HD)
         gram_PP = torch.zeros(h + 3, h + 3, dtype=torch.float64, device=self.mean_D.device)
@@ -142,6 +148,11 @@ class Line:
     @cached_property
     def _honest_norms(self) -> Tensor:
         return norms(self.honest_HD)
+
+    @cached_property
+    def _between(self) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+        """Between which values those of some ranks stay, whatever x is: both (D, K)."""
+        return {}
 
     @cached_property
     def _submissions(self) -> Tensor:

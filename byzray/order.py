@@ -50,7 +50,7 @@ def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
 
 
 def _by_network(gradients_ND: Tensor, first: int, count: int) -> Tensor:
-    from byzray.aggregators.network import TILE, sort_columns  # here, as it loads a compiler
+    from byzray.sorting import TILE, sort_columns  # here, as it loads a compiler
 
     dimension = gradients_ND.shape[1]
     ranks_DK = gradients_ND.new_empty(dimension, count)
@@ -80,6 +80,20 @@ def mean(values: Tensor, dim: int) -> Tensor:
     # Rounding must not carry the sum of the shares beyond the range either.
     between = shares.sum(dim=dim).clamp(values.amin(dim=dim), values.amax(dim=dim))
     return torch.where(means.isfinite(), means, between)
+
+
+def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
+    """The mean (D,) of some rows, given by their indices."""
+    if gradients_ND.is_cuda or gradients_ND.dtype not in (torch.float32, torch.float64):
+        return mean(gradients_ND.index_select(0, rows_K), dim=0)
+    # On a CPU the indices can be looked at, and the rows need not be copied.
+    first, *others = rows_K.tolist()
+    mean_D = gradients_ND[first].detach().clone()
+    for block_NB, mean_B in zip(gradients_ND.detach().split(BLOCK, dim=1), mean_D.split(BLOCK), strict=True):
+        for row in others:
+            mean_B.add_(block_NB[row])
+    mean_D.div_(len(rows_K))
+    return mean_D if mean_D.sum().isfinite() else mean(gradients_ND.detach().index_select(0, rows_K), dim=0)
 
 
 def _nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Tensor:

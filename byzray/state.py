@@ -1,0 +1,30 @@
+"""What the next step depends on: tensors by name, which checkpoints hold."""
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+def expect_like(found: State, known: State) -> None:
+    """Expect a saved state to have the tensors of a simulation's own.
+
+    Raises:
+        ValueError: one is missing, or has another shape or type.
+    """
+    for name, tensor in known.items():
+        expected = f"expected {tuple(tensor.shape)} {tensor.dtype}"
+        if name not in found:
+            raise ValueError(f"it has no {name!r}, {expected}")
+        other = found[name]
+        if other.shape != tensor.shape or other.dtype != tensor.dtype:
+            raise ValueError(f"{name!r} is {tuple(other.shape)} {other.dtype}, {expected}")
+
+
+def prefixed(state: State, prefix: str) -> State:
+    """A state under names that begin with a prefix."""
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def below(state: State, prefix: str) -> State:
+    """The part of a state whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
