@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from byzray.aggregators import RandomMixture
-from byzray.datasets import Dataset, MissingData, Npz
+from byzray.datasets import Dataset, MissingData
+from byzray.datasets.npz import Npz
 from byzray.options import Options, own_functions
 from byzray.setups import Setup
 

@@ -27,12 +27,14 @@ from pydantic_core import InitErrorDetails
 
 from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
-from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.datasets import DATASETS, Dataset
+from byzray.datasets.digits import Digits
 from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
-from byzray.models import MLP, MODELS, Model, Output
-from byzray.models.trial import problem
+from byzray.models import MODELS, Model, Output
+from byzray.models._trial import problem
+from byzray.models.mlp import MLP
 from byzray.options import Registry
 from byzray.yaml import read_yaml, write_yaml
 

@@ -12,9 +12,9 @@ from byzray.aggregators.cge import Cge
 from byzray.aggregators.coordinatewise import Meamed, Median, Phocas, TrimmedMean
 from byzray.aggregators.krum import Krum, MultiKrum
 from byzray.aggregators.minimum_diameter import MinimumDiameter
-from byzray.options import Registry
+from byzray.options import ListedRegistry
 
-AGGREGATORS: Registry[Aggregator] = Registry(
+AGGREGATORS: ListedRegistry[Aggregator] = ListedRegistry(
     "aggregator",
     Aggregator,  # type: ignore[type-abstract]
     [Average, Median, TrimmedMean, Phocas, Meamed, MultiKrum, Krum, Bulyan, MinimumDiameter, Aksel, Cge],

@@ -9,9 +9,9 @@ from byzray.attacks.base import Attack
 from byzray.attacks.line import Empire, EmpireStrict, Hidden, LineAttack, Little
 from byzray.attacks.nan import Nan
 from byzray.attacks.search import maximise
-from byzray.options import Registry
+from byzray.options import ListedRegistry
 
-ATTACKS: Registry[Attack] = Registry(
+ATTACKS: ListedRegistry[Attack] = ListedRegistry(
     "attack",
     Attack,  # type: ignore[type-abstract]
     [Little, Empire, EmpireStrict, Hidden, AntiCge, Nan],
