@@ -9,7 +9,7 @@ What workers carry from step to step is thereby known to the server, and stays s
 placement `worker` submissions are the momentum buffers, and the matrix has two places, used by turns. So a worker that
 was lost can be handed its state back.
 
-Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, N submissions, of which H honest,
+Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, T workers in all, N submissions,
 D parameters.
 """
 
@@ -26,11 +26,12 @@ from torch import Tensor
 from actors.group import Group, exchanging
 from actors.near import shared_among
 from actors.supervision import START_SECONDS
-from byzray.cohort import Cohort, Contribution, State
+from byzray.cohort import Cohort, Contribution
 from byzray.gradients import Network
 from byzray.metrics import Moments
 from byzray.server import Server
 from byzray.setups import Setup
+from byzray.state import State
 
 # Parts of a board begin at cache lines, as tensors of their own would. In numbers.
 ALIGNMENT = 16
@@ -186,7 +187,7 @@ def unpack_report(report: Tensor, layout: Layout, index: int, came: int) -> Cont
         report: the report, on any device.
         layout: of the board.
         index: of the cohort.
-        came: from how many of its workers a submission came.
+        came: from how many of its honest workers a submission came.
     """
     workers = len(layout.cohorts[index])
     moments = report[workers * (1 + layout.carried) :]
@@ -224,7 +225,7 @@ class ServerChannel:
         self._sent = 0.0
         self._transfers: list[Any] = []  # torch.distributed's works
         self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
-        self.keep({f"{BUFFER}{name}": _repeated(one, server.setup.honest) for name, one in self._buffers.items()})
+        self.keep({f"{BUFFER}{name}": _repeated(one, len(server.setup.trained)) for name, one in self._buffers.items()})
 
     def send(self) -> None:
         """Send the server's point, and be ready for the answers."""
@@ -266,8 +267,8 @@ class ServerChannel:
                 near.wait(until)
             self._finish(until)
         if self._copied:
-            honest_HD = self.server.honest_HD
-            honest_HD.copy_(self.board.submissions(self._step)[: len(honest_HD)])
+            trained_TD = self.server.trained_TD
+            trained_TD.copy_(self.board.submissions(self._step)[: len(trained_TD)])
 
     def _finish(self, until: float) -> None:
         _finish(self._transfers, until if self._timed else None)
@@ -286,11 +287,11 @@ class ServerChannel:
         ]
 
     def kept(self) -> State:
-        """The state of all honest workers before the server's next step, as they sent it."""
-        before, honest = self.server.step_number - 1, self.server.setup.honest
+        """The state of all workers before the server's next step, as they sent it."""
+        before, trained = self.server.step_number - 1, len(self.server.setup.trained)
         state = {}
         if self.layout.turns == 2:
-            state["worker momentum"] = self.board.submissions(before)[:honest].cpu().clone()
+            state["worker momentum"] = self.board.submissions(before)[:trained].cpu().clone()
         parts = [
             unpack_buffers(self.board.report(index, before), len(workers), self._buffers)
             for index, workers in enumerate(self.layout.cohorts)
@@ -298,11 +299,11 @@ class ServerChannel:
         return state | {f"{BUFFER}{name}": torch.cat([part[name] for part in parts]) for name in self._buffers}
 
     def keep(self, state: State) -> None:
-        """Keep the state that all honest workers begin with, as if they had sent it."""
+        """Keep the state that all workers begin with, as if they had sent it."""
         before = self.server.step_number - 1
         if self.layout.turns == 2 and "worker momentum" in state:
-            momentum_HD = state["worker momentum"]
-            self.board.submissions(before)[: len(momentum_HD)].copy_(momentum_HD)
+            momentum_TD = state["worker momentum"]
+            self.board.submissions(before)[: len(momentum_TD)].copy_(momentum_TD)
         for index, workers in enumerate(self.layout.cohorts):
             own = {name: state[f"{BUFFER}{name}"][workers.start : workers.stop] for name in self._buffers}
             pack_buffers(own, self.board.report(index, before), len(workers))

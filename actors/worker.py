@@ -9,9 +9,10 @@ from actors.channel import Layout, WorkerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
 from actors.publishing import Beacon
-from byzray.cohort import Cohort, State
+from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import pick_device
+from byzray.state import State
 
 
 class WorkerActor(Member):

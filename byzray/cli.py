@@ -269,7 +269,7 @@ def _interval(text: str | None) -> "CheckpointInterval":
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     """Print a setup resolved, with its rule's validity and variance-norm bound."""
     setup = read_setup(setup_file, overrides)
-    untried = _untried(setup)
+    untried = _untried(setup_file, setup)
     out.print(setup.yaml().rstrip(), markup=False)
     n, f = setup.workers, setup.tolerated
     out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
@@ -284,7 +284,7 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
         out.print(f"# {untried}", markup=False)
 
 
-def _untried(setup: Setup) -> str | None:
+def _untried(setup_file: Path, setup: Setup) -> str | None:
     """Why the model was not tried on the data set, whose shape is known only when it is read.
 
     Raises:
@@ -298,6 +298,8 @@ def _untried(setup: Setup) -> str | None:
         load_data(setup)
     except MissingData:
         return "the data set is not here, so it was not checked whether the model fits it"
+    except SetupError as error:
+        raise SetupError(f"{setup_file}", error.mistakes) from error
     return None
 
 

@@ -19,6 +19,7 @@ from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
 from byzray.state import State, expect_like
 
+
 class Contribution(NamedTuple):
     """What a cohort reports beside its submissions.
 
@@ -26,7 +27,7 @@ class Contribution(NamedTuple):
         losses_K: each worker's loss, regularisation included (averaged over local steps); what stands there for a
             worker whose submission is missing does not matter.
         sampled: the moments of the gradients before momentum, where the server cannot see them: with a study and
-            placement `worker`. Those of the workers whose submissions come, maybe none.
+            placement `worker`. Those of the honest workers whose submissions come, maybe none.
     """
 
     losses_K: Tensor
@@ -54,7 +55,7 @@ class Cohort:
         self.gradients = Gradients(network, setup)
         self.stream = TrainingStream(data, setup.seed, len(setup.trained), setup.batch_size, setup.local_steps, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
-        self.dimension = network.dimension
+        self.classes = data.classes
         self._drawn: tuple[int, Sequence[Batch]] | None = None
         # Only a model in training mode changes its buffers; each worker then has its own.
         self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
@@ -98,9 +99,9 @@ class Cohort:
         self.watch.lap("gradient")
         if not self.setup.workers_report_moments:
             return Contribution(losses_K, None)
-        if missing:
-            sampled_KD = sampled_KD[[i for i in range(len(self.workers)) if i not in missing]]
-        moments = _moments(sampled_KD)
+        honest = max(0, min(self.workers.stop, self.setup.honest) - self.workers.start)
+        studied_KD = sampled_KD[[i for i in range(honest) if i not in missing]] if missing else sampled_KD[:honest]
+        moments = _moments(studied_KD)
         self.watch.lap("study")
         return Contribution(losses_K, moments)
 
@@ -138,8 +139,19 @@ class Cohort:
 
     def _batch(self, step: int, local_step: int) -> Batch:
         if self._drawn is not None and self._drawn[0] == step and local_step < len(self._drawn[1]):
-            return self._drawn[1][local_step]
-        return self.stream.batch(self.workers, step, local_step)
+            return self._poisoned(self._drawn[1][local_step], step)
+        return self._poisoned(self.stream.batch(self.workers, step, local_step), step)
+
+    def _poisoned(self, batch: Batch, step: int) -> Batch:
+        """A batch with the part of Byzantine workers as the attack has it."""
+        attack, honest = self.setup.attack, self.setup.honest
+        if attack is None or self.workers.stop <= honest:
+            return batch
+        parts = [Batch(x, y) for x, y in zip(*(one.chunk(len(self.workers)) for one in batch), strict=True)]
+        for i, worker in enumerate(self.workers):
+            if worker >= honest:
+                parts[i] = attack.poison(parts[i], self.classes, worker, step)
+        return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
     def state(self) -> State:
         """What the next step depends on: tensors whose first dimension is K."""

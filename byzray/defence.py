@@ -12,6 +12,7 @@ from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Mixed, Submissions
 
+
 class Defence:
     """Pre-aggregators, in the order in which they are applied, and the rule after them.
 
@@ -38,7 +39,7 @@ class Defence:
         Raises:
             BrokenContract: the rule or a pre-aggregator returned something else than it should.
         """
-        n, f, given = step.n, step.f, submissions
+        n, f = step.n, step.f
         for part in self.pre:
             weights_MN = part.weights(submissions, replace(step.of(part), n=n, f=f))
             submissions = Mixed(weights_MN, submissions)
@@ -69,7 +70,7 @@ class Defence:
     def check(self, n: int, f: int) -> str | None:
         """Why the defence cannot do with n submissions tolerating f; None if it can."""
         left = ""
-        for part in (*self.pre, self.rule):
+        for part in self.parts:
             if reason := part.check(n, f):
                 # Without pre-aggregators the rule is what the message is about.
                 return f"{left}{part.label()} {reason}" if self.pre else reason
@@ -106,7 +107,7 @@ class Defence:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A defence at a step, as the adversary may ask it; the states after the step are dropped, so that nothing advances.
+    """A defence at a step, as the adversary may ask it: the states after the step are dropped, and nothing advances.
 
     Attributes:
         defence: the defence.

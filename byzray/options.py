@@ -61,6 +61,10 @@ class Options(BaseModel):
         """Whether this class belongs to byzray, rather than to its user."""
         return cls.__module__.startswith(f"{__package__}.")
 
+    def parts(self) -> list["Options"]:
+        """Other options among its own, such as the rules of a mixture."""
+        return []
+
     @classmethod
     def lacking(cls) -> list[str]:
         """The methods that a class has yet to implement."""
@@ -198,18 +202,3 @@ class Registry(Generic[T]):
             raise ValueError(f"expected the {self.kind}'s name, or a mapping with its 'name' and options")
         options = {key: option for key, option in value.items() if key != "name"}
         return self[value["name"]].model_validate(options)
-
-
-class ListedRegistry(Registry[T]):
-    """Classes that do not have a file each, and so are listed."""
-
-    def __init__(self, kind: str, base: type[T], classes: Iterable[type[T]]) -> None:
-        super().__init__(kind, base, base.__module__.rpartition(".")[0])
-        self.classes = {cls.name: cls for cls in classes}
-
-    @cached_property
-    def names(self) -> list[str]:
-        return list(self.classes)
-
-    def _find(self, name: str) -> type[T]:
-        return self.classes[name]

@@ -29,14 +29,16 @@ from pydantic_core import InitErrorDetails
 from byzray.aggregators import AGGREGATORS, AnyAggregator
 from byzray.aggregators.multi_krum import MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
-from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.datasets import DATASETS, Dataset
+from byzray.datasets.digits import Digits
 from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
-from byzray.models import MLP, MODELS, Model, Output
-from byzray.models.trial import problem
-from byzray.options import Registry
+from byzray.models import MODELS, Model, Output
+from byzray.models._trial import problem
+from byzray.models.mlp import MLP
+from byzray.options import Options, Registry
 from byzray.preaggregators import PREAGGREGATORS, AnyPreAggregator
 from byzray.yaml import read_yaml, write_yaml
 
@@ -189,6 +191,12 @@ def _study(value: Any) -> Any:
     return value
 
 
+def _list(value: Any) -> Any:
+    if value is None or value == "none":
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _none(value: Any) -> Any:
     return None if value == "none" else value
 
@@ -236,7 +244,7 @@ class Setup(Section):
     workers: PositiveInt = 11
     byzantine: NonNegativeInt = 0
     tolerated: NonNegativeInt = 0
-    pre: list[AnyPreAggregator] = []
+    pre: Annotated[list[AnyPreAggregator], BeforeValidator(_list)] = []
     aggregator: AnyAggregator = MultiKrum()
     attack: Annotated[AnyAttack | None, BeforeValidator(_none)] = None
     evaluation_interval: NonNegativeInt = 10
@@ -258,6 +266,14 @@ class Setup(Section):
         """The workers that train, the honest ones first: those, and the Byzantine ones if the attack has them train."""
         return range(self.workers if self.attack is not None and self.attack.trains else self.honest)
 
+    def options(self) -> dict[str, list[Options]]:
+        """All that this setup names, by field: built-in classes and the user's own."""
+        found: dict[str, list[Options]] = {field: [] for field in REGISTRIES}
+        for field, options in found.items():
+            value = getattr(self, field)
+            options += value if isinstance(value, list) else [] if value is None else [value, *value.parts()]
+        return found
+
     @cached_property
     def defence(self) -> Defence:
         """The pre-aggregators and the rule."""
@@ -273,8 +289,9 @@ class Setup(Section):
         return () if self.faults is None else self.faults.missing_at(step)
 
     def present(self, workers: range, step: int) -> int:
-        """How many of some honest workers have their submissions aggregated at a step."""
-        return len(workers) - sum(worker in workers for worker in self.missing_at(step))
+        """How many honest ones of some workers have their submissions aggregated at a step."""
+        missing = self.missing_at(step)
+        return sum(worker < self.honest and worker not in missing for worker in workers)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -323,8 +340,9 @@ class Setup(Section):
         if self.tolerated > self.workers:
             yield from wrong("tolerated", f"expected at most workers = {self.workers}", "workers")
         else:
-            reason = _reason(lambda: self.aggregator.check(self.workers, self.tolerated))
-            yield from wrong("aggregator", reason, "workers", "tolerated", "byzantine")
+            reason = _reason(lambda: self.defence.check(self.workers, self.tolerated))
+            at = "pre" if self.pre else "aggregator"
+            yield from wrong(at, reason, "aggregator", "workers", "tolerated", "byzantine")
         if self.attack is None and self.byzantine:
             yield from wrong("attack", f"expected an attack for the byzantine = {self.byzantine} workers", "byzantine")
         if (attack := self.attack) is not None:
@@ -375,16 +393,16 @@ class Setup(Section):
     def _unmet_needs(self, faults: Faults) -> dict[str, str]:
         """Why the rule or the attack cannot do with the submissions that come; empty if they can, or never could."""
         attack, f = self.attack, self.tolerated
-        # A search asks the rule about what comes, also where zeros are filled in for the rule itself.
-        searched = attack is not None and "searched" in attack.model_dump().values()
-        rule_checked = (faults.missing == "drop" or searched) and self.aggregator.check(self.workers, f) is None
+        # A search asks a rule about what comes, also where zeros are filled in for the rule itself.
+        searched = attack is not None and "searched" in attack.model_dump().values() and not self.pre
+        rule_checked = (faults.missing == "drop" or searched) and self.defence.check(self.workers, f) is None
         attack_checked = attack is not None and attack.check(self.honest, self.byzantine, f) is None
         found: dict[str, str] = {}
         for missing, step in faults.missing_counts().items():
             n, h = self.workers - missing, self.honest - missing
-            if rule_checked and (reason := self.aggregator.check(n, f)):
+            if rule_checked and (reason := self.defence.check(n, f)):
                 came = f"at step {step} only {n} of {self.workers} submissions come"
-                found.setdefault("aggregator", f"{came}: {self.aggregator.label()} {reason}")
+                found.setdefault("aggregator", f"{came}: {'' if self.pre else f'{self.aggregator.label()} '}{reason}")
             if attack is not None and attack_checked and (reason := attack.check(h, self.byzantine, f)):
                 came = f"at step {step} only {h} of {self.honest} honest submissions come"
                 found.setdefault("attack", f"{came}: {attack.label()} {reason}")
@@ -393,10 +411,10 @@ class Setup(Section):
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them.
 
-        `faults` and `divergence` are left out where they say what earlier versions did, so that the directories of
-        their runs, which are named after this, stay valid.
+        `faults`, `divergence` and `pre` are left out where they say what earlier versions did, so that the directories
+        of their runs, which are named after this, stay valid.
         """
-        usual = {"faults": self.faults is None, "divergence": self.divergence == "go-on"}
+        usual = {"faults": self.faults is None, "divergence": self.divergence == "go-on", "pre": not self.pre}
         return self.model_dump(exclude={field for field, holds in usual.items() if holds})
 
     def yaml(self) -> str:
@@ -412,8 +430,8 @@ class Setup(Section):
         return f"{self.contest()} seed {self.seed}"
 
     def contest(self) -> str:
-        """Which rule stands against which attack: ``multi-krum/little``."""
-        return f"{self.aggregator.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
+        """Which defence stands against which attack: ``nnm+multi-krum/little``."""
+        return f"{self.defence.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
 
     def changed(self, **changes: Any) -> "Setup":
         """This setup with some fields changed, checked anew; where `tolerated` was as large as `byzantine`, it follows.
@@ -511,7 +529,8 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
     if section == "faults":
         return list(Faults.model_fields)
     if section in REGISTRIES:
-        return list(REGISTRIES[section][data[section]["name"]].model_fields)
+        named = data[section][loc[1]] if isinstance(data[section], list) else data[section]
+        return list(REGISTRIES[section][named["name"]].model_fields)
     return list(type(Setup.model_fields[section].default).model_fields)
 
 

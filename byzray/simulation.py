@@ -1,4 +1,4 @@
-"""A run in this process: one cohort of all honest workers, one server, a loop."""
+"""A run in this process: one cohort of all workers, one server, a loop."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray.cohort import Cohort, State
+from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
@@ -21,6 +21,7 @@ from byzray.recording import CheckpointInterval, Progress, Simulation, record
 from byzray.results import Result
 from byzray.server import Server
 from byzray.setups import Setup
+from byzray.state import State
 
 
 class LocalSimulation:
@@ -42,7 +43,7 @@ class LocalSimulation:
 
     def begin_anew(self) -> None:
         self.server = Server(self.setup, self._data, self.device, self._initial_D)
-        self.cohort = Cohort(self.setup, range(self.setup.honest), self._data, self.device)
+        self.cohort = Cohort(self.setup, self.setup.trained, self._data, self.device)
         self._step = StepGraphs(self.cohort, self.server).step if captures(self.cohort) else self._plain_step
 
     @property
@@ -50,7 +51,7 @@ class LocalSimulation:
         return self.server.step_number
 
     def advance(self, stop: int) -> NDArray[np.float64]:
-        while self.server.step_number < stop and not self.server.halted:
+        while self.server.step_number < stop and not self.server.study.halted:
             self._step()
         return self.server.take_rows()
 
@@ -75,7 +76,7 @@ class LocalSimulation:
 
     @property
     def diverged(self) -> Divergence | None:
-        return self.server.diverged
+        return self.server.study.diverged
 
     def take_events(self) -> list[str]:
         return self.server.contract.take_warnings()

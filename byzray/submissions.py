@@ -103,7 +103,7 @@ class OnLine(Submissions):
         self.x = x
 
     @cached_property
-    def rows_ND(self) -> Tensor:  # type: ignore[override]
+    def rows_ND(self) -> Tensor:
         return self.line.submissions(self.x)
 
     def distances_NN(self) -> Tensor:
@@ -131,13 +131,12 @@ class Mixed(Submissions):
 
     def __init__(self, weights_MN: Tensor, others: Submissions) -> None:
         self.n, self.device = len(weights_MN), weights_MN.device
-        if isinstance(others, Mixed):
-            weights_MN, others = weights_MN @ others.weights_MN, others.others
-        self.weights_MN = weights_MN
-        self.others = others
+        mixed = isinstance(others, Mixed)
+        self.weights_MN: Tensor = weights_MN @ others.weights_MN if mixed else weights_MN
+        self.others: Submissions = others.others if mixed else others
 
     @cached_property
-    def rows_ND(self) -> Tensor:  # type: ignore[override]
+    def rows_ND(self) -> Tensor:
         rows_MD = combined(self.weights_MN, self.others.rows_ND)
         copies = rows_MD.is_cuda or not torch.equal(self._first_M, torch.arange(self.n))
         return rows_MD.index_select(0, self._first_M) if copies else rows_MD

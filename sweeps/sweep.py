@@ -547,7 +547,7 @@ def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.Plac
     known: dict[tuple[Actors | None, int, str], tune.PlacementGroupFactory] = {}
     needs = {}
     for setup in setups:
-        kind = (setup.actors, setup.honest, setup.device)
+        kind = (setup.actors, len(setup.trained), setup.device)
         if kind not in known:
             known[kind] = resources.of(setup)
         needs[RunDirectory.name(setup)] = known[kind]

@@ -89,7 +89,7 @@ class Resources:
 def actor_count(setup: Setup) -> int:
     """How many worker actors a setup's layout asks for."""
     assert setup.actors is not None
-    return math.ceil(setup.honest / setup.actors.workers_per_actor)
+    return math.ceil(len(setup.trained) / setup.actors.workers_per_actor)
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class RunTrainable(tune.Trainable):
         if setup.actors is None:
             return LocalSimulation(setup, data)
         if self.fleet is None:
-            cohorts = split(setup.honest, actor_count(setup))
+            cohorts = split(len(setup.trained), actor_count(setup))
             group = ray.util.get_current_placement_group()
             self.fleet = Fleet(repr(self), cohorts, setup.actors, setup.device, group, self.job.supervision)
         if self.shared is None:

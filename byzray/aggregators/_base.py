@@ -204,7 +204,8 @@ def rows_of(rule: Aggregator, found: object, n: int) -> Tensor:
     else:
         what = f"indices from {found.min()} to {found.max()}"
     raise BrokenContract(
-        f"aggregator {rule.label()} selected {what}, expected a tensor (K,) of torch.int64 or a list, rows of 0..{n - 1}"
+        f"aggregator {rule.label()} selected {what}, "
+        f"expected a tensor (K,) of torch.int64 or a list, rows of 0..{n - 1}"
     )
 
 
@@ -225,7 +226,8 @@ def weights_of(rule: Aggregator, found: object, submissions: Submissions) -> Ten
     else:
         return found.detach().double()
     raise BrokenContract(
-        f"aggregator {rule.label()} returned {what} as weights, expected {submissions.n} numbers, a tensor (N,) or a list"
+        f"aggregator {rule.label()} returned {what} as weights, "
+        f"expected {submissions.n} numbers, a tensor (N,) or a list"
     )
 
 

@@ -1,5 +1,4 @@
-"""Comparative gradient elimination: the submissions of least norm.
-"""
+"""Comparative gradient elimination: the submissions of least norm."""
 
 from torch import Tensor
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from byzray import randomness
 from byzray.aggregators import AnyAggregator
 from byzray.aggregators._base import Aggregate, Aggregator, checked
+from byzray.options import Options
 from byzray.state import State, below, prefixed
 from byzray.step import Step
 from byzray.submissions import Submissions
@@ -38,6 +39,9 @@ class RandomMixture(Aggregator):
     """
 
     rules: Annotated[list[Component], Field(min_length=1)]
+
+    def parts(self) -> list[Options]:
+        return [component.rule for component in self.rules]
 
     def at_step(self, seed: int, step: int) -> Aggregator:
         return self.rules[self._drawn(seed, step)].rule

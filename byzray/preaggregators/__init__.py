@@ -7,7 +7,11 @@ from pydantic import BeforeValidator, PlainSerializer
 from byzray.options import Registry
 from byzray.preaggregators._base import PreAggregator
 
-PREAGGREGATORS = Registry("pre-aggregator", PreAggregator, __name__)
+PREAGGREGATORS: Registry[PreAggregator] = Registry(
+    "pre-aggregator",
+    PreAggregator,  # type: ignore[type-abstract]
+    __name__,
+)
 
 AnyPreAggregator = Annotated[
     PreAggregator,

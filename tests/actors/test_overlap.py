@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byzray.attacks.base import Attack
 from torch import Tensor
 
 from byzray import Setup
 from byzray.aggregators import Aggregate, Aggregator
-from byzray.attacks.base import Attack
 from byzray.cohort import Cohort
 from byzray.metrics import Moments
 from byzray.server import Server

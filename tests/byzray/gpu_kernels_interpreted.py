@@ -3,10 +3,10 @@
 import math
 
 import torch
-
-from byzray import gpu_kernels
 from byzray.aggregators.distances import distances
 from byzray.aggregators.order import order_statistics
+
+from byzray import gpu_kernels
 from byzray.deviations import squared_deviations
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byzray.aggregators.distances import distances
+from byzray.aggregators.order import mean_of_nearest, sort_columns
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -29,9 +31,7 @@ from byzray.aggregators import (
     RandomMixture,
     SelectingAggregator,
 )
-from byzray.aggregators.distances import distances
 from byzray.aggregators.minimum_diameter import has_subset, tightest_subset
-from byzray.aggregators.order import mean_of_nearest, sort_columns
 
 VECTORS = [Path(__file__).parents[1] / "vectors"]
 if "BYZRAY_VECTORS" in os.environ:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byzray.attacks.search import _lowered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from byzray.aggregators import AGGREGATORS, Aggregator, Cge, Median, TrimmedMean
 from byzray.attacks import ATTACKS, AntiCge, AnyAttack, Attack, Empire, EmpireStrict, Hidden, Little, maximise
-from byzray.attacks.search import _lowered
 
 VECTORS = [Path(__file__).parents[1] / "vectors"]
 if "BYZRAY_VECTORS" in os.environ:

@@ -221,6 +221,7 @@ def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path
     )
     code, out, err = byzray("show", "rgb.yaml")
     assert (code, out) == (2, "")
+    assert err.startswith("byzray: rgb.yaml: 1 mistake in the setup\n")
     assert (
         "batch_size: got 1, expected at least 2, as the network fails on a single example: ValueError: Expected" in err
     )

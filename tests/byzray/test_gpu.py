@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byzray.aggregators.distances import distances
+from byzray.aggregators.order import order_statistics
 
 from byzray import Setup, parallel
 from byzray.aggregators import AGGREGATORS
-from byzray.aggregators.distances import distances
-from byzray.aggregators.order import order_statistics
 from byzray.conformance import replay
 from byzray.datasets import Data
 from byzray.deviations import squared_deviations

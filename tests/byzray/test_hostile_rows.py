@@ -16,16 +16,16 @@ from unittest import mock
 
 import pytest
 import torch
+from byzray.aggregators.base import mean_of_rows
+from byzray.aggregators.distances import FURTHEST, distances, norms
+from byzray.aggregators.line import Line
+from byzray.aggregators.order import mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from byzray import parallel
 from byzray.aggregators import AGGREGATORS, Aggregator, RandomMixture, SelectingAggregator
-from byzray.aggregators.base import mean_of_rows
-from byzray.aggregators.distances import FURTHEST, distances, norms
-from byzray.aggregators.line import Line
-from byzray.aggregators.order import mean
 from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan
 
 CHAOS = 20 if os.environ.get("BYZRAY_CHAOS") == "1" else 1

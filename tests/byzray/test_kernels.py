@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from byzray import parallel
 from byzray.aggregators.distances import distances
 from byzray.aggregators.order import order_statistics
+
+from byzray import parallel
 from byzray.deviations import squared_deviations
 
 SHAPES = [

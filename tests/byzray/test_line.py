@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from byzray.aggregators.base import SelectingAggregator
+from byzray.aggregators.distances import distances, norms
+from byzray.aggregators.line import Line
+from byzray.aggregators.order import order_statistics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,10 +20,6 @@ from torch.utils._pytree import tree_leaves
 
 from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, Average, Krum, Median, MinimumDiameter, MultiKrum
 from byzray.aggregators import line as line_module
-from byzray.aggregators.base import SelectingAggregator
-from byzray.aggregators.distances import distances, norms
-from byzray.aggregators.line import Line
-from byzray.aggregators.order import order_statistics
 from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan
 
 VARIANTS: list[Any] = [

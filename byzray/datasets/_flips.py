@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from byzray.datasets.base import Dataset
+from byzray.datasets._base import Dataset
 
 
 class FlippedImages(Dataset):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from byzray.models.base import Model
-from byzray.models.vision import WithoutMemory
+from byzray.models._base import Model
+from byzray.models._without_memory import WithoutMemory
 from byzray.process_state import RandomStates, own_settings, seeded
 
 # How far the log-sum-exp of log-probabilities may be from 0, in bfloat16 say.

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import PositiveInt
 from torch import nn
 
-from byzray.models.base import Model, TrainingOption, check_shape
+from byzray.models._base import Model, TrainingOption, check_shape
 
 
 def block(first: int, inputs: int, outputs: int) -> OrderedDict[str, nn.Module]:
@@ -31,7 +31,7 @@ class EmpireCNN(TrainingOption, Model):
 
     Attributes:
         hidden: the width of the hidden dense layer; by default, as published, 256 for 100 classes and 128 else.
-        training: see :class:`~byzray.models.base.TrainingOption`.
+        training: see :class:`~byzray.models.TrainingOption`.
 
     References:
         Cong Xie, Oluwasanmi Koyejo, Indranil Gupta. *Fall of Empires: Breaking Byzantine-tolerant SGD by Inner
@@ -39,7 +39,6 @@ class EmpireCNN(TrainingOption, Model):
         Momentum for Byzantine-resilient SGD* (ICLR 2021).
     """
 
-    name: ClassVar[str] = "empire-cnn"
     chained: ClassVar[bool] = True
 
     hidden: PositiveInt | None = None

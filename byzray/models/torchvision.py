@@ -3,17 +3,16 @@
 torchvision is imported where it is used: its import takes about a second, which no other model should cost.
 """
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import field_validator
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from byzray.models.base import Model, Output, TrainingOption
+from byzray.models._base import Model, Output, TrainingOption
+from byzray.models._without_memory import WithoutMemory
 
 
 class Torchvision(TrainingOption, Model):
@@ -22,10 +21,8 @@ class Torchvision(TrainingOption, Model):
     Attributes:
         architecture: the name, one of ``torchvision.models.list_models(module=torchvision.models)``. GoogLeNet and
             Inception v3 are built without their auxiliary outputs.
-        training: see :class:`~byzray.models.base.TrainingOption`.
+        training: see :class:`~byzray.models.TrainingOption`.
     """
-
-    name: ClassVar[str] = "torchvision"
 
     architecture: str
 
@@ -64,19 +61,6 @@ def build(architecture: str, classes: int) -> nn.Module:
         # init_weights has its default value: leaving it out warns that the default may change.
         options |= {"aux_logits": False, "init_weights": True, "transform_input": False}
     return models.get_model(architecture, weights=None, **options)
-
-
-class WithoutMemory(TorchFunctionMode):
-    """Within it, parameters get no memory; unlike under ``torch.device("meta")``, tensors with values keep them, from
-    which some architectures compute the widths of their layers."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.empty:
-            kwargs = {**kwargs, "device": "meta"}
-        return func(*args, **kwargs)
 
 
 @cache

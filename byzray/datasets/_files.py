@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
-from byzray.datasets.base import MissingData
+from byzray.datasets._base import MissingData
 
 ELSEWHERE = "If they are elsewhere, name the folder that holds data sets with --data DIR or the variable BYZRAY_DATA."
 
