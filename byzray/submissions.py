@@ -131,9 +131,8 @@ class Mixed(Submissions):
 
     def __init__(self, weights_MN: Tensor, others: Submissions) -> None:
         self.n, self.device = len(weights_MN), weights_MN.device
-        mixed = isinstance(others, Mixed)
-        self.weights_MN: Tensor = weights_MN @ others.weights_MN if mixed else weights_MN
-        self.others: Submissions = others.others if mixed else others
+        self.weights_MN: Tensor = weights_MN @ others.weights_MN if isinstance(others, Mixed) else weights_MN
+        self.others: Submissions = others.others if isinstance(others, Mixed) else others
 
     @cached_property
     def rows_ND(self) -> Tensor:
