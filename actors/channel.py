@@ -49,6 +49,7 @@ class Layout(NamedTuple):
         moments: whether reports hold moments.
         carried: how many numbers BatchNorm's statistics take, of each worker.
         turns: how many places the matrix of submissions has.
+        points: how many points the server sends.
     """
 
     submissions: int
@@ -57,6 +58,7 @@ class Layout(NamedTuple):
     moments: bool = False
     carried: int = 0
     turns: int = 1
+    points: int = 1
 
     @classmethod
     def of(cls, setup: Setup, network: Network, cohorts: Sequence[range]) -> "Layout":
@@ -69,6 +71,7 @@ class Layout(NamedTuple):
             moments=setup.workers_report_moments,
             carried=sum(-(-buffer.nbytes // torch.float32.itemsize) for buffer in buffers.values()),
             turns=2 if setup.momentum.placement == "worker" else 1,
+            points=2 if setup.momentum.name == "mvr" else 1,
         )
 
     def alone(self, index: int) -> "Layout":
@@ -81,7 +84,7 @@ class Layout(NamedTuple):
         reports = [
             len(workers) * (1 + self.carried) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts
         ]
-        return [self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
+        return [self.points * self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
 
     def total(self) -> int:
         """How many numbers a board has."""
@@ -99,7 +102,7 @@ class Board:
 
     Attributes:
         message: the point, and a number that is not 0 if no step follows.
-        point_D: the point.
+        point: the point (D,), or the points that the server sends, (points, D).
     """
 
     def __init__(self, layout: Layout, numbers: Tensor) -> None:
@@ -108,7 +111,7 @@ class Board:
             parts.append(numbers[start : start + size])
             start += _aligned(size)
         self.message, *rest = parts
-        self.point_D = self.message[:-1]
+        self.point = self.message[:-1].view(layout.points, -1).squeeze(0)
         shape = (layout.submissions, layout.dimension)
         self._matrices = [matrix.view(shape) for matrix in rest[: layout.turns]]
         self._reports = rest[layout.turns :]
@@ -234,7 +237,7 @@ class ServerChannel:
         board = self.board
         if not self._copied:
             self.server.keep_submissions_in(board.submissions(self._step))
-        board.point_D.copy_(self.server.point())
+        board.point.copy_(self.server.point())
         with _letting_go(self._transfers):
             for index in range(len(self.layout.cohorts)):
                 rank = index + 1
@@ -350,7 +353,7 @@ class WorkerChannel:
         else:
             self._transfer(lambda: [dist.irecv(self._board.message, src=0)])
         ended = self._may_end and bool(self._board.message[-1])
-        return None if ended else self._board.point_D.to(self.device)
+        return None if ended else self._board.point.to(self.device)
 
     def submissions(self, step: int) -> Tensor:
         """Where the cohort puts its submissions (K, D)."""

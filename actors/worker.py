@@ -75,13 +75,13 @@ class WorkerActor(Member):
             cohort = self.cohort
             self.channel.patience = patience
             for step in range(start, stop):
-                point_D = self.channel.receive()
-                if point_D is None:
+                point = self.channel.receive()
+                if point is None:
                     self.light(None)
                     break
                 self.at_step(step)
                 self._fail_as_declared(step)
-                contribution = cohort.step(point_D, step, self.channel.submissions(step))
+                contribution = cohort.step(point, step, self.channel.submissions(step))
                 self.channel.send(contribution, step)
                 # While the server aggregates.
                 cohort.draw(step + 1)

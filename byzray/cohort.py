@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from byzray.datasets import Data
+from byzray.division import worker_stream
 from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
@@ -42,18 +43,21 @@ class Cohort:
         workers: which of the workers that train these are, consecutive; honest ones come first.
         data: the data set.
         device: where they compute.
+        stream: their batches, by default those of the setup's split.
 
     Attributes:
         watch: takes the time of gradient (with momentum, and the batch if it was not drawn before), draw and study.
     """
 
-    def __init__(self, setup: Setup, workers: range, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, setup: Setup, workers: range, data: Data, device: torch.device, stream: TrainingStream | None = None
+    ) -> None:
         self.setup = setup
         self.workers = workers
         self.watch = Stopwatch(device)
         network = Network(setup, data.shape, data.classes, device)
         self.gradients = Gradients(network, setup)
-        self.stream = TrainingStream(data, setup.seed, len(setup.trained), setup.batch_size, setup.local_steps, device)
+        self.stream = stream or worker_stream(data, setup, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
         self.classes = data.classes
         self._drawn: tuple[int, Sequence[Batch]] | None = None
@@ -62,6 +66,7 @@ class Cohort:
         # Without a momentum buffer a worker submits its gradient, which is computed where the submission goes.
         kept = self.momentum.buffers_KD
         self._sampled_KD = None if kept is None else torch.empty_like(kept)
+        self._previous_KD = torch.empty_like(kept) if kept is not None and setup.momentum.name == "mvr" else None
 
     def draw(self, step: int) -> None:
         """Draw and prepare the first batch of a step ahead of it."""
@@ -73,14 +78,14 @@ class Cohort:
         """Use these batches for the first local steps of a step, rather than draw them then."""
         self._drawn = step, batches
 
-    def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
+    def step(self, point: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
 
         A worker that crashes or hangs at this step, while the server does without it, stays as it was: all are
         computed, so that nothing changes for the others, and its part is undone. Its momentum stands in its row.
 
         Args:
-            point_D: the point that the server sent.
+            point: what the server sent: the point (D,), or with `mvr` this one and the previous one, (2, D).
             step: the number of the step, from 0.
             out_KD: where the submissions go.
         """
@@ -88,10 +93,11 @@ class Cohort:
         missing = [worker - self.workers.start for worker in self.setup.missing_at(step) if worker in self.workers]
         undone = self._undone(missing, step) if missing else []
         rate = self.setup.learning_rate.at(step)
-        points = self.momentum.points(point_D, rate)
+        previous_KD = self._previous(point, step)
+        points = self.momentum.points(point if point.dim() == 1 else point[0], rate)
         sampled_KD = out_KD if self._sampled_KD is None else self._sampled_KD
         losses_K = self._sample(points, step, rate, sampled_KD)
-        submissions_KD = self.momentum.submit(sampled_KD)
+        submissions_KD = self.momentum.submit(sampled_KD, previous_KD)
         for tensor, before in undone:
             tensor.copy_(before)
         if submissions_KD is not out_KD:
@@ -104,6 +110,14 @@ class Cohort:
         moments = _moments(studied_KD)
         self.watch.lap("study")
         return Contribution(losses_K, moments)
+
+    def _previous(self, point: Tensor, step: int) -> Tensor | None:
+        """With `mvr` the gradients (K, D) of a step's batches at the previous point; none at the first step."""
+        if self._previous_KD is None or not step:
+            return None
+        buffers = [{name: buffer.clone() for name, buffer in own.items()} for own in self.buffers]
+        self._gradient(point[1], step, 0, self._previous_KD, buffers)
+        return self._previous_KD
 
     def _undone(self, missing: list[int], step: int) -> list[tuple[Tensor, Tensor]]:
         """What the missing workers keep, but for those that compute, with a copy of each tensor."""
@@ -128,11 +142,15 @@ class Cohort:
             out_KD.add_(gradients_KD)
         return losses_K / self.setup.local_steps
 
-    def _gradient(self, points: Tensor, step: int, local_step: int, out_KD: Tensor) -> Tensor:
+    def _gradient(
+        self, points: Tensor, step: int, local_step: int, out_KD: Tensor, buffers: list[State] | None = None
+    ) -> Tensor:
+        """Clipped gradients into `out_KD`, and the losses (K,); BatchNorm's statistics of the workers move, or those
+        given instead."""
         batch = self._batch(step, local_step)
         draw = step * self.setup.local_steps + local_step
         masks = [key(self.setup.seed, "dropout", worker, draw) for worker in self.workers]
-        losses_K = self.gradients(points, batch, out_KD, masks, self.buffers)
+        losses_K = self.gradients(points, batch, out_KD, masks, self.buffers if buffers is None else buffers)
         if self.setup.clip is not None:
             clip(out_KD, self.setup.clip)
         return losses_K
@@ -145,12 +163,12 @@ class Cohort:
     def _poisoned(self, batch: Batch, step: int) -> Batch:
         """A batch with the part of Byzantine workers as the attack has it."""
         attack, honest = self.setup.attack, self.setup.honest
-        if attack is None or self.workers.stop <= honest:
+        byzantine = [i for i, worker in enumerate(self.workers) if worker >= honest and worker in self.setup.trained]
+        if attack is None or not byzantine:
             return batch
         parts = [Batch(x, y) for x, y in zip(*(one.chunk(len(self.workers)) for one in batch), strict=True)]
-        for i, worker in enumerate(self.workers):
-            if worker >= honest:
-                parts[i] = attack.poison(parts[i], self.classes, worker, step)
+        for i in byzantine:
+            parts[i] = attack.poison(parts[i], self.classes, self.workers[i], step)
         return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
     def state(self) -> State:

@@ -18,8 +18,9 @@ from byzray.evaluation import Evaluation
 from byzray.gradients import Network
 from byzray.momentum import ServerMomentum
 from byzray.phases import Stopwatch
+from byzray.root import RootWorker
 from byzray.setups import Setup
-from byzray.state import State, expect_like, prefixed
+from byzray.state import State, below, expect_like, prefixed
 from byzray.step import Step
 from byzray.study import Observed, Study
 from byzray.submissions import Matrix
@@ -49,11 +50,12 @@ class Server:
         self.watch = Stopwatch(device)
         given = self.network.initial_parameters() if parameters is None else parameters.to(device, copy=True)
         self.theta_D = given
-        self.momentum = ServerMomentum(setup.momentum, self.network.dimension, device)
+        self.momentum = ServerMomentum(setup.momentum, self.theta_D)
         self.keep_submissions_in(torch.zeros(setup.workers, self.network.dimension, device=device))
         self.step_number = 0
         self.study = Study(setup, self.theta_D)
         self.evaluation = Evaluation(setup, data, self.network)
+        self.root = RootWorker(setup, data, device) if setup.defence.root_examples else None
         self.contract = Contract(device)
         self.defence_state = self.contract.start_defence(setup.defence, self._step(setup.workers), self.theta_D)
         self.attack_state: State = {}
@@ -66,13 +68,13 @@ class Server:
         self.trained_TD = submissions_ND[: len(self.setup.trained)]
 
     def point(self) -> Tensor:
-        """The point (D,) to send to the workers at this step."""
+        """The point (D,) to send to the workers at this step, or the points, see :class:`ServerMomentum`."""
         return self.momentum.point(self.theta_D, self.setup.learning_rate.at(self.step_number))
 
-    def _step(self, n: int) -> Step:
-        """This step, at which n submissions come."""
+    def _step(self, n: int, root_D: Tensor | None = None) -> Step:
+        """This step, at which n submissions come, with that of the server's own worker if it has one."""
         setup, number = self.setup, self.step_number
-        return Step(setup.seed, number, n, setup.tolerated, setup.learning_rate.at(number), self.theta_D)
+        return Step(setup.seed, number, n, setup.tolerated, setup.learning_rate.at(number), self.theta_D, root_D)
 
     def step(self, contributions: Sequence[Contribution]) -> None:
         """Take a step, given the cohorts' contributions in the order of their workers."""
@@ -111,20 +113,21 @@ class Server:
         sampled = self.study.sampled(came_ND[:honest])
         self.watch.lap("study")
         self.momentum.receive(came_ND[: honest + len(setup.trained) - setup.honest])
+        root_D = self._root_submission()
         if setup.pre:
             came_ND, honest = self._filled(came_ND), setup.honest
             workers_H = tuple(range(honest))
-        came_ND, attack_FD = self._attacked(came_ND, workers_H)
+        came_ND, attack_FD = self._attacked(came_ND, workers_H, root_D)
         self.watch.lap("attack")
         submissions_ND = self._filled(came_ND)
-        step = self._step(len(submissions_ND))
+        step = self._step(len(submissions_ND), root_D)
         aggregate, state = self.contract.aggregate(setup.defence, Matrix(submissions_ND), step, self.defence_state)
         _keep(state, self.defence_state)
         self.watch.lap("aggregate")
         honest_HD = submissions_ND[: len(submissions_ND) - byzantine]
         observed = self.study.observe(sampled, honest_HD, attack_FD, aggregate, self.theta_D)
         self.watch.lap("study")
-        self.theta_D.sub_(self.momentum.direction(aggregate.vector_D), alpha=step.rate)
+        self.momentum.move(self.theta_D, aggregate.vector_D, step.rate)
         self.step_number += 1
         self.study.moved(aggregate.vector_D, self.theta_D)
         self.watch.lap("aggregate")
@@ -149,13 +152,23 @@ class Server:
         submissions_ND[[worker for worker in range(self.setup.workers) if worker not in missing]] = came_ND
         return submissions_ND
 
-    def _attacked(self, came_ND: Tensor, workers_H: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def _root_submission(self) -> Tensor | None:
+        """That of the server's own worker, (D,), if it has one; computed at every step, as it carries momentum."""
+        if self.root is None:
+            return None
+        row_1D = self.root.submit(self.point(), self.step_number)
+        self.momentum.receive(row_1D)
+        return row_1D[0]
+
+    def _attacked(
+        self, came_ND: Tensor, workers_H: tuple[int, ...], root_D: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The rows with the Byzantine submissions after the honest ones, and those by themselves if there are any."""
         attack = self.setup.attack
         if attack is None:
             return came_ND, None
         honest_HD, own_FD = came_ND[: len(workers_H)], came_ND[len(workers_H) :]
-        step = self._step(len(came_ND))
+        step = self._step(len(came_ND), root_D)
         view = View(
             step=step.of(attack),
             byzantine=self.setup.byzantine,
@@ -195,10 +208,9 @@ class Server:
 
     def state(self) -> State:
         """What the next step depends on, beside the setup and the workers' state."""
-        state = {"theta": self.theta_D, **self.study.state()}
-        if self.momentum.buffer_D is not None:
-            state["server momentum"] = self.momentum.buffer_D
-        return state | prefixed(self.defence_state, "rule.") | prefixed(self.attack_state, "attack.")
+        state = {"theta": self.theta_D, **self.study.state(), **self.momentum.state()}
+        state |= prefixed(self.defence_state, "rule.") | prefixed(self.attack_state, "attack.")
+        return state if self.root is None else state | prefixed(self.root.state(), "root.")
 
     def restore(self, state: State, step: int) -> None:
         """Take up, at a step, a state that :meth:`state` returned.
@@ -208,7 +220,9 @@ class Server:
         """
         known = self.state()
         expect_like(state, known)
-        _keep({name: state[name] for name in known}, known)
+        if self.root is not None:
+            self.root.restore(below(state, "root."))
+        _keep({name: state[name] for name in known if not name.startswith("root.")}, known)
         self.step_number = step
         self.study.resume(step, self.theta_D)
 

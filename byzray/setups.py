@@ -22,6 +22,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
@@ -40,6 +41,8 @@ from byzray.models._trial import problem
 from byzray.models.mlp import MLP
 from byzray.options import Options, Registry
 from byzray.preaggregators import PREAGGREGATORS, AnyPreAggregator
+from byzray.splits import SPLITS, AnySplit
+from byzray.splits.shared import Shared
 from byzray.yaml import read_yaml, write_yaml
 
 AnyDataset = Annotated[Dataset, BeforeValidator(DATASETS.parse), PlainSerializer(lambda option: option.describe())]
@@ -48,6 +51,7 @@ AnyModel = Annotated[Model, BeforeValidator(MODELS.parse), PlainSerializer(lambd
 REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "model": MODELS,
+    "split": SPLITS,
     "pre": PREAGGREGATORS,
     "aggregator": AGGREGATORS,
     "attack": ATTACKS,
@@ -119,17 +123,49 @@ class LearningRate(Section):
 class Momentum(Section):
     """Momentum and where it is kept.
 
+    By its `name` it is `heavy-ball`, m <- beta m + (1 - dampening) g, or `mvr`: momentum with variance reduction, m <-
+    g + (1 - a)(m - g'), where g' is the gradient of the same batch at the previous point (Cutkosky and Orabona, 2019).
+    That is heavy-ball momentum with beta = dampening = 1 - a, plus (1 - a)(g - g'); it is kept at the workers.
+
     Attributes:
+        name: which momentum.
         beta: the factor mu of the past, 0 for none.
         dampening: kappa; gradients enter with the factor 1 - kappa.
         nesterov: whether gradients are taken at the look-ahead point.
         placement: at each worker, at the server before aggregation, or in the update after aggregation (the standard).
+        a: of `mvr` alone: how much of each gradient enters.
     """
 
+    name: Literal["heavy-ball", "mvr"] = "heavy-ball"
     beta: float = Field(default=0.9, ge=0, lt=1)
     dampening: float = Field(default=0.0, ge=0, le=1)
     nesterov: bool = False
     placement: Placement = "worker"
+    a: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if data.get("name", "heavy-ball") != "mvr":
+            if data.get("a") is not None:
+                raise ValueError("expected no 'a', which belongs to {name: mvr}")
+            return data
+        others = data.keys() - {"name", "a"}
+        if data.get("placement") == "worker":
+            others -= {"placement"}
+        if others:
+            raise ValueError(f"expected no {sorted(others)[0]!r} beside mvr, which has 'a' alone, at the workers")
+        a = data.get("a", 0.1)
+        known = isinstance(a, int | float) and not isinstance(a, bool) and 0 < a <= 1
+        return {"name": "mvr", "a": a, **({"beta": 1.0 - a, "dampening": 1.0 - a} if known else {})}
+
+    @model_serializer
+    def _in_its_fields(self) -> dict[str, Any]:
+        """What earlier versions wrote, where it is what they had."""
+        fields = ("name", "a") if self.name == "mvr" else ("beta", "dampening", "nesterov", "placement")
+        return {field: getattr(self, field) for field in fields}
 
 
 class Study(Section):
@@ -215,6 +251,7 @@ class Setup(Section):
         l1: the factor of ||theta||_1 in the loss.
         l2: the factor of ||theta||_2 (the norm, not its square) in the loss.
         clip: the largest norm of a gradient; longer ones are scaled down to it.
+        split: which training examples are whose; by default all workers draw from one stream.
         workers: n, honest and Byzantine together.
         byzantine: how many of them attack.
         tolerated: f, how many the aggregator is told to tolerate; by default as many as there are.
@@ -241,6 +278,7 @@ class Setup(Section):
     l1: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     l2: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     clip: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    split: AnySplit = Shared()
     workers: PositiveInt = 11
     byzantine: NonNegativeInt = 0
     tolerated: NonNegativeInt = 0
@@ -351,6 +389,8 @@ class Setup(Section):
             else:
                 reason = _reason(lambda: attack.check(self.honest, self.byzantine, self.tolerated))
                 yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
+        if self.momentum.name == "mvr" and self.local_steps > 1:
+            yield from wrong("momentum", f"expected local_steps = 1 with mvr, got {self.local_steps}", "local_steps")
         if self.faults is not None:
             yield from self._impossible_faults(self.faults)
 
@@ -411,10 +451,15 @@ class Setup(Section):
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them.
 
-        `faults`, `divergence` and `pre` are left out where they say what earlier versions did, so that the directories
-        of their runs, which are named after this, stay valid.
+        `faults`, `divergence`, `pre` and `split` are left out where they say what earlier versions did, so that the
+        directories of their runs, which are named after this, stay valid.
         """
-        usual = {"faults": self.faults is None, "divergence": self.divergence == "go-on", "pre": not self.pre}
+        usual = {
+            "faults": self.faults is None,
+            "divergence": self.divergence == "go-on",
+            "pre": not self.pre,
+            "split": self.split == Shared(),
+        }
         return self.model_dump(exclude={field for field, holds in usual.items() if holds})
 
     def yaml(self) -> str:
@@ -548,5 +593,7 @@ def _reason(check: Callable[[], Any]) -> str | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Faults):
         return value.model_dump()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
     return describe() if describe is not None else value

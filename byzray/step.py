@@ -1,7 +1,6 @@
 """What everybody may know at a step: the rule, the pre-aggregators and the adversary."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -25,7 +24,7 @@ class Step:
         f: how many Byzantine ones are to be tolerated.
         rate: the learning rate.
         theta_D: the parameters before the update, not to be modified; none outside of a run.
-        root: computes the submission of the server's own data, if the defence asks for such data.
+        root_D: what a worker at the server submits, if the defence asks for one.
         prefix: what the purposes of random draws begin with: nothing for byzray's own classes.
     """
 
@@ -35,7 +34,7 @@ class Step:
     f: int = 0
     rate: float = math.nan
     theta_D: Tensor | None = None
-    root: Callable[[], Tensor] | None = None
+    root_D: Tensor | None = None
     prefix: str = ""
 
     def generator(self, purpose: str, *more: int) -> np.random.Generator:
@@ -57,9 +56,9 @@ class Step:
         Raises:
             LookupError: the server has none; a rule asks for it by `root_examples`.
         """
-        if self.root is None:
+        if self.root_D is None:
             raise LookupError("the server has no data of its own: the rule has to ask for it by root_examples")
-        return self.root()
+        return self.root_D
 
     def of(self, option: Options) -> Self:
         """The step as a class sees it: what a user's own draws is apart from what byzray draws."""
