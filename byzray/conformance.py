@@ -1,7 +1,7 @@
-"""Replays vectors: inputs and outputs of the code published with the paper, which ours must reproduce.
+"""Replays vectors: inputs and outputs of the code published with the paper, and of definitions of the field beyond it.
 
-A directory of vectors has up to three parts: `aggregators.json` with `aggregators.npz`, `attacks.json` with
-`attacks.npz`, and `trajectories/`. docs/conformance.md describes the format.
+A directory of vectors has up to four parts: `aggregators.json` with `aggregators.npz`, `attacks.json` with
+`attacks.npz`, `trajectories/`, and `field.json` with `field.npz`. docs/conformance.md describes the format.
 """
 
 import json
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from byzray import conformance_field
 from byzray.aggregators import AGGREGATORS
 from byzray.arrays import open_archive, read_array
 from byzray.attacks import ATTACKS, View
@@ -82,13 +83,14 @@ def replay(directory: Path, start: Start, device: Device = "auto") -> Iterator[C
 
     Raises:
         SetupError: there is no such device.
-        ValueError: the directory has none of the three parts, or one is not in the format.
+        ValueError: the directory has none of these parts, or one is not in the format.
     """
     there = pick_device(device)
     parts: list[tuple[str, Callable[[], Iterator[Case]]]] = [
         ("aggregators.json", lambda: replay_aggregators(directory, there)),
         ("attacks.json", lambda: replay_attacks(directory, there)),
         ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start, device)),
+        ("field.json", lambda: replay_field(directory, there)),
     ]
     present = [(file, part) for file, part in parts if (directory / file).exists()]
     if not present:
@@ -151,6 +153,12 @@ def attack_options(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             options["target" if key == "target_idx" else key] = value
     signed = "negative" in ATTACKS[options["name"]].model_fields
     return {"negative": False, **options} if signed else options
+
+
+def replay_field(directory: Path, device: torch.device) -> Iterator[Case]:
+    """One case an entry of the vectors of the field, see :mod:`byzray.conformance_field`."""
+    for name, error, tolerance in conformance_field.replay_field(directory, _arrays(directory / "field.npz"), device):
+        yield Case(f"field {name}", error, tolerance)
 
 
 def replay_trajectories(directory: Path, start: Start, device: Device) -> Iterator[Case]:

@@ -5,6 +5,7 @@ Shapes in names: H honest submissions, D parameters.
 
 from torch import Tensor
 
+from byzray.attacks._base import View
 from byzray.attacks._line import Factor, LineAttack, signed
 
 
@@ -20,5 +21,5 @@ class Empire(LineAttack):
     factor: Factor = 1.1
     negative: bool = False
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
         return mean_D, signed(-mean_D, self.negative), self.factor
