@@ -203,10 +203,18 @@ def look() -> dict[str, Any]:
         "versions": installed(),
         "gpus": gpus,
         # Where Ray spills objects, unless told otherwise.
-        "disk": shutil.disk_usage(ray.get_runtime_context().get_temp_dir()),
+        "disk": shutil.disk_usage(temporary()),
         "shared": shutil.disk_usage(shared).total if shared.exists() else None,
         "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     }
+
+
+def temporary() -> str:
+    """The folder in which Ray keeps what is temporary on this node."""
+    context = ray.get_runtime_context()
+    if hasattr(context, "get_temp_dir"):
+        return context.get_temp_dir()
+    return os.environ.get("RAY_TMPDIR") or "/tmp"  # older releases do not say; "ray" is the folder in it
 
 
 def installed() -> dict[str, str | None]:
