@@ -41,7 +41,7 @@ class Aggregate:
     @cached_property
     def vector_D(self) -> Tensor:
         """The vector (D,)."""
-        return self._vector if isinstance(self._vector, Tensor) else self._vector()
+        return self._vector() if callable(self._vector) else self._vector
 
     def weights_N(self, n: int) -> Tensor | None:
         """What it holds of each of the n submissions, (N,) float64; none where that is not known."""
