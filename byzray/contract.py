@@ -117,7 +117,7 @@ class Contract:
             expect_like(found, known)
         except ValueError as error:
             raise BrokenContract(f"{name} returned a state that changes its form: {error}") from error
-        return {key: tensor.detach() for key, tensor in found.items()}
+        return {key: tensor.detach() if tensor.requires_grad else tensor for key, tensor in found.items()}
 
     def _plain(self, found: Tensor, name: str) -> Tensor:
         """Numbers on the device that do not remember how they were computed."""
