@@ -200,7 +200,7 @@ def rows_of(rule: Aggregator, found: object, n: int) -> Tensor:
     elif found.dim() != 1 or not len(found):
         what = f"a tensor of shape {tuple(found.shape)}"
     elif rule.is_builtin() or found.is_cuda or 0 <= found.min() <= found.max() < n:  # a GPU would be waited for
-        return found
+        return found.long()
     else:
         what = f"indices from {found.min()} to {found.max()}"
     raise BrokenContract(
