@@ -62,7 +62,7 @@ class Contract:
         Raises:
             BrokenContract: the rule broke it.
         """
-        with self._watched(like_D, *_own(defence)):
+        with self._watched(like_D, *_own(defence), starts=True):
             return self._state(defence.start(step, like_D), f"aggregator {defence.rule.label()}")
 
     def start_attack(self, attack: Attack, step: Step, like_D: Tensor) -> State:
@@ -71,7 +71,7 @@ class Contract:
         Raises:
             BrokenContract: the attack broke it.
         """
-        with self._watched(like_D, f"attack {attack.label()}", attack):
+        with self._watched(like_D, f"attack {attack.label()}", attack, starts=True):
             return self._state(attack.start(step.of(attack), like_D), f"attack {attack.label()}")
 
     def attack(self, attack: Attack, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -129,11 +129,13 @@ class Contract:
         return found.detach() if found.requires_grad else found
 
     @contextmanager
-    def _watched(self, given: Tensor, name: str, *called: Options) -> Iterator[None]:
-        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask."""
+    def _watched(self, given: Tensor, name: str, *called: Options, starts: bool = False) -> Iterator[None]:
+        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask.
+
+        What remembers is looked for from step to step: at the start, and at the first step, a class may prepare."""
         own = [option for option in called if not option.is_builtin()]
         version = given._version
-        look = bool(own) and self._looks[type(called[0])] < CLOSE_LOOKS
+        look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
         copy = given.clone() if look and given.numel() <= LARGEST_COPY else None
         states = RandomStates.now(self.device) if own and name not in self._warned else None
         try:
