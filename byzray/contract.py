@@ -198,7 +198,8 @@ def _old_form(error: Exception) -> str | None:
     """What to change if an error looks like that of a class for byzray 0.1; none if it does not."""
     if not isinstance(error, AttributeError | TypeError):
         return None
-    if any(form.__name__ in str(error) for form in (Matrix, OnLine, Mixed)):
+    # A derived rule goes on from the vector_D of its base.
+    if any(sign in str(error) for sign in (*(form.__name__ for form in (Matrix, OnLine, Mixed)), "vector_D")):
         return "a rule is given Submissions, whose matrix is submissions.rows_ND, and returns a tensor"
     if "missing 2 required positional arguments" in str(error):
         return "an attack is called with (honest_HD, view), which has byzantine, defence and step.f"
