@@ -62,7 +62,7 @@ class Contract:
         Raises:
             BrokenContract: the rule broke it.
         """
-        with self._watched(like_D, *_own(defence)):
+        with self._watched(like_D, *_own(defence), starts=True):
             return self._state(defence.start(step, like_D), f"aggregator {defence.rule.label()}")
 
     def start_attack(self, attack: Attack, step: Step, like_D: Tensor) -> State:
@@ -71,7 +71,7 @@ class Contract:
         Raises:
             BrokenContract: the attack broke it.
         """
-        with self._watched(like_D, f"attack {attack.label()}", attack):
+        with self._watched(like_D, f"attack {attack.label()}", attack, starts=True):
             return self._state(attack.start(step.of(attack), like_D), f"attack {attack.label()}")
 
     def attack(self, attack: Attack, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -117,7 +117,7 @@ class Contract:
             expect_like(found, known)
         except ValueError as error:
             raise BrokenContract(f"{name} returned a state that changes its form: {error}") from error
-        return {key: tensor.detach() for key, tensor in found.items()}
+        return {key: tensor.detach() if tensor.requires_grad else tensor for key, tensor in found.items()}
 
     def _plain(self, found: Tensor, name: str) -> Tensor:
         """Numbers on the device that do not remember how they were computed."""
@@ -129,11 +129,13 @@ class Contract:
         return found.detach() if found.requires_grad else found
 
     @contextmanager
-    def _watched(self, given: Tensor, name: str, *called: Options) -> Iterator[None]:
-        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask."""
+    def _watched(self, given: Tensor, name: str, *called: Options, starts: bool = False) -> Iterator[None]:
+        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask.
+
+        What remembers is looked for from step to step: at the start, and at the first step, a class may prepare."""
         own = [option for option in called if not option.is_builtin()]
         version = given._version
-        look = bool(own) and self._looks[type(called[0])] < CLOSE_LOOKS
+        look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
         copy = given.clone() if look and given.numel() <= LARGEST_COPY else None
         states = RandomStates.now(self.device) if own and name not in self._warned else None
         try:
@@ -196,7 +198,8 @@ def _old_form(error: Exception) -> str | None:
     """What to change if an error looks like that of a class for byzray 0.1; none if it does not."""
     if not isinstance(error, AttributeError | TypeError):
         return None
-    if any(form.__name__ in str(error) for form in (Matrix, OnLine, Mixed)):
+    # A derived rule goes on from the vector_D of its base.
+    if any(sign in str(error) for sign in (*(form.__name__ for form in (Matrix, OnLine, Mixed)), "vector_D")):
         return "a rule is given Submissions, whose matrix is submissions.rows_ND, and returns a tensor"
     if "missing 2 required positional arguments" in str(error):
         return "an attack is called with (honest_HD, view), which has byzantine, defence and step.f"

@@ -8,6 +8,7 @@ from torch import Tensor
 from byzray.aggregators import Aggregate, Aggregator
 from byzray.aggregators._base import checked
 from byzray.preaggregators import PreAggregator
+from byzray.preaggregators._base import mixing
 from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Mixed, Submissions
@@ -41,7 +42,7 @@ class Defence:
         """
         n, f = step.n, step.f
         for part in self.pre:
-            weights_MN = part.weights(submissions, replace(step.of(part), n=n, f=f))
+            weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), n, f)
             submissions = Mixed(weights_MN, submissions)
             n, f = part.sizes(n, f)
         found, state = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)

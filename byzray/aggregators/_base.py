@@ -41,7 +41,7 @@ class Aggregate:
     @cached_property
     def vector_D(self) -> Tensor:
         """The vector (D,)."""
-        return self._vector if isinstance(self._vector, Tensor) else self._vector()
+        return self._vector() if callable(self._vector) else self._vector
 
     def weights_N(self, n: int) -> Tensor | None:
         """What it holds of each of the n submissions, (N,) float64; none where that is not known."""
@@ -200,7 +200,7 @@ def rows_of(rule: Aggregator, found: object, n: int) -> Tensor:
     elif found.dim() != 1 or not len(found):
         what = f"a tensor of shape {tuple(found.shape)}"
     elif rule.is_builtin() or found.is_cuda or 0 <= found.min() <= found.max() < n:  # a GPU would be waited for
-        return found
+        return found.long()
     else:
         what = f"indices from {found.min()} to {found.max()}"
     raise BrokenContract(

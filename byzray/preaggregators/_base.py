@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from byzray.mistakes import BrokenContract
 from byzray.options import Options
 from byzray.step import Step
 from byzray.submissions import Submissions
@@ -42,3 +43,23 @@ class PreAggregator(Options):
         """The robustness coefficient of what follows together with this part, given that of what follows; NaN where
         there is none. See :meth:`byzray.aggregators.Aggregator.kappa`."""
         return math.nan
+
+
+def mixing(part: PreAggregator, found: object, n: int, f: int) -> Tensor:
+    """The weights that a pre-aggregator returned for n submissions of which f may be Byzantine, (M, N) float64.
+
+    Raises:
+        BrokenContract: they are something else than M times N real numbers.
+    """
+    expected = part.sizes(n, f)[0], n
+    if not isinstance(found, Tensor):
+        what = type(found).__name__
+    elif not found.is_floating_point():
+        what = f"a tensor of {found.dtype}"
+    elif found.shape != expected:
+        what = f"a tensor of shape {tuple(found.shape)}"
+    else:
+        return found.detach().double()
+    raise BrokenContract(
+        f"pre-aggregator {part.label()} returned {what} as weights, expected a tensor (M, N) of shape {expected}"
+    )

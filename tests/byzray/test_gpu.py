@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from byzray.aggregators.distances import distances
-from byzray.aggregators.order import order_statistics
 
 from byzray import Setup, parallel
 from byzray.aggregators import AGGREGATORS
 from byzray.conformance import replay
 from byzray.datasets import Data
+from byzray.defence import Defence
 from byzray.deviations import squared_deviations
+from byzray.distances import distances
 from byzray.gradients import Gradients, Network
 from byzray.graphs import StepGraphs
+from byzray.order import order_statistics
 from byzray.sampling import Batch
 from byzray.simulation import LocalSimulation
+from byzray.step import Step
+from byzray.submissions import Matrix
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs an NVIDIA GPU and PyTorch built for CUDA: run the tests where both are"
@@ -116,18 +119,20 @@ def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monk
     if not triton:
         monkeypatch.setattr(parallel, "_triton_works", lambda device: False)
     aggregator = AGGREGATORS.parse(rule)
+    defence = Defence([], aggregator).at(Step(n=15, f=2), {})
     largest = torch.finfo(dtype).max
     for d in (1, 3, 300, 20_000):
         for value in (math.nan, math.inf, -math.inf, 1e12, largest, -largest, 1e-42):
             x_ND = torch.randn(15, d, dtype=dtype, generator=torch.Generator().manual_seed(d))
             x_ND[4], x_ND[9, 0] = value, value
-            vector_D, rows_K = aggregator.aggregate(x_ND.cuda(), 2)
-            expected_D, expected_K = aggregator.aggregate(x_ND, 2)
-            assert vector_D.isfinite().all()
+            found, expected = defence(Matrix(x_ND.cuda())), defence(Matrix(x_ND))
+            assert found.vector_D.isfinite().all()
             if aggregator.name == "bulyan" and d <= 3:
                 continue
-            torch.testing.assert_close(vector_D.cpu(), expected_D)
-            assert expected_K is None or (rows_K is not None and rows_K.tolist() == expected_K.tolist())
+            torch.testing.assert_close(found.vector_D.cpu(), expected.vector_D)
+            assert (found.rows_K is None) == (expected.rows_K is None)
+            if found.rows_K is not None and expected.rows_K is not None:
+                assert found.rows_K.tolist() == expected.rows_K.tolist()
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 5), (7, 300), (51, 79_510), (100, 1000), (200, 777), (11, 431_080)])
@@ -235,7 +240,7 @@ def test_a_captured_step_is_that_taken_one_by_one_on_a_gpu(variant: tuple[Setup,
     step = simulation.step_number
     again = LocalSimulation(*variant)
     again.restore(state, step)
-    if not simulation.server.halted:
+    if not simulation.server.study.halted:
         again.advance(14)
     assert np.array_equal(again.parameters(), expected_D, equal_nan=True)
 
