@@ -126,7 +126,7 @@ class ServerActor(Member):
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
         server = self.server
-        self._warnings += server.contract.take_warnings()
+        self._warnings += server.take_warnings()
         return Stretch(
             self._rows, server.step_number, server.study.diverged, server.watch.take(), self._warnings, self._slowest
         )

@@ -135,7 +135,8 @@ class FleetSimulation:
             self.patience.learn(stretch.slowest)
         self.step_number = stretch.step
         self.diverged = self.diverged or stretch.diverged
-        self._story += stretch.warnings
+        # A server that is made ready again repeats what it found then.
+        self._story += [warning for warning in stretch.warnings if warning not in self._story]
         return stretch.rows
 
     def _recover(self, loss: ActorLost) -> NDArray[np.float64]:

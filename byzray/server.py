@@ -14,6 +14,7 @@ from byzray.attacks import View
 from byzray.cohort import Contribution
 from byzray.contract import Contract
 from byzray.datasets import Data
+from byzray.division import training
 from byzray.evaluation import Evaluation
 from byzray.gradients import Network
 from byzray.momentum import ServerMomentum
@@ -57,6 +58,7 @@ class Server:
         self.evaluation = Evaluation(setup, data, self.network)
         self.root = RootWorker(setup, data, device) if setup.defence.root_examples else None
         self.contract = Contract(device)
+        self._notes = setup.split.notes(training(data, setup))
         self.defence_state = self.contract.start_defence(setup.defence, self._step(setup.workers), self.theta_D)
         self.attack_state: State = {}
         if setup.attack is not None:
@@ -184,6 +186,11 @@ class Server:
             # Not over what the workers submitted, which is their momentum.
             came_ND = torch.cat((honest_HD, attack_FD))
         return came_ND, attack_FD
+
+    def take_warnings(self) -> list[str]:
+        """What the user should know of the run, since the last call."""
+        notes, self._notes = self._notes, []
+        return notes + self.contract.take_warnings()
 
     def columns(self) -> tuple[str, ...]:
         """The names of the columns that :meth:`take_rows` returns."""

@@ -13,6 +13,7 @@ from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
+from byzray.division import training
 from byzray.environment import Environment, environment, fingerprints
 from byzray.graphs import StepGraphs, captures, plain_step
 from byzray.mistakes import SetupError
@@ -79,7 +80,7 @@ class LocalSimulation:
         return self.server.study.diverged
 
     def take_events(self) -> list[str]:
-        return self.server.contract.take_warnings()
+        return self.server.take_warnings()
 
     def take_timings(self) -> Timings:
         of_server, of_cohort = self.server.watch.take(), self.cohort.watch.take()
@@ -119,17 +120,25 @@ def load_data(setup: Setup, root: str | Path | None = None, download: bool = Fal
         data = setup.dataset.load(data_root(root), download)
     except ValueError as error:
         raise SetupError(setup.label(), [f"dataset: {error}"]) from error
-    check_model(setup, data)
+    check_data(setup, data)
     return data
 
 
-def check_model(setup: Setup, data: Data) -> None:
-    """Check that a setup's model fits its data set.
+def check_data(setup: Setup, data: Data) -> None:
+    """Check that a setup's model fits its data set, and that this can be divided as the setup says.
 
     Raises:
         SetupError: it does not.
     """
-    if mistakes := setup.mistakes_on(data.shape, data.classes):
+    mistakes = setup.mistakes_on(data.shape, data.classes)
+    field = "aggregator"
+    try:
+        examples = training(data, setup)
+        field = "split"
+        setup.split.stream(examples)
+    except ValueError as error:
+        mistakes.append(f"{field}: {error}")
+    if mistakes:
         raise SetupError(setup.label(), mistakes)
 
 

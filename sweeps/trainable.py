@@ -29,7 +29,7 @@ from byzray.process_state import own_settings
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
-from byzray.simulation import LocalSimulation, check_model, load_data
+from byzray.simulation import LocalSimulation, check_data, load_data
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
@@ -197,7 +197,7 @@ class RunTrainable(tune.Trainable):
 
     def _simulation(self, setup: Setup) -> Simulation:
         data = self._data(setup)
-        check_model(setup, data)
+        check_data(setup, data)
         if self.job.search is not None and not len(data.x_test):
             raise SetupError(setup.label(), ["dataset: expected test examples, as search: optuna compares accuracies"])
         if setup.actors is None:
