@@ -25,7 +25,7 @@ from byzray.mistakes import BrokenContract, Failure, short
 from byzray.options import Options, own_functions
 from byzray.preaggregators import PreAggregator
 from byzray.process_state import RandomStates
-from byzray.state import State, expect_like
+from byzray.state import State, apart, expect_like
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed, OnLine, Submissions
 
@@ -88,7 +88,7 @@ class Contract:
             raise BrokenContract(f"{name} returned {found}, expected a tensor of shape {expected}")
         if attack_FD.shape != expected:
             raise BrokenContract(f"{name} returned shape {tuple(attack_FD.shape)}, expected {expected}")
-        return self._plain(attack_FD, name), self._state(after, name, state)
+        return apart(self._plain(attack_FD, name), state), self._state(after, name, state)
 
     def aggregate(
         self, defence: Defence, submissions: Submissions, step: Step, state: State
@@ -101,7 +101,7 @@ class Contract:
         name = f"aggregator {defence.rule.label()}"
         with self._watched(submissions.rows_ND, *_own(defence), states=(state,)):
             aggregate, after = defence.step(submissions, step, state)
-            aggregate.vector_D = self._plain(aggregate.vector_D, name)
+            aggregate.vector_D = apart(self._plain(aggregate.vector_D, name), state)
         return aggregate, self._state(after, name, state)
 
     def _state(self, found: object, name: str, known: State | None = None) -> State:
@@ -117,7 +117,7 @@ class Contract:
             expect_like(found, known)
         except ValueError as error:
             raise BrokenContract(f"{name} returned a state that changes its form: {error}") from error
-        return {key: tensor.detach() if tensor.requires_grad else tensor for key, tensor in found.items()}
+        return {key: tensor if tensor is known[key] else apart(tensor.detach(), known) for key, tensor in found.items()}
 
     def _plain(self, found: Tensor, name: str) -> Tensor:
         """Numbers on the device that do not remember how they were computed."""

@@ -346,6 +346,46 @@ def test_what_a_state_hands_on_from_name_to_name_arrives(small_setup: Setup) -> 
         assert not torch.equal(state["last"], state["before"])
 
 
+class Late(Aggregator):
+    """The mean of the step before."""
+
+    def start(self, step: Step, like_D: Tensor) -> State:
+        return {"last": torch.zeros_like(like_D)}
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
+        return Aggregate(state["last"]), {"last": mean(submissions.rows_ND)}
+
+
+class LateAttack(Attack):
+    """The mean of the step before, as the state holds it."""
+
+    def start(self, step: Step, like_D: Tensor) -> State:
+        return {"last": torch.zeros_like(like_D)}
+
+    def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
+        return state["last"].expand(view.byzantine, -1), {"last": mean(honest_HD)}
+
+
+def test_what_is_returned_may_lie_in_the_state(small_setup: Setup) -> None:
+    """It is read before the new state is written there."""
+    setup = small_setup.changed(aggregator=Late(), attack=LateAttack(), momentum={"beta": 0.0})
+    simulation = LocalSimulation(setup, load_data(setup))
+    server = simulation.server
+    thetas, aggregates, attacks = [server.theta_D.clone()], [], []
+    last_D = honest_D = torch.zeros_like(thetas[0])
+    for step in range(4):
+        simulation.advance(step + 1)
+        thetas.append(server.theta_D.clone())
+        aggregates.append(last_D)
+        attacks.append(honest_D)
+        last_D, honest_D = server.defence_state["last"].clone(), server.attack_state["last"].clone()
+        torch.testing.assert_close(thetas[step + 1], thetas[step] - 0.1 * aggregates[step])
+        assert torch.equal(server.submissions_ND[5:], attacks[step].expand(2, -1))
+        assert torch.equal(last_D, mean(server.submissions_ND))
+        assert not torch.equal(last_D, aggregates[step])
+        assert not torch.equal(honest_D, attacks[step])
+
+
 IN_PLACE: dict[str, Rule] = {
     "PyTorch": lambda g: mean(g.sub_(1)),
     "a view": lambda g: mean(g[1:].zero_()),
