@@ -225,5 +225,6 @@ def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
 
 
 def uniform(rows_K: Tensor, n: int) -> Tensor:
-    """The weights (N,), float64, of the mean of some rows."""
-    return torch.zeros(n, dtype=torch.float64, device=rows_K.device).index_fill(0, rows_K, 1 / len(rows_K))
+    """The weights (N,), float64, of the mean of some rows; a row that is selected again counts again."""
+    shares_K = torch.full((len(rows_K),), 1 / len(rows_K), dtype=torch.float64, device=rows_K.device)
+    return torch.zeros(n, dtype=torch.float64, device=rows_K.device).index_add(0, rows_K, shares_K)
