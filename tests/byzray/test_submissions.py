@@ -285,19 +285,36 @@ def test_mixtures_are_their_explicit_rows(mix: str, case: str, dtype: torch.dtyp
     )
 
 
-@pytest.mark.parametrize("case", ["ordinary", "near consensus", "an outlier", "one NaN"])
+@pytest.mark.parametrize("d", [1, 17, 79])
+@pytest.mark.parametrize("n", [9, 13, 51])
 @DTYPES
-def test_equal_mixtures_are_equal_to_the_bit(case: str, dtype: torch.dtype) -> None:
-    """So that ties go to the lowest index, as between submissions that are equal."""
-    weights_MN = normal(4, N, 5).abs().repeat(3, 1)
-    weights_MN[:, 4] = 0
-    weights_MN /= weights_MN.sum(dim=1, keepdim=True)
-    found = Mixed(weights_MN, Matrix(ROWS[case]().to(dtype)))
-    for again in (4, 8):
-        assert torch.equal(found.rows_ND[again : again + 4], found.rows_ND[:4])
-        assert torch.equal(found.norms_N()[again : again + 4], found.norms_N()[:4])
-        assert torch.equal(found.distances_NN()[again : again + 4], found.distances_NN()[:4])
-        assert not found.distances_NN()[again : again + 4, :4].diagonal().any()
+def test_equal_mixtures_are_equal_to_the_bit(dtype: torch.dtype, n: int, d: int) -> None:
+    """So that ties go to the lowest index, as between submissions that are equal. Products of these sizes are not."""
+    different = n // 3 + 1
+    weights_NN = normal(different, n, 5).abs().repeat(3, 1)[:n]
+    weights_NN[:, 4] = 0
+    x_ND = normal(n, d, 6, dtype)
+    x_ND[4] = math.nan
+    found = Mixed(weights_NN, Matrix(x_ND))
+    first_N = torch.arange(n) % different
+    assert torch.equal(found.rows_ND, found.rows_ND[first_N])
+    assert torch.equal(found.norms_N(), found.norms_N()[first_N])
+    assert torch.equal(found.distances_NN(), found.distances_NN()[first_N][:, first_N])
+    assert torch.equal(found.distances_NN() == 0, first_N[:, None] == first_N)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_mixture_by_weights_that_are_not_finite_is_not_finite(poison: float) -> None:
+    weights_MN = normal(4, N, 5)
+    weights_MN[2] = poison
+    found = Mixed(weights_MN, Matrix(normal(N, D)))
+    expected = [True, True, False, True]
+    assert found.rows_ND.isfinite().all(dim=1).tolist() == expected
+    assert found.norms_N().isfinite().tolist() == expected
+    assert found.distances_NN().isfinite()[0].tolist() == expected
+    assert (found.distances_NN()[2] == torch.tensor([math.inf, math.inf, 0, math.inf])).all()
+    used_M = torch.tensor([0.5, 0, 0, 2], dtype=torch.float64)
+    torch.testing.assert_close(found.combine(used_M), (used_M[[0, 3]] @ weights_MN[[0, 3]]) @ normal(N, D))
 
 
 @DTYPES
