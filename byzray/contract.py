@@ -11,7 +11,7 @@ import pickle
 import random
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -25,7 +25,7 @@ from byzray.mistakes import BrokenContract, Failure, short
 from byzray.options import Options, own_functions
 from byzray.preaggregators import PreAggregator
 from byzray.process_state import RandomStates
-from byzray.state import State, expect_like
+from byzray.state import State, apart, expect_like
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed, OnLine, Submissions
 
@@ -81,14 +81,14 @@ class Contract:
             BrokenContract: the attack broke it.
         """
         name, expected = f"attack {attack.label()}", (view.byzantine, honest_HD.shape[1])
-        with self._watched(honest_HD, *_suspects(attack, view)):
+        with self._watched(honest_HD, *_suspects(attack, view), states=(state, view.defence.state)):
             attack_FD, after = attack.step(honest_HD, view, state)
         if not isinstance(attack_FD, Tensor):
             found = type(attack_FD).__name__
             raise BrokenContract(f"{name} returned {found}, expected a tensor of shape {expected}")
         if attack_FD.shape != expected:
             raise BrokenContract(f"{name} returned shape {tuple(attack_FD.shape)}, expected {expected}")
-        return self._plain(attack_FD, name), self._state(after, name, state)
+        return apart(self._plain(attack_FD, name), state), self._state(after, name, state)
 
     def aggregate(
         self, defence: Defence, submissions: Submissions, step: Step, state: State
@@ -99,9 +99,9 @@ class Contract:
             BrokenContract: the rule or a pre-aggregator broke it.
         """
         name = f"aggregator {defence.rule.label()}"
-        with self._watched(submissions.rows_ND, *_own(defence)):
+        with self._watched(submissions.rows_ND, *_own(defence), states=(state,)):
             aggregate, after = defence.step(submissions, step, state)
-            aggregate.vector_D = self._plain(aggregate.vector_D, name)
+            aggregate.vector_D = apart(self._plain(aggregate.vector_D, name), state)
         return aggregate, self._state(after, name, state)
 
     def _state(self, found: object, name: str, known: State | None = None) -> State:
@@ -117,7 +117,7 @@ class Contract:
             expect_like(found, known)
         except ValueError as error:
             raise BrokenContract(f"{name} returned a state that changes its form: {error}") from error
-        return {key: tensor.detach() if tensor.requires_grad else tensor for key, tensor in found.items()}
+        return {key: tensor if tensor is known[key] else apart(tensor.detach(), known) for key, tensor in found.items()}
 
     def _plain(self, found: Tensor, name: str) -> Tensor:
         """Numbers on the device that do not remember how they were computed."""
@@ -129,7 +129,9 @@ class Contract:
         return found.detach() if found.requires_grad else found
 
     @contextmanager
-    def _watched(self, given: Tensor, name: str, *called: Options, starts: bool = False) -> Iterator[None]:
+    def _watched(
+        self, given: Tensor, name: str, *called: Options, states: Sequence[State] = (), starts: bool = False
+    ) -> Iterator[None]:
         """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask.
 
         What remembers is looked for from step to step: at the start, and at the first step, a class may prepare."""
@@ -137,7 +139,8 @@ class Contract:
         version = given._version
         look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
         copy = given.clone() if look and given.numel() <= LARGEST_COPY else None
-        states = RandomStates.now(self.device) if own and name not in self._warned else None
+        drawn = RandomStates.now(self.device) if own and name not in self._warned else None
+        versions = _versions(states)
         try:
             yield
         except Failure:  # it names its class
@@ -147,13 +150,18 @@ class Contract:
                 raise BrokenContract(f"{name} is written for byzray 0.1: {hint}; see docs/porting.md") from error
             error.add_note(f"raised by {name}")
             raise
+        if _versions(states) != versions:
+            raise BrokenContract(
+                f"{name} changed the state it was given in place, expected that it returns another: what is tried "
+                "there by a searched attack would stay"
+            )
         # The bits are compared, as NaN is not equal to itself.
         if given._version != version or not (copy is None or torch.equal(_bits(copy), _bits(given))):
             raise BrokenContract(
                 f"{name} changed the submissions it was given in place, expected that it leaves them as they are: "
                 "let it work on a copy, such as submissions.rows_ND.clone()"
             )
-        if states is not None and (moved := states.moved(RandomStates.now(self.device))):
+        if drawn is not None and (moved := drawn.moved(RandomStates.now(self.device))):
             self._warn(name, f"draws from the global random state of {' and '.join(moved)}")
         if look:
             self._looks[type(called[0])] += 1
@@ -192,6 +200,11 @@ def _suspects(attack: Attack, view: View) -> tuple[str, Options, *tuple[Options,
         return f"attack {attack.label()}", attack, *parts
     both = f"attack {attack.label()} (or {name}, if it asks that)"
     return name if attack.is_builtin() else both, attack, *parts
+
+
+def _versions(states: Sequence[State]) -> list[int]:
+    """How often the tensors of some states were changed in place."""
+    return [tensor._version for state in states for tensor in state.values()]
 
 
 def _old_form(error: Exception) -> str | None:

@@ -64,7 +64,8 @@ class Line:
     def harm_of_mean(self, rows_K: Tensor, x: Tensor) -> Tensor:
         """The harm at x of the mean of some of the submissions, given by their indices: float64 and O(N^2)."""
         h = len(self.honest_HD)
-        weights_N = self._gram.new_zeros(self.n).index_fill(0, rows_K, 1 / len(rows_K))
+        shares_K = self._gram.new_full((len(rows_K),), 1 / len(rows_K))
+        weights_N = self._gram.new_zeros(self.n).index_add(0, rows_K, shares_K)
         share = weights_N[h:].sum()
         coefficients_1P = torch.cat((weights_N[:h], torch.stack((share, share * x, torch.zeros_like(x)))))[None]
         harm = self._squared_norms(coefficients_1P)[0]

@@ -236,13 +236,6 @@ class Server:
 
 def _keep(new: State, state: State) -> None:
     """Put a new state where the old one is, and where a captured step finds it."""
-    changed = {name: tensor for name, tensor in new.items() if tensor is not state[name]}
-    # What is handed on from one name to another lies in the old state, and is read before that is written to.
-    old = {_memory(tensor) for tensor in state.values()}
-    apart = {name: tensor.clone() if _memory(tensor) in old else tensor for name, tensor in changed.items()}
-    for name, tensor in apart.items():
-        state[name].copy_(tensor)
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    for name, tensor in new.items():
+        if tensor is not state[name]:
+            state[name].copy_(tensor)

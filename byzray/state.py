@@ -20,6 +20,12 @@ def expect_like(found: State, known: State) -> None:
             raise ValueError(f"{name!r} is {tuple(other.shape)} {other.dtype}, {expected}")
 
 
+def apart(tensor: Tensor, state: State) -> Tensor:
+    """A tensor, or a copy of it if it lies in the memory of a state, which is about to be overwritten."""
+    memory = tensor.untyped_storage().data_ptr()
+    return tensor.clone() if any(memory == kept.untyped_storage().data_ptr() for kept in state.values()) else tensor
+
+
 def prefixed(state: State, prefix: str) -> State:
     """A state under names that begin with a prefix."""
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}

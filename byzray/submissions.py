@@ -194,14 +194,16 @@ class Mixed(Submissions):
 
     @cached_property
     def _unsound_M(self) -> Tensor:
-        """In which submissions one that is not finite has a weight, (M,) bool."""
-        return (torch.where(self.others.norms_N().isinf(), self.weights_MN, 0) != 0).any(dim=1)
+        """In which submissions one that is not finite has a weight, or a weight is not finite, (M,) bool."""
+        unsound_MN = (torch.where(self.others.norms_N().isinf(), self.weights_MN, 0) != 0) | ~self.weights_MN.isfinite()
+        return unsound_MN.any(dim=1)
 
     @cached_property
     def _first_M(self) -> Tensor:
         """For each submission the first of the same weights, (M,): they are equal to the bit, which a product of
         matrices does not promise."""
-        return torch.stack([(self.weights_MN == weights_N).all(dim=1) for weights_N in self.weights_MN]).int().argmax(1)
+        same_MM = torch.stack([(self.weights_MN == weights_N).all(dim=1) for weights_N in self.weights_MN])
+        return same_MM.fill_diagonal_(True).int().argmax(dim=1)  # NaN is not equal to itself
 
 
 def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
@@ -225,5 +227,6 @@ def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
 
 
 def uniform(rows_K: Tensor, n: int) -> Tensor:
-    """The weights (N,), float64, of the mean of some rows."""
-    return torch.zeros(n, dtype=torch.float64, device=rows_K.device).index_fill(0, rows_K, 1 / len(rows_K))
+    """The weights (N,), float64, of the mean of some rows; a row that is selected again counts again."""
+    shares_K = torch.full((len(rows_K),), 1 / len(rows_K), dtype=torch.float64, device=rows_K.device)
+    return torch.zeros(n, dtype=torch.float64, device=rows_K.device).index_add(0, rows_K, shares_K)
