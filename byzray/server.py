@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray.attacks import View
+from byzray.adversary import Adversary
+from byzray.arrivals import filled, received
 from byzray.cohort import Contribution
 from byzray.contract import Contract
 from byzray.datasets import Data
@@ -21,7 +22,7 @@ from byzray.momentum import ServerMomentum
 from byzray.phases import Stopwatch
 from byzray.root import RootWorker
 from byzray.setups import Setup
-from byzray.state import State, below, expect_like, prefixed
+from byzray.state import State, below, expect_like, keep, prefixed
 from byzray.step import Step
 from byzray.study import Observed, Study
 from byzray.submissions import Matrix
@@ -60,9 +61,7 @@ class Server:
         self.contract = Contract(device)
         self._notes = setup.split.notes(training(data, setup))
         self.defence_state = self.contract.start_defence(setup.defence, self._step(setup.workers), self.theta_D)
-        self.attack_state: State = {}
-        if setup.attack is not None:
-            self.attack_state = self.contract.start_attack(setup.attack, self._step(setup.workers), self.theta_D)
+        self.adversary = Adversary(setup, self.contract, self._step(setup.workers), self.theta_D)
 
     def keep_submissions_in(self, submissions_ND: Tensor) -> None:
         """Take this matrix from now on, into which others can write."""
@@ -108,25 +107,26 @@ class Server:
 
     def _update(self) -> Observed | None:
         """Receive, attack, aggregate, move; returns what the study sees of it."""
-        setup, byzantine = self.setup, self.setup.byzantine
+        setup = self.setup
         self.watch.start()
-        came_ND, workers_H = self._received()
-        honest = len(workers_H)
-        sampled = self.study.sampled(came_ND[:honest])
+        came_ND, workers_H = received(setup, self.submissions_ND, self.step_number)
+        sampled = self.study.sampled(came_ND[: len(workers_H)])
         self.watch.lap("study")
-        self.momentum.receive(came_ND[: honest + len(setup.trained) - setup.honest])
+        self.momentum.receive(came_ND[: len(workers_H) + len(setup.trained) - setup.honest])
         root_D = self._root_submission()
-        if setup.pre:
-            came_ND, honest = self._filled(came_ND), setup.honest
-            workers_H = tuple(range(honest))
-        came_ND, attack_FD = self._attacked(came_ND, workers_H, root_D)
+        if setup.pre and len(came_ND) < setup.workers:  # the adversary sees what the pre-aggregators do
+            came_ND = filled(setup, came_ND, self.step_number)
+            workers_H = tuple(range(setup.honest)) if len(came_ND) == setup.workers else workers_H
+        step = self._step(len(came_ND), root_D)
+        defence = setup.defence.at(step, self.defence_state)
+        came_ND, attack_FD = self.adversary.answer(came_ND, workers_H, step, defence)
         self.watch.lap("attack")
-        submissions_ND = self._filled(came_ND)
+        submissions_ND = filled(setup, came_ND, self.step_number)
         step = self._step(len(submissions_ND), root_D)
         aggregate, state = self.contract.aggregate(setup.defence, Matrix(submissions_ND), step, self.defence_state)
-        _keep(state, self.defence_state)
+        keep(state, self.defence_state)
         self.watch.lap("aggregate")
-        honest_HD = submissions_ND[: len(submissions_ND) - byzantine]
+        honest_HD = submissions_ND[: len(submissions_ND) - setup.byzantine]
         observed = self.study.observe(sampled, honest_HD, attack_FD, aggregate, self.theta_D)
         self.watch.lap("study")
         self.momentum.move(self.theta_D, aggregate.vector_D, step.rate)
@@ -135,25 +135,6 @@ class Server:
         self.watch.lap("aggregate")
         return observed
 
-    def _received(self) -> tuple[Tensor, tuple[int, ...]]:
-        """The rows that come, honest and Byzantine: all, or a copy without those that are missing; and the numbers of
-        the honest workers among them. Those of Byzantine ones, the last, do come."""
-        missing = self.setup.missing_at(self.step_number)
-        if not missing:
-            return self.submissions_ND, tuple(range(self.setup.honest))
-        coming = [worker for worker in range(self.setup.workers) if worker not in missing]
-        return self.submissions_ND[coming], tuple(coming[: len(coming) - self.setup.byzantine])
-
-    def _filled(self, came_ND: Tensor) -> Tensor:
-        """What the defence sees: the submissions that came, with zeros for the others if the setup says so."""
-        faults = self.setup.faults
-        if faults is None or faults.missing != "zero" or len(came_ND) == self.setup.workers:
-            return came_ND
-        missing = self.setup.missing_at(self.step_number)
-        submissions_ND = torch.zeros_like(self.submissions_ND)
-        submissions_ND[[worker for worker in range(self.setup.workers) if worker not in missing]] = came_ND
-        return submissions_ND
-
     def _root_submission(self) -> Tensor | None:
         """That of the server's own worker, (D,), if it has one; computed at every step, as it carries momentum."""
         if self.root is None:
@@ -161,31 +142,6 @@ class Server:
         row_1D = self.root.submit(self.point(), self.step_number)
         self.momentum.receive(row_1D)
         return row_1D[0]
-
-    def _attacked(
-        self, came_ND: Tensor, workers_H: tuple[int, ...], root_D: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The rows with the Byzantine submissions after the honest ones, and those by themselves if there are any."""
-        attack = self.setup.attack
-        if attack is None:
-            return came_ND, None
-        honest_HD, own_FD = came_ND[: len(workers_H)], came_ND[len(workers_H) :]
-        step = self._step(len(came_ND), root_D)
-        view = View(
-            step=step.of(attack),
-            byzantine=self.setup.byzantine,
-            defence=self.setup.defence.at(step, self.defence_state),
-            workers_H=workers_H,
-            own_FD=own_FD if attack.trains else None,
-        )
-        attack_FD, state = self.contract.attack(attack, honest_HD, view, self.attack_state)
-        _keep(state, self.attack_state)
-        if not attack.trains:
-            own_FD.copy_(attack_FD)
-        elif attack_FD is not own_FD:
-            # Not over what the workers submitted, which is their momentum.
-            came_ND = torch.cat((honest_HD, attack_FD))
-        return came_ND, attack_FD
 
     def take_warnings(self) -> list[str]:
         """What the user should know of the run, since the last call."""
@@ -216,7 +172,7 @@ class Server:
     def state(self) -> State:
         """What the next step depends on, beside the setup and the workers' state."""
         state = {"theta": self.theta_D, **self.study.state(), **self.momentum.state()}
-        state |= prefixed(self.defence_state, "rule.") | prefixed(self.attack_state, "attack.")
+        state |= prefixed(self.defence_state, "rule.") | prefixed(self.adversary.state, "attack.")
         return state if self.root is None else state | prefixed(self.root.state(), "root.")
 
     def restore(self, state: State, step: int) -> None:
@@ -229,13 +185,6 @@ class Server:
         expect_like(state, known)
         if self.root is not None:
             self.root.restore(below(state, "root."))
-        _keep({name: state[name] for name in known if not name.startswith("root.")}, known)
+        keep({name: state[name] for name in known if not name.startswith("root.")}, known)
         self.step_number = step
         self.study.resume(step, self.theta_D)
-
-
-def _keep(new: State, state: State) -> None:
-    """Put a new state where the old one is, and where a captured step finds it."""
-    for name, tensor in new.items():
-        if tensor is not state[name]:
-            state[name].copy_(tensor)

@@ -26,6 +26,13 @@ def apart(tensor: Tensor, state: State) -> Tensor:
     return tensor.clone() if any(memory == kept.untyped_storage().data_ptr() for kept in state.values()) else tensor
 
 
+def keep(new: State, state: State) -> None:
+    """Put a new state where the old one is, and where a captured step finds it."""
+    for name, tensor in new.items():
+        if tensor is not state[name]:
+            state[name].copy_(tensor)
+
+
 def prefixed(state: State, prefix: str) -> State:
     """A state under names that begin with a prefix."""
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}

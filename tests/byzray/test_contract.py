@@ -378,7 +378,7 @@ def test_what_is_returned_may_lie_in_the_state(small_setup: Setup) -> None:
         thetas.append(server.theta_D.clone())
         aggregates.append(last_D)
         attacks.append(honest_D)
-        last_D, honest_D = server.defence_state["last"].clone(), server.attack_state["last"].clone()
+        last_D, honest_D = server.defence_state["last"].clone(), server.adversary.state["last"].clone()
         torch.testing.assert_close(thetas[step + 1], thetas[step] - 0.1 * aggregates[step])
         assert torch.equal(server.submissions_ND[5:], attacks[step].expand(2, -1))
         assert torch.equal(last_D, mean(server.submissions_ND))
