@@ -24,8 +24,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from byzray import __version__
-from byzray.aggregators import RandomMixture
+from byzray.aggregators import Aggregator
 from byzray.datasets import MissingData
+from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.mistakes import Failure, SetupError, suggestion
 from byzray.options import Options, Registry
@@ -273,13 +274,12 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     out.print(setup.yaml().rstrip(), markup=False)
     n, f = setup.workers, setup.tolerated
     out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
-    rules = [setup.aggregator]
-    if isinstance(setup.aggregator, RandomMixture):
-        rules += [component.rule for component in setup.aggregator.rules]
-    for rule in rules:
-        bound = rule.bound(n, f)
+    rules = [rule for rule in (setup.aggregator, *setup.aggregator.parts()) if isinstance(rule, Aggregator)]
+    for defence in (Defence(setup.pre, rule) for rule in rules):
+        bound, kappa = defence.bound(n, f), defence.kappa(n, f)
         proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
-        out.print(f"# {rule.label()}: valid for these n and f; {proven}")
+        robust = "" if kappa != kappa else f", kappa {kappa:.6g}"
+        out.print(f"# {defence.label()}: valid for these n and f; {proven}{robust}")
     if untried:
         out.print(f"# {untried}", markup=False)
 

@@ -11,7 +11,7 @@ from byzray.aggregators._ranking import Ranking
 class Median(Ranking):
     """Coordinate-wise median; of an even number of values, the lower of the two in the middle.
 
-    Needs n >= 2f+1. Bound: 1 / sqrt(n-f).
+    Needs n >= 2f+1. Bound: 1 / sqrt(n-f). kappa: 4 (1 + f/(n-2f))^2.
 
     Reference: D. Yin, Y. Chen, K. Ramchandran, P. Bartlett. Byzantine-Robust Distributed Learning: Towards Optimal
     Statistical Rates. ICML 2018.
@@ -28,3 +28,6 @@ class Median(Ranking):
 
     def bound(self, n: int, f: int) -> float:
         return math.nan if self.check(n, f) else 1 / math.sqrt(n - f)
+
+    def kappa(self, n: int, f: int) -> float:
+        return math.nan if self.check(n, f) else 4 * (1 + f / (n - 2 * f)) ** 2
