@@ -134,7 +134,7 @@ def _aggregated(defence: Defence, case: dict[str, Any], inputs: Arrays, device: 
     if reason := defence.check(case["n"], case["f"]):
         raise ValueError(f"case {case['id']}: {reason}")
     submissions, step = Matrix(torch.from_numpy(inputs["submissions"]).to(device)), _step(case, inputs, device)
-    state = defence.start(step, submissions.rows_ND[0])
+    state = defence.initial_state(step, submissions.rows_ND[0])
     if "previous" in inputs:
         state = {"previous": torch.from_numpy(inputs["previous"]).to(device)}
     aggregate, _ = defence.step(submissions, step, state)
@@ -169,7 +169,7 @@ def _attack(case: dict[str, Any], inputs: Arrays, device: torch.device) -> Array
         steps = torch.zeros(1, case["h"], inputs["normals"].shape[1], dtype=torch.float64, device=device)
     defence = Defence([], Krum() if case["name"] == "fang-krum" else Average())
     first = _step(case, inputs, device)
-    state, targets = attack.start(first, steps[0, 0]), []
+    state, targets = attack.initial_state(first, steps[0, 0]), []
     rows_FD = steps[0, :0]
     for number, honest_HD in enumerate(steps):
         step = HandedStep(number=number, n=first.n, f=first.f, draws=inputs)

@@ -63,7 +63,7 @@ class Contract:
             BrokenContract: the rule broke it.
         """
         with self._watched(like_D, *_own(defence), starts=True):
-            return self._state(defence.start(step, like_D), f"aggregator {defence.rule.label()}")
+            return self._state(defence.initial_state(step, like_D), f"aggregator {defence.rule.label()}")
 
     def start_attack(self, attack: Attack, step: Step, like_D: Tensor) -> State:
         """The state of an attack before the first step.
@@ -72,7 +72,7 @@ class Contract:
             BrokenContract: the attack broke it.
         """
         with self._watched(like_D, f"attack {attack.label()}", attack, starts=True):
-            return self._state(attack.start(step.of(attack), like_D), f"attack {attack.label()}")
+            return self._state(attack.initial_state(step.of(attack), like_D), f"attack {attack.label()}")
 
     def attack(self, attack: Attack, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
         """The Byzantine submissions (F, D), and the state after the step.

@@ -30,9 +30,9 @@ class Defence:
         """``nnm+trimmed-mean``."""
         return "+".join(part.label() for part in (*self.pre, self.rule))
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The rule's state before the first step."""
-        return self.rule.start(self._last(step), like_D)
+        return self.rule.initial_state(self._last(step), like_D)
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         """The aggregate of a step, as a combination of these submissions where that is known, and the state after it.

@@ -57,7 +57,7 @@ class Aggregator(Options):
     submissions the aggregate of a robust rule is finite.
 
     A rule of your own derives from this class, from :class:`Selecting` or from :class:`Weighting`, declares its options
-    as pydantic fields and implements the one method of that class; with a state, or random draws, :meth:`start` and
+    as pydantic fields and implements the one method of that class; with a state, or random draws, :meth:`initial_state` and
     :meth:`step`.
 
     Attributes:
@@ -72,7 +72,7 @@ class Aggregator(Options):
         """The aggregate (D,), tolerating `f` Byzantine submissions."""
         raise NotImplementedError(f"{self.label()} implements neither aggregate nor step")
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The state before the first step, by name.
 
         Args:
@@ -92,7 +92,7 @@ class Aggregator(Options):
     def __call__(self, rows_ND: Tensor, f: int) -> Tensor:
         """The aggregate (D,) of the rows of a matrix at the first step of a run."""
         step = Step(n=len(rows_ND), f=f).of(self)
-        found, _ = self.step(Matrix(rows_ND), step, self.start(step, rows_ND[0]))
+        found, _ = self.step(Matrix(rows_ND), step, self.initial_state(step, rows_ND[0]))
         return checked(self, found, Matrix(rows_ND)).vector_D
 
     @property

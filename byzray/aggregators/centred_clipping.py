@@ -29,7 +29,7 @@ class CentredClipping(Aggregator):
     tau: PositiveFloat = 10.0
     iterations: PositiveInt = 1
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"previous": torch.zeros_like(like_D)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:

@@ -52,10 +52,10 @@ class RandomMixture(Aggregator):
         probabilities = [component.frequency / total for component in self.rules]
         return int(randomness.generator(seed, "mixture", step).choice(len(self.rules), p=probabilities))
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         state: State = {}
         for i, component in enumerate(self.rules):
-            state |= prefixed(component.rule.start(step.of(component.rule), like_D), f"{i}.")
+            state |= prefixed(component.rule.initial_state(step.of(component.rule), like_D), f"{i}.")
         return state
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:

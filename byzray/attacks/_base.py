@@ -41,7 +41,7 @@ class Attack(Options):
     Byzantine workers at once.
 
     An attack of your own derives from this class, declares its options as pydantic fields and implements
-    :meth:`__call__`; with a state :meth:`start` and :meth:`step`. What it draws comes from ``view.step``.
+    :meth:`__call__`; with a state :meth:`initial_state` and :meth:`step`. What it draws comes from ``view.step``.
 
     Attributes:
         trains: whether the Byzantine workers run the honest code, on data that :meth:`poison` changes.
@@ -63,7 +63,7 @@ class Attack(Options):
         """
         raise NotImplementedError(f"{self.label()} implements neither __call__ nor step")
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The state before the first step, by name.
 
         Args:

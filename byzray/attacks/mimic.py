@@ -41,7 +41,7 @@ class Mimic(Attack):
             raise ValueError("expected either 'target' or 'warmup', which chooses the worker itself")
         return self
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         if not self.warmup:
             return {}
         normal_D = torch.from_numpy(step.generator_of_run("mimic").standard_normal(len(like_D)))

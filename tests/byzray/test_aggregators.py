@@ -640,7 +640,7 @@ def test_a_mixture_aggregates_as_the_rule_that_is_drawn() -> None:
 class Counts(Aggregator):
     """The mean times the number of steps at which the rule was asked."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"count": torch.zeros((), dtype=torch.int64)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:

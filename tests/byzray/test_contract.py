@@ -231,7 +231,7 @@ class Stated(Aggregator):
     then: Callable[[State], Any]
     name: ClassVar[str] = "Own"
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return self.first()
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
@@ -243,7 +243,7 @@ class StatedAttack(Attack):
     then: Callable[[State], Any]
     name: ClassVar[str] = "Own"
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return self.first()
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -303,7 +303,7 @@ def test_a_state_that_an_attack_changes_in_place_is_noticed(small_setup: Setup) 
 class StepsAhead(Attack):
     """Flips the signs, stronger from step to step, and adds noise that it draws from the step."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"strength": torch.ones((), dtype=torch.float64)}
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -349,7 +349,7 @@ def test_what_a_state_hands_on_from_name_to_name_arrives(small_setup: Setup) -> 
 class Late(Aggregator):
     """The mean of the step before."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"last": torch.zeros_like(like_D)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
@@ -359,7 +359,7 @@ class Late(Aggregator):
 class LateAttack(Attack):
     """The mean of the step before, as the state holds it."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"last": torch.zeros_like(like_D)}
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -501,7 +501,7 @@ class SeedsItsOwn(Aggregator):
 class RemembersByItsState(Aggregator):
     """Averages the last two means, and adds noise that it draws from the step: nothing to warn of."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"last": torch.zeros_like(like_D), "before": torch.zeros_like(like_D)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:

@@ -322,7 +322,7 @@ def test_a_searched_attack_maximises_the_harm_to_the_whole_pipeline(attack: Any,
 class Slow(Aggregator):
     """The mean of all steps' means so far, counted in its state."""
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"sum": torch.zeros_like(like_D), "count": torch.zeros((), dtype=torch.int64)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
@@ -358,7 +358,7 @@ class Notes(Aggregator):
 
     met: list[tuple[int, int, int]]
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         self.met.append((-1, step.n, step.f))
         return {}
 
@@ -371,7 +371,7 @@ def test_a_rule_meets_the_sizes_that_the_parts_before_it_leave() -> None:
     rule = Notes(met=[])
     whole = Defence([Halves(), Bucketing()], rule)
     step = Step(n=20, f=4)
-    whole.start(step, normal(1, 3)[0])
+    whole.initial_state(step, normal(1, 3)[0])
     whole.at(step, {})(Matrix(normal(20, 3)))
     assert rule.met == [(-1, 5, 2), (5, 5, 2)]
 
