@@ -57,8 +57,8 @@ class Aggregator(Options):
     submissions the aggregate of a robust rule is finite.
 
     A rule of your own derives from this class, from :class:`Selecting` or from :class:`Weighting`, declares its options
-    as pydantic fields and implements the one method of that class; with a state, or random draws, :meth:`initial_state` and
-    :meth:`step`.
+    as pydantic fields and implements the one method of that class; with a state, or random draws, :meth:`step` and
+    :meth:`initial_state`.
 
     Attributes:
         computes_on_host: whether the rule looks at values on the host, which waits for a GPU at every step.

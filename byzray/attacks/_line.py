@@ -26,12 +26,12 @@ class LineAttack(Attack):
     evaluations: Annotated[int, Field(ge=1, le=10_000)] = 16
 
     @abstractmethod
-    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
         """The start, the direction, and the factor, not to be changed in place."""
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         mean_D = honest_HD.mean(dim=0)
-        start_D, direction_D, factor = self.line(honest_HD, mean_D, view)
+        start_D, direction_D, factor = self.line(honest_HD, mean_D, view.byzantine)
         line = Line(honest_HD, mean_D, start_D, direction_D, view.byzantine)
         if factor == "searched":
             found = maximise(partial(_harm, line, view.defence), self.evaluations, honest_HD.device)

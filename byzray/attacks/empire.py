@@ -5,7 +5,6 @@ Shapes in names: H honest submissions, D parameters.
 
 from torch import Tensor
 
-from byzray.attacks._base import View
 from byzray.attacks._line import Factor, LineAttack, signed
 
 
@@ -21,5 +20,5 @@ class Empire(LineAttack):
     factor: Factor = 1.1
     negative: bool = False
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
         return mean_D, signed(-mean_D, self.negative), self.factor

@@ -6,7 +6,6 @@ Shapes in names: H honest submissions, D parameters.
 import torch
 from torch import Tensor
 
-from byzray.attacks._base import View
 from byzray.attacks._line import Factor, LineAttack
 
 
@@ -19,5 +18,5 @@ class EmpireStrict(LineAttack):
 
     epsilon: Factor = 1.0
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
         return torch.zeros_like(mean_D), -mean_D, self.epsilon

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from byzray.attacks._base import View
 from byzray.attacks._line import Factor, LineAttack, signed
 
 
@@ -26,7 +25,7 @@ class Hidden(LineAttack):
     negative: bool = False
     target: int | Literal["all"] = -1
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
         d = len(mean_D)
         if self.target == "all":
             direction_D = torch.ones_like(mean_D)

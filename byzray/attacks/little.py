@@ -9,7 +9,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from byzray.attacks._base import View
 from byzray.attacks._line import Factor, LineAttack, signed
 from byzray.deviations import squared_deviations
 
@@ -31,10 +30,10 @@ class Little(LineAttack):
     factor: Factor | Literal["auto"] = 1.5
     negative: bool = True
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, view: View) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
         variance_D = squared_deviations(honest_HD, mean_D) / (len(honest_HD) - 1)
         deviation_D = variance_D.sqrt().to(mean_D.dtype)
-        factor = quantile(len(honest_HD), view.byzantine) if self.factor == "auto" else self.factor
+        factor = quantile(len(honest_HD), byzantine) if self.factor == "auto" else self.factor
         return mean_D, signed(deviation_D, self.negative), factor
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:

@@ -305,7 +305,7 @@ def test_a_searched_attack_maximises_the_harm_to_the_whole_pipeline(attack: Any,
     whole = defence(PIPELINES[pipeline][0], rule)
     honest_HD = normal(n - byzantine, 12, 4) + 0.5
     mean_D = honest_HD.mean(dim=0)
-    start_D, direction_D, _ = attack.line(honest_HD, mean_D)
+    start_D, direction_D, _ = attack.line(honest_HD, mean_D, byzantine)
     step = Step(seed=3, number=2, n=n, f=f)
     bound = whole.at(step, {})
 

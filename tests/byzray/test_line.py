@@ -78,7 +78,7 @@ def number(x: float) -> Tensor:
 
 def line_of(attack: LineAttack, honest_HD: Tensor, byzantine: int) -> Line:
     mean_D = honest_HD.mean(dim=0)
-    start_D, direction_D, _ = attack.line(honest_HD, mean_D)
+    start_D, direction_D, _ = attack.line(honest_HD, mean_D, byzantine)
     return Line(honest_HD, mean_D, start_D, direction_D, byzantine)
 
 
