@@ -111,9 +111,9 @@ class Server:
         sampled = self.study.sampled(came_ND[:honest])
         self.watch.lap("study")
         self.momentum.receive(came_ND[: honest + len(setup.trained) - setup.honest])
-        if setup.pre:
-            came_ND, honest = self._filled(came_ND), setup.honest
-            workers_H = tuple(range(honest))
+        # Pre-aggregators mix such zeros in, and an adversary who asks the defence has to see them.
+        if setup.pre and len(filled_ND := self._filled(came_ND)) > len(came_ND):
+            came_ND, workers_H = filled_ND, tuple(range(setup.honest))
         came_ND, attack_FD = self._attacked(came_ND, workers_H)
         self.watch.lap("attack")
         submissions_ND = self._filled(came_ND)
