@@ -26,6 +26,7 @@ from rich.table import Table
 from byzray import __version__
 from byzray.aggregators import RandomMixture
 from byzray.datasets import MissingData
+from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.mistakes import Failure, SetupError, suggestion
 from byzray.options import Options, Registry
@@ -277,9 +278,12 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     if isinstance(setup.aggregator, RandomMixture):
         rules += [component.rule for component in setup.aggregator.rules]
     for rule in rules:
-        bound = rule.bound(n, f)
+        defence = Defence(setup.pre, rule)
+        bound = defence.bound(n, f)
         proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
-        out.print(f"# {rule.label()}: valid for these n and f; {proven}")
+        left, _ = defence.sizes(n, f)
+        seen = "" if left == n else f", {rule.label()} sees n = {left}"
+        out.print(f"# {defence.label()}: valid for these n and f{seen}; {proven}")
     if untried:
         out.print(f"# {untried}", markup=False)
 
@@ -479,7 +483,9 @@ def _pull_results(storage: "Storage") -> None:
 
 class Kind(StrEnum):
     aggregators = "aggregators"
+    preaggregators = "preaggregators"
     attacks = "attacks"
+    splits = "splits"
     models = "models"
     datasets = "datasets"
     sweeps = "sweeps"
@@ -494,19 +500,24 @@ def list_options(
     from byzray.attacks import ATTACKS
     from byzray.datasets import DATASETS
     from byzray.models import MODELS
+    from byzray.preaggregators import PREAGGREGATORS
+    from byzray.splits import SPLITS
 
     if kind is Kind.sweeps:
         _list_sweeps()
         return
     registries: dict[Kind, Registry[Any]] = {
         Kind.aggregators: AGGREGATORS,
+        Kind.preaggregators: PREAGGREGATORS,
         Kind.attacks: ATTACKS,
+        Kind.splits: SPLITS,
         Kind.models: MODELS,
         Kind.datasets: DATASETS,
     }
     table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
     for name, cls in registries[kind].classes.items():
-        table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
+        what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        table.add_row(name, escape(what), escape(_options(cls)))
     Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
 
 
