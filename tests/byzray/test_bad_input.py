@@ -419,7 +419,10 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
         (["rum", "setup.yaml"], "No such command 'rum'"),
         (["list", "rules"], "got 'rules', did you mean 'aggregators'?"),
         (["list", "attack"], "got 'attack', did you mean 'attacks'?"),
-        (["list", "files"], "got 'files', expected one of aggregators, attacks, models, datasets, sweeps"),
+        (
+            ["list", "files"],
+            "got 'files', expected one of aggregators, preaggregators, attacks, splits, models, datasets, sweeps",
+        ),
         (["conformance", ".", "--device", "gpu"], "got 'gpu', did you mean 'cuda'?"),
         (["conformance", "missing"], "missing: expected a directory of vectors"),
         (["conformance", "setup.yaml"], "setup.yaml: expected a directory of vectors"),

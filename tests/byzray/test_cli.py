@@ -25,7 +25,9 @@ from byzray.attacks import ATTACKS
 from byzray.datasets import DATASETS
 from byzray.models import MODELS
 from byzray.options import Registry
+from byzray.preaggregators import PREAGGREGATORS
 from byzray.setups import Setup, load_setup
+from byzray.splits import SPLITS
 from byzray.yaml import parse_yaml
 
 Byzray = Callable[..., tuple[int, str, str]]
@@ -240,9 +242,23 @@ def test_show_a_mixture(byzray: Byzray) -> None:
     ]
 
 
+def test_show_pre_aggregators(byzray: Byzray) -> None:
+    code, out, _ = byzray("show", "setup.yaml", "--set", "pre=bucketing", "--set", "byzantine=1", "--set", "attack=nan")
+    assert code == 0
+    valid = "# bucketing+median: valid for these n and f, median sees n = 4; no variance-norm bound is known"
+    assert out.splitlines()[-1] == valid
+
+
 @pytest.mark.parametrize(
     ("kind", "registry"),
-    [("aggregators", AGGREGATORS), ("attacks", ATTACKS), ("models", MODELS), ("datasets", DATASETS)],
+    [
+        ("aggregators", AGGREGATORS),
+        ("preaggregators", PREAGGREGATORS),
+        ("attacks", ATTACKS),
+        ("splits", SPLITS),
+        ("models", MODELS),
+        ("datasets", DATASETS),
+    ],
 )
 def test_list(kind: str, registry: Registry[Any], byzray: Byzray) -> None:
     code, out, _ = byzray("list", kind)
