@@ -20,7 +20,7 @@ class SignSwitch(Attack):
     scale: PositiveFloat = 1.0
     chance: Annotated[float, Field(ge=0, le=1)] = 0.1
 
-    def start(self, step: Step, like_D: Tensor) -> State:
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
         return {"sign": -torch.ones((), device=like_D.device)}
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:

@@ -21,7 +21,7 @@ class FollowingClip(Aggregator):
 
     memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
-    def start(self, step: Step, like_D: torch.Tensor) -> State:
+    def initial_state(self, step: Step, like_D: torch.Tensor) -> State:
         return {"previous": torch.zeros_like(like_D), "radius": torch.zeros((), dtype=torch.float64).to(like_D.device)}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:

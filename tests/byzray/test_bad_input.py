@@ -101,7 +101,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     "boolean from word": ("momentum: {nesterov: yes}", "momentum.nesterov: got 'yes', expected true or false"),
     "word": ("device: gpu", "device: got 'gpu', expected 'auto', 'cpu' or 'cuda'"),
     "nested word": ("momentum: {placement: x}", "momentum.placement: got 'x', expected 'worker', 'server' or 'update'"),
-    "section from number": ("momentum: 0.9", "momentum: got 0.9, expected a mapping with beta, dampening,"),
+    "section from number": ("momentum: 0.9", "momentum: got 0.9, expected a mapping with name, beta, dampening,"),
     "actors from number": ("actors: 3", "actors: got 3, expected a mapping with workers_per_actor,"),
     "study from word": ("study: yes", "study: got 'yes', expected on, off, or a mapping with 'past'"),
     "study from number": ("study: 1", "study: got 1, expected on, off, or a mapping with 'past'"),

@@ -210,7 +210,9 @@ def test_show(rule: str, bound: float | None, byzray: Byzray) -> None:
     assert about.startswith("# n = 7, f = 2, honest workers: 5, run directory: digits-")
     assert about.endswith(setup.digest())
     known = "no variance-norm bound is known" if bound is None else f"variance-norm bound {bound:.6g}"
-    assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}"
+    kappas = {"median": 4 * (1 + 2 / 3) ** 2, "trimmed-mean": 6 * 2 / 3 * (1 + 2 / 3)}
+    robust = f", kappa {kappas[rule]:.6g}" if rule in kappas else ""
+    assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}{robust}"
 
 
 def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path: Path) -> None:
@@ -238,7 +240,9 @@ def test_show_a_mixture(byzray: Byzray) -> None:
     assert code == 0
     bounds = {"random-mixture": krum_bound(7, 2), "median": 1 / math.sqrt(5), "krum": krum_bound(7, 2)}
     assert out.splitlines()[-3:] == [
-        f"# {name}: valid for these n and f; variance-norm bound {bound:.6g}" for name, bound in bounds.items()
+        f"# {name}: valid for these n and f; variance-norm bound {bound:.6g}"
+        + (f", kappa {4 * (1 + 2 / 3) ** 2:.6g}" if name == "median" else "")
+        for name, bound in bounds.items()
     ]
 
 

@@ -15,7 +15,7 @@ from byzray.results import RunDirectory
 from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 
-SWEEPS = ("sweep", "search")  # see tests/sweeps/test_definition.py
+SWEEPS = ("search", "sweep", "heterogeneous-sweep")
 EXAMPLES = sorted(path for path in (Path(__file__).parents[2] / "examples").glob("*.yaml") if path.stem not in SWEEPS)
 
 ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median", "attack": "little"}
@@ -23,6 +23,7 @@ ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median
 # For every field another value than in ATTACKED, with what else has to change to keep the setup valid.
 CHANGES: dict[str, dict[str, Any]] = {
     "dataset": {"dataset": "mnist"},
+    "split": {"split": "dirichlet"},
     "model": {"model": {"name": "mlp", "hidden": [3, 5]}},
     "loss": {"loss": "cross-entropy"},
     "batch_size": {"batch_size": 5},
@@ -71,7 +72,7 @@ def test_examples_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
     assert again.yaml() == setup.yaml()
     assert setup.changed() == setup
     for field, value in parse_yaml(path.read_text(encoding="utf-8")).items():
-        if not isinstance(value, dict) and field not in ("dataset", "model", "aggregator", "learning_rate"):
+        if not isinstance(value, dict) and field not in ("dataset", "model", "pre", "aggregator", "learning_rate"):
             assert getattr(setup, field) == value
 
 
