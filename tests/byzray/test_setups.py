@@ -15,7 +15,7 @@ from byzray.results import RunDirectory
 from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 
-SWEEPS = ("search", "sweep", "heterogeneous-sweep")
+SWEEPS = ("sweep", "search", "heterogeneous-sweep")  # see tests/sweeps/test_definition.py
 EXAMPLES = sorted(path for path in (Path(__file__).parents[2] / "examples").glob("*.yaml") if path.stem not in SWEEPS)
 
 ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median", "attack": "little"}
