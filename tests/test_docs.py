@@ -244,7 +244,7 @@ def test_commands_print_what_is_shown(
 def in_folder_of_sweeps_md(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """With the sweep that the page shows, but for the condition without which a combination is a mistake."""
     shutil.copy(ROOT / "examples/digits.yaml", folder)
-    (sweep,) = [block for block in blocks(TEXTS["sweeps.md"], "yaml") if "axes:" in block]
+    (sweep,) = [block for block in blocks(TEXTS["sweeps.md"], "yaml") if "base: digits.yaml" in block]
     (folder / "mine.yaml").write_text(re.sub(r"^conditions:\n.*\n", "", sweep, flags=re.MULTILINE))
     patch.chdir(folder)
 
