@@ -9,7 +9,7 @@ What workers carry from step to step is thereby known to the server, and stays s
 placement `worker` submissions are the momentum buffers, and the matrix has two places, used by turns. So a worker that
 was lost can be handed its state back.
 
-Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, N submissions, of which H honest,
+Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, T workers in all, N submissions,
 D parameters.
 """
 
@@ -26,11 +26,12 @@ from torch import Tensor
 from actors.group import Group, exchanging
 from actors.near import shared_among
 from actors.supervision import START_SECONDS
-from byzray.cohort import Cohort, Contribution, State
+from byzray.cohort import Cohort, Contribution
 from byzray.gradients import Network
 from byzray.metrics import Moments
 from byzray.server import Server
 from byzray.setups import Setup
+from byzray.state import State
 
 # Parts of a board begin at cache lines, as tensors of their own would. In numbers.
 ALIGNMENT = 16
@@ -48,6 +49,7 @@ class Layout(NamedTuple):
         moments: whether reports hold moments.
         carried: how many numbers BatchNorm's statistics take, of each worker.
         turns: how many places the matrix of submissions has.
+        points: how many points the server sends.
     """
 
     submissions: int
@@ -56,6 +58,7 @@ class Layout(NamedTuple):
     moments: bool = False
     carried: int = 0
     turns: int = 1
+    points: int = 1
 
     @classmethod
     def of(cls, setup: Setup, network: Network, cohorts: Sequence[range]) -> "Layout":
@@ -68,6 +71,7 @@ class Layout(NamedTuple):
             moments=setup.workers_report_moments,
             carried=sum(-(-buffer.nbytes // torch.float32.itemsize) for buffer in buffers.values()),
             turns=2 if setup.momentum.placement == "worker" else 1,
+            points=2 if setup.momentum.name == "mvr" else 1,
         )
 
     def alone(self, index: int) -> "Layout":
@@ -80,7 +84,7 @@ class Layout(NamedTuple):
         reports = [
             len(workers) * (1 + self.carried) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts
         ]
-        return [self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
+        return [self.points * self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
 
     def total(self) -> int:
         """How many numbers a board has."""
@@ -98,7 +102,7 @@ class Board:
 
     Attributes:
         message: the point, and a number that is not 0 if no step follows.
-        point_D: the point.
+        point: the point (D,), or the points that the server sends, (points, D).
     """
 
     def __init__(self, layout: Layout, numbers: Tensor) -> None:
@@ -107,7 +111,7 @@ class Board:
             parts.append(numbers[start : start + size])
             start += _aligned(size)
         self.message, *rest = parts
-        self.point_D = self.message[:-1]
+        self.point = self.message[:-1].view(layout.points, -1).squeeze(0)
         shape = (layout.submissions, layout.dimension)
         self._matrices = [matrix.view(shape) for matrix in rest[: layout.turns]]
         self._reports = rest[layout.turns :]
@@ -186,7 +190,7 @@ def unpack_report(report: Tensor, layout: Layout, index: int, came: int) -> Cont
         report: the report, on any device.
         layout: of the board.
         index: of the cohort.
-        came: from how many of its workers a submission came.
+        came: from how many of its honest workers a submission came.
     """
     workers = len(layout.cohorts[index])
     moments = report[workers * (1 + layout.carried) :]
@@ -224,7 +228,7 @@ class ServerChannel:
         self._sent = 0.0
         self._transfers: list[Any] = []  # torch.distributed's works
         self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
-        self.keep({f"{BUFFER}{name}": _repeated(one, server.setup.honest) for name, one in self._buffers.items()})
+        self.keep({f"{BUFFER}{name}": _repeated(one, len(server.setup.trained)) for name, one in self._buffers.items()})
 
     def send(self) -> None:
         """Send the server's point, and be ready for the answers."""
@@ -233,7 +237,7 @@ class ServerChannel:
         board = self.board
         if not self._copied:
             self.server.keep_submissions_in(board.submissions(self._step))
-        board.point_D.copy_(self.server.point())
+        board.point.copy_(self.server.point())
         with _letting_go(self._transfers):
             for index in range(len(self.layout.cohorts)):
                 rank = index + 1
@@ -266,8 +270,8 @@ class ServerChannel:
                 near.wait(until)
             self._finish(until)
         if self._copied:
-            honest_HD = self.server.honest_HD
-            honest_HD.copy_(self.board.submissions(self._step)[: len(honest_HD)])
+            trained_TD = self.server.trained_TD
+            trained_TD.copy_(self.board.submissions(self._step)[: len(trained_TD)])
 
     def _finish(self, until: float) -> None:
         _finish(self._transfers, until if self._timed else None)
@@ -286,11 +290,11 @@ class ServerChannel:
         ]
 
     def kept(self) -> State:
-        """The state of all honest workers before the server's next step, as they sent it."""
-        before, honest = self.server.step_number - 1, self.server.setup.honest
+        """The state of all workers before the server's next step, as they sent it."""
+        before, trained = self.server.step_number - 1, len(self.server.setup.trained)
         state = {}
         if self.layout.turns == 2:
-            state["worker momentum"] = self.board.submissions(before)[:honest].cpu().clone()
+            state["worker momentum"] = self.board.submissions(before)[:trained].cpu().clone()
         parts = [
             unpack_buffers(self.board.report(index, before), len(workers), self._buffers)
             for index, workers in enumerate(self.layout.cohorts)
@@ -298,11 +302,11 @@ class ServerChannel:
         return state | {f"{BUFFER}{name}": torch.cat([part[name] for part in parts]) for name in self._buffers}
 
     def keep(self, state: State) -> None:
-        """Keep the state that all honest workers begin with, as if they had sent it."""
+        """Keep the state that all workers begin with, as if they had sent it."""
         before = self.server.step_number - 1
         if self.layout.turns == 2 and "worker momentum" in state:
-            momentum_HD = state["worker momentum"]
-            self.board.submissions(before)[: len(momentum_HD)].copy_(momentum_HD)
+            momentum_TD = state["worker momentum"]
+            self.board.submissions(before)[: len(momentum_TD)].copy_(momentum_TD)
         for index, workers in enumerate(self.layout.cohorts):
             own = {name: state[f"{BUFFER}{name}"][workers.start : workers.stop] for name in self._buffers}
             pack_buffers(own, self.board.report(index, before), len(workers))
@@ -349,7 +353,7 @@ class WorkerChannel:
         else:
             self._transfer(lambda: [dist.irecv(self._board.message, src=0)])
         ended = self._may_end and bool(self._board.message[-1])
-        return None if ended else self._board.point_D.to(self.device)
+        return None if ended else self._board.point.to(self.device)
 
     def submissions(self, step: int) -> Tensor:
         """Where the cohort puts its submissions (K, D)."""

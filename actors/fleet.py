@@ -125,8 +125,9 @@ class Fleet:
     def for_setup(cls, setup: Setup, supervision: Supervision = Supervision()) -> "Fleet":
         """A fleet laid out as a setup says."""
         layout = setup.actors or Actors()
-        count = math.ceil(setup.honest / layout.workers_per_actor)
-        return cls(setup.label(), split(setup.honest, count), layout, setup.device, supervision=supervision)
+        trained = len(setup.trained)
+        count = math.ceil(trained / layout.workers_per_actor)
+        return cls(setup.label(), split(trained, count), layout, setup.device, supervision=supervision)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -237,17 +238,17 @@ class Fleet:
         self.places = places
         self.joined = True
 
-    def layout_for(self, honest: int) -> Actors:
-        """The layout that describes a run of so many honest workers on this fleet.
+    def layout_for(self, workers: int) -> Actors:
+        """The layout that describes a run of so many workers that train on this fleet.
 
         Raises:
             FleetError: no even spread uses all of the fleet's actors, and no more.
         """
-        packed = math.ceil(honest / self.size)
-        if math.ceil(honest / packed) != self.size:
+        packed = math.ceil(workers / self.size)
+        if math.ceil(workers / packed) != self.size:
             raise FleetError(
-                f"a fleet of {self.size} worker actors cannot evenly hold {honest} honest workers; "
-                f"expected a fleet of {math.ceil(honest / packed)}, with {packed} workers an actor"
+                f"a fleet of {self.size} worker actors cannot evenly hold {workers} workers; "
+                f"expected a fleet of {math.ceil(workers / packed)}, with {packed} workers an actor"
             )
         return self.layout.model_copy(update={"workers_per_actor": packed})
 
@@ -306,14 +307,15 @@ class Fleet:
             healthy: before this step no actor fails by declaration.
 
         Raises:
-            FleetError: there are fewer honest workers than actors.
+            FleetError: there are fewer workers than actors.
             ActorLost: an actor was lost.
         """
-        if setup.honest < self.size:
-            raise FleetError(f"a fleet of {self.size} worker actors cannot hold {setup.honest} honest workers")
+        trained = len(setup.trained)
+        if trained < self.size:
+            raise FleetError(f"a fleet of {self.size} worker actors cannot hold {trained} workers")
         if not self.joined:
             self.revive()
-        cohorts = split(setup.honest, self.size)
+        cohorts = split(trained, self.size)
         description, paths = setup.describe(), list(sys.path)
         self.columns, *_ = self.call(
             [

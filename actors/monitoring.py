@@ -31,7 +31,7 @@ class Monitor(Source):
     def __init__(self, setup: Setup, sweep: str = "") -> None:
         self.setup = setup
         self.tags = run_tags(setup, sweep)
-        self.bound = setup.aggregator.bound(setup.workers, setup.tolerated)
+        self.bound = setup.defence.bound(setup.workers, setup.tolerated)
         self.last: Update | None = None
         self.running = True
         self.lock = threading.Lock()

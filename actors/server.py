@@ -11,11 +11,11 @@ from actors.channel import ServerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
 from actors.publishing import Beacon
-from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.devices import pick_device
 from byzray.divergence import Divergence
 from byzray.server import Server
+from byzray.state import State
 
 
 class Stretch(NamedTuple):
@@ -99,7 +99,7 @@ class ServerActor(Member):
             self._slowest, began = 0.0, time.monotonic()
             if server.step_number < stop:
                 self._send()
-            while server.step_number < stop and not server.halted:
+            while server.step_number < stop and not server.study.halted:
                 self.at_step(server.step_number)
                 server.watch.start()
                 channel.receive()
@@ -108,12 +108,12 @@ class ServerActor(Member):
                 observed = server.update()
                 try:
                     if server.step_number < stop:
-                        channel.end() if server.halted else self._send()
+                        channel.end() if server.study.halted else self._send()
                 finally:
                     # While the workers are at the next step.
-                    server.study(observed, contributions)
+                    server.record(observed, contributions)
                 self._slowest, began = max(self._slowest, time.monotonic() - began), time.monotonic()
-            if server.halted or server.step_number == server.setup.steps:
+            if server.study.halted or server.step_number == server.setup.steps:
                 self.light(None)
             return self._stretch()
 
@@ -126,9 +126,9 @@ class ServerActor(Member):
         """The steps since :meth:`run` was called, however often it is asked for."""
         self._rows = np.concatenate([self._rows, self.server.take_rows()])
         server = self.server
-        self._warnings += server.contract.take_warnings()
+        self._warnings += server.take_warnings()
         return Stretch(
-            self._rows, server.step_number, server.diverged, server.watch.take(), self._warnings, self._slowest
+            self._rows, server.step_number, server.study.diverged, server.watch.take(), self._warnings, self._slowest
         )
 
     def rescue(self) -> Rescued | None:

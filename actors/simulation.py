@@ -19,7 +19,6 @@ from actors.fleet import GRACE_SECONDS, Fleet
 from actors.monitoring import Monitor, run_tags
 from actors.server import Rescued, Stretch
 from actors.supervision import ActorLost, FleetError, Patience, Supervision
-from byzray.cohort import State
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
@@ -29,6 +28,7 @@ from byzray.recording import CheckpointInterval, Progress, StateLost, Update, re
 from byzray.results import Result
 from byzray.setups import Actors, Setup
 from byzray.simulation import data_root, load_data, mean_buffers
+from byzray.state import State
 
 T = TypeVar("T")
 
@@ -135,7 +135,8 @@ class FleetSimulation:
             self.patience.learn(stretch.slowest)
         self.step_number = stretch.step
         self.diverged = self.diverged or stretch.diverged
-        self._story += stretch.warnings
+        # A server that is made ready again repeats what it found then.
+        self._story += [warning for warning in stretch.warnings if warning not in self._story]
         return stretch.rows
 
     def _recover(self, loss: ActorLost) -> NDArray[np.float64]:
@@ -269,12 +270,12 @@ def expect_importable(setup: Setup) -> None:
     Raises:
         SetupError: a class stands in the script that is run, in a notebook, or in a function.
     """
-    own = {field: getattr(setup, field) for field in ("dataset", "model", "aggregator", "attack")}
     mistakes = [
         f"{field}: got {option.reference()!r}, expected a class in a module, as every actor imports it by its name: "
         "put it into a file next to this one"
-        for field, option in own.items()
-        if option is not None and (option.reference().startswith("__main__:") or "<locals>" in option.reference())
+        for field, options in setup.options().items()
+        for option in options
+        if option.reference().startswith("__main__:") or "<locals>" in option.reference()
     ]
     if mistakes:
         raise SetupError(setup.label(), mistakes)
@@ -313,7 +314,7 @@ def simulate(
         actors.FleetError: the cluster has no room, or actors were lost for good.
         Exception: whatever :func:`byzray.simulate` raises.
     """
-    layout = fleet.layout_for(setup.honest) if fleet is not None else setup.actors or Actors()
+    layout = fleet.layout_for(len(setup.trained)) if fleet is not None else setup.actors or Actors()
     setup = setup.changed(actors=layout.model_dump(), seed=setup.seed if seed is None else seed)
     expect_importable(setup)
     own: list[Fleet] = []

@@ -9,9 +9,10 @@ from actors.channel import Layout, WorkerChannel
 from actors.member import Member, resolve
 from actors.near import PeerLost
 from actors.publishing import Beacon
-from byzray.cohort import Cohort, State
+from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import pick_device
+from byzray.state import State
 
 
 class WorkerActor(Member):
@@ -74,13 +75,13 @@ class WorkerActor(Member):
             cohort = self.cohort
             self.channel.patience = patience
             for step in range(start, stop):
-                point_D = self.channel.receive()
-                if point_D is None:
+                point = self.channel.receive()
+                if point is None:
                     self.light(None)
                     break
                 self.at_step(step)
                 self._fail_as_declared(step)
-                contribution = cohort.step(point_D, step, self.channel.submissions(step))
+                contribution = cohort.step(point, step, self.channel.submissions(step))
                 self.channel.send(contribution, step)
                 # While the server aggregates.
                 cohort.draw(step + 1)

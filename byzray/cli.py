@@ -24,8 +24,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from byzray import __version__
-from byzray.aggregators import RandomMixture
+from byzray.aggregators import Aggregator
 from byzray.datasets import MissingData
+from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.mistakes import Failure, SetupError, suggestion
 from byzray.options import Options, Registry
@@ -269,22 +270,23 @@ def _interval(text: str | None) -> "CheckpointInterval":
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     """Print a setup resolved, with its rule's validity and variance-norm bound."""
     setup = read_setup(setup_file, overrides)
-    untried = _untried(setup)
+    untried = _untried(setup_file, setup)
     out.print(setup.yaml().rstrip(), markup=False)
     n, f = setup.workers, setup.tolerated
     out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
-    rules = [setup.aggregator]
-    if isinstance(setup.aggregator, RandomMixture):
-        rules += [component.rule for component in setup.aggregator.rules]
-    for rule in rules:
-        bound = rule.bound(n, f)
+    rules = [rule for rule in (setup.aggregator, *setup.aggregator.parts()) if isinstance(rule, Aggregator)]
+    for defence in (Defence(setup.pre, rule) for rule in rules):
+        bound, kappa = defence.bound(n, f), defence.kappa(n, f)
         proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
-        out.print(f"# {rule.label()}: valid for these n and f; {proven}")
+        robust = "" if kappa != kappa else f", kappa {kappa:.6g}"
+        left, _ = defence.sizes(n, f)
+        seen = "" if left == n else f", {defence.rule.label()} sees n = {left}"
+        out.print(f"# {defence.label()}: valid for these n and f{seen}; {proven}{robust}")
     if untried:
         out.print(f"# {untried}", markup=False)
 
 
-def _untried(setup: Setup) -> str | None:
+def _untried(setup_file: Path, setup: Setup) -> str | None:
     """Why the model was not tried on the data set, whose shape is known only when it is read.
 
     Raises:
@@ -298,6 +300,8 @@ def _untried(setup: Setup) -> str | None:
         load_data(setup)
     except MissingData:
         return "the data set is not here, so it was not checked whether the model fits it"
+    except SetupError as error:
+        raise SetupError(f"{setup_file}", error.mistakes) from error
     return None
 
 
@@ -477,7 +481,9 @@ def _pull_results(storage: "Storage") -> None:
 
 class Kind(StrEnum):
     aggregators = "aggregators"
+    preaggregators = "preaggregators"
     attacks = "attacks"
+    splits = "splits"
     models = "models"
     datasets = "datasets"
     sweeps = "sweeps"
@@ -492,19 +498,24 @@ def list_options(
     from byzray.attacks import ATTACKS
     from byzray.datasets import DATASETS
     from byzray.models import MODELS
+    from byzray.preaggregators import PREAGGREGATORS
+    from byzray.splits import SPLITS
 
     if kind is Kind.sweeps:
         _list_sweeps()
         return
     registries: dict[Kind, Registry[Any]] = {
         Kind.aggregators: AGGREGATORS,
+        Kind.preaggregators: PREAGGREGATORS,
         Kind.attacks: ATTACKS,
+        Kind.splits: SPLITS,
         Kind.models: MODELS,
         Kind.datasets: DATASETS,
     }
     table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
     for name, cls in registries[kind].classes.items():
-        table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
+        what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        table.add_row(name, escape(what), escape(_options(cls)))
     Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
 
 

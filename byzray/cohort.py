@@ -1,4 +1,4 @@
-"""Honest workers that live together: their data, their gradients, their momentum buffers.
+"""Workers that live together: their data, their gradients, their momentum buffers.
 
 Shapes in names: K workers of the cohort, D parameters.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from byzray.datasets import Data
+from byzray.division import worker_stream
 from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
@@ -17,24 +18,7 @@ from byzray.phases import Stopwatch
 from byzray.randomness import key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
-
-# What the next step depends on, by name.
-State = dict[str, Tensor]
-
-
-def expect_like(found: State, known: State) -> None:
-    """Expect a saved state to have the tensors of a simulation's own.
-
-    Raises:
-        ValueError: one is missing, or has another shape or type.
-    """
-    for name, tensor in known.items():
-        expected = f"expected {tuple(tensor.shape)} {tensor.dtype}"
-        if name not in found:
-            raise ValueError(f"it has no {name!r}, {expected}")
-        other = found[name]
-        if other.shape != tensor.shape or other.dtype != tensor.dtype:
-            raise ValueError(f"{name!r} is {tuple(other.shape)} {other.dtype}, {expected}")
+from byzray.state import State, expect_like
 
 
 class Contribution(NamedTuple):
@@ -44,7 +28,7 @@ class Contribution(NamedTuple):
         losses_K: each worker's loss, regularisation included (averaged over local steps); what stands there for a
             worker whose submission is missing does not matter.
         sampled: the moments of the gradients before momentum, where the server cannot see them: with a study and
-            placement `worker`. Those of the workers whose submissions come, maybe none.
+            placement `worker`. Those of the honest workers whose submissions come, maybe none.
     """
 
     losses_K: Tensor
@@ -52,33 +36,37 @@ class Contribution(NamedTuple):
 
 
 class Cohort:
-    """K honest workers.
+    """K workers that train: honest ones, and Byzantine ones if the attack has them train.
 
     Args:
         setup: the setup of the run.
-        workers: which of the h honest workers these are, consecutive.
+        workers: which of the workers that train these are, consecutive; honest ones come first.
         data: the data set.
         device: where they compute.
+        stream: their batches, by default those of the setup's split.
 
     Attributes:
         watch: takes the time of gradient (with momentum, and the batch if it was not drawn before), draw and study.
     """
 
-    def __init__(self, setup: Setup, workers: range, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, setup: Setup, workers: range, data: Data, device: torch.device, stream: TrainingStream | None = None
+    ) -> None:
         self.setup = setup
         self.workers = workers
         self.watch = Stopwatch(device)
         network = Network(setup, data.shape, data.classes, device)
         self.gradients = Gradients(network, setup)
-        self.stream = TrainingStream(data, setup.seed, setup.honest, setup.batch_size, setup.local_steps, device)
+        self.stream = stream or worker_stream(data, setup, device)
         self.momentum = WorkerMomentum(setup.momentum, len(workers), network.dimension, device)
-        self.dimension = network.dimension
+        self.classes = data.classes
         self._drawn: tuple[int, Sequence[Batch]] | None = None
         # Only a model in training mode changes its buffers; each worker then has its own.
         self.buffers = [network.buffers() if setup.model.training else {} for _ in workers]
         # Without a momentum buffer a worker submits its gradient, which is computed where the submission goes.
         kept = self.momentum.buffers_KD
         self._sampled_KD = None if kept is None else torch.empty_like(kept)
+        self._previous_KD = torch.empty_like(kept) if kept is not None and setup.momentum.name == "mvr" else None
 
     def draw(self, step: int) -> None:
         """Draw and prepare the first batch of a step ahead of it."""
@@ -90,14 +78,14 @@ class Cohort:
         """Use these batches for the first local steps of a step, rather than draw them then."""
         self._drawn = step, batches
 
-    def step(self, point_D: Tensor, step: int, out_KD: Tensor) -> Contribution:
+    def step(self, point: Tensor, step: int, out_KD: Tensor) -> Contribution:
         """Take one step.
 
         A worker that crashes or hangs at this step, while the server does without it, stays as it was: all are
         computed, so that nothing changes for the others, and its part is undone. Its momentum stands in its row.
 
         Args:
-            point_D: the point that the server sent.
+            point: what the server sent: the point (D,), or with `mvr` this one and the previous one, (2, D).
             step: the number of the step, from 0.
             out_KD: where the submissions go.
         """
@@ -105,10 +93,11 @@ class Cohort:
         missing = [worker - self.workers.start for worker in self.setup.missing_at(step) if worker in self.workers]
         undone = self._undone(missing, step) if missing else []
         rate = self.setup.learning_rate.at(step)
-        points = self.momentum.points(point_D, rate)
+        previous_KD = self._previous(point, step)
+        points = self.momentum.points(point if point.dim() == 1 else point[0], rate)
         sampled_KD = out_KD if self._sampled_KD is None else self._sampled_KD
         losses_K = self._sample(points, step, rate, sampled_KD)
-        submissions_KD = self.momentum.submit(sampled_KD)
+        submissions_KD = self.momentum.submit(sampled_KD, previous_KD)
         for tensor, before in undone:
             tensor.copy_(before)
         if submissions_KD is not out_KD:
@@ -116,11 +105,19 @@ class Cohort:
         self.watch.lap("gradient")
         if not self.setup.workers_report_moments:
             return Contribution(losses_K, None)
-        if missing:
-            sampled_KD = sampled_KD[[i for i in range(len(self.workers)) if i not in missing]]
-        moments = _moments(sampled_KD)
+        honest = max(0, min(self.workers.stop, self.setup.honest) - self.workers.start)
+        studied_KD = sampled_KD[[i for i in range(honest) if i not in missing]] if missing else sampled_KD[:honest]
+        moments = _moments(studied_KD)
         self.watch.lap("study")
         return Contribution(losses_K, moments)
+
+    def _previous(self, point: Tensor, step: int) -> Tensor | None:
+        """With `mvr` the gradients (K, D) of a step's batches at the previous point; none at the first step."""
+        if self._previous_KD is None or not step:
+            return None
+        buffers = [{name: buffer.clone() for name, buffer in own.items()} for own in self.buffers]
+        self._gradient(point[1], step, 0, self._previous_KD, buffers)
+        return self._previous_KD
 
     def _undone(self, missing: list[int], step: int) -> list[tuple[Tensor, Tensor]]:
         """What the missing workers keep, but for those that compute, with a copy of each tensor."""
@@ -145,19 +142,34 @@ class Cohort:
             out_KD.add_(gradients_KD)
         return losses_K / self.setup.local_steps
 
-    def _gradient(self, points: Tensor, step: int, local_step: int, out_KD: Tensor) -> Tensor:
+    def _gradient(
+        self, points: Tensor, step: int, local_step: int, out_KD: Tensor, buffers: list[State] | None = None
+    ) -> Tensor:
+        """Clipped gradients into `out_KD`, and the losses (K,); BatchNorm's statistics of the workers move, or those
+        given instead."""
         batch = self._batch(step, local_step)
         draw = step * self.setup.local_steps + local_step
         masks = [key(self.setup.seed, "dropout", worker, draw) for worker in self.workers]
-        losses_K = self.gradients(points, batch, out_KD, masks, self.buffers)
+        losses_K = self.gradients(points, batch, out_KD, masks, self.buffers if buffers is None else buffers)
         if self.setup.clip is not None:
             clip(out_KD, self.setup.clip)
         return losses_K
 
     def _batch(self, step: int, local_step: int) -> Batch:
         if self._drawn is not None and self._drawn[0] == step and local_step < len(self._drawn[1]):
-            return self._drawn[1][local_step]
-        return self.stream.batch(self.workers, step, local_step)
+            return self._poisoned(self._drawn[1][local_step], step)
+        return self._poisoned(self.stream.batch(self.workers, step, local_step), step)
+
+    def _poisoned(self, batch: Batch, step: int) -> Batch:
+        """A batch with the part of Byzantine workers as the attack has it."""
+        attack, honest = self.setup.attack, self.setup.honest
+        byzantine = [i for i, worker in enumerate(self.workers) if worker >= honest and worker in self.setup.trained]
+        if attack is None or not byzantine:
+            return batch
+        parts = [Batch(x, y) for x, y in zip(*(one.chunk(len(self.workers)) for one in batch), strict=True)]
+        for i in byzantine:
+            parts[i] = attack.poison(parts[i], self.classes, self.workers[i], step)
+        return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
     def state(self) -> State:
         """What the next step depends on: tensors whose first dimension is K."""

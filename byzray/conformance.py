@@ -1,7 +1,7 @@
-"""Replays vectors: inputs and outputs of the code published with the paper, which ours must reproduce.
+"""Replays vectors: inputs and outputs of the code published with the paper, and of definitions of the field beyond it.
 
-A directory of vectors has up to three parts: `aggregators.json` with `aggregators.npz`, `attacks.json` with
-`attacks.npz`, and `trajectories/`. docs/conformance.md describes the format.
+A directory of vectors has up to four parts: `aggregators.json` with `aggregators.npz`, `attacks.json` with
+`attacks.npz`, `trajectories/`, and `field.json` with `field.npz`. docs/conformance.md describes the format.
 """
 
 import json
@@ -16,14 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray.aggregators import AGGREGATORS, SelectingAggregator
+from byzray import conformance_field
+from byzray.aggregators import AGGREGATORS
 from byzray.arrays import open_archive, read_array
-from byzray.attacks import ATTACKS
+from byzray.attacks import ATTACKS, View
 from byzray.datasets import Data
+from byzray.defence import Defence
 from byzray.devices import Device, pick_device
 from byzray.metrics import METRIC_COLUMNS
 from byzray.recording import Simulation
 from byzray.setups import Setup
+from byzray.step import Step
+from byzray.study import acceptance
+from byzray.submissions import Matrix
 
 # The published code's names, where they are not ours.
 AGGREGATOR_NAMES = {"krum": "multi-krum", "trmean": "trimmed-mean", "brute": "minimum-diameter"}
@@ -78,13 +83,14 @@ def replay(directory: Path, start: Start, device: Device = "auto") -> Iterator[C
 
     Raises:
         SetupError: there is no such device.
-        ValueError: the directory has none of the three parts, or one is not in the format.
+        ValueError: the directory has none of these parts, or one is not in the format.
     """
     there = pick_device(device)
     parts: list[tuple[str, Callable[[], Iterator[Case]]]] = [
         ("aggregators.json", lambda: replay_aggregators(directory, there)),
         ("attacks.json", lambda: replay_attacks(directory, there)),
         ("trajectories/cases.json", lambda: replay_trajectories(directory / "trajectories", start, device)),
+        ("field.json", lambda: replay_field(directory, there)),
     ]
     present = [(file, part) for file, part in parts if (directory / file).exists()]
     if not present:
@@ -109,12 +115,10 @@ def replay_aggregators(directory: Path, device: torch.device) -> Iterator[Case]:
         gradients_ND = torch.from_numpy(arrays[case["input"]])
         if gradients_ND.ndim != 2 or len(gradients_ND) != n:
             raise ValueError(f"case {case['id']}: expected {n} rows, got an array of shape {tuple(gradients_ND.shape)}")
-        aggregate = rule.aggregate(gradients_ND.to(device), f)
+        aggregate = Defence([], rule).at(Step(n=n, f=f), {})(Matrix(gradients_ND.to(device)))
         errors = [_error(aggregate.vector_D.cpu().numpy(), arrays[case["output"]])]
-        if case["influence"] is not None and isinstance(rule, SelectingAggregator):
-            assert aggregate.rows_K is not None
-            accepted = (aggregate.rows_K >= n - f).double().mean().item()
-            errors.append(abs(accepted - case["influence"]))
+        if case["influence"] is not None and aggregate.rows_K is not None:
+            errors.append(abs(acceptance(aggregate, n - f, f).item() - case["influence"]))
         if case["variance_norm_bound"] is not None:
             errors.append(abs(rule.bound(n, f) - case["variance_norm_bound"]))
         yield Case(_name("aggregators", case, case["rule"], case["args"], f"n={n} f={f}"), _largest(errors), TOLERANCE)
@@ -130,7 +134,10 @@ def replay_attacks(directory: Path, device: torch.device) -> Iterator[Case]:
         if honest_HD.ndim != 2 or not 0 < case["real_byzantine"] <= len(honest_HD):
             shape = tuple(honest_HD.shape)
             raise ValueError(f"case {case['id']}: expected honest rows, and at most as many others, got shape {shape}")
-        rows_FD = attack(honest_HD.to(device), case["real_byzantine"], rule, case["declared_byzantine"])
+        byzantine, workers_H = case["real_byzantine"], tuple(range(len(honest_HD)))
+        step = Step(n=len(honest_HD) + byzantine, f=case["declared_byzantine"])
+        view = View(step, byzantine, Defence([], rule).at(step, {}), workers_H)
+        rows_FD = attack(honest_HD.to(device), view)
         error = _largest([_error(row_D.cpu().numpy(), arrays[case["output"]]) for row_D in rows_FD])
         against = f"h={case['honest']} f={case['real_byzantine']} against {case['aggregator']}"
         yield Case(_name("attacks", case, case["attack"], case["args"], against), error, TOLERANCE)
@@ -146,6 +153,12 @@ def attack_options(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             options["target" if key == "target_idx" else key] = value
     signed = "negative" in ATTACKS[options["name"]].model_fields
     return {"negative": False, **options} if signed else options
+
+
+def replay_field(directory: Path, device: torch.device) -> Iterator[Case]:
+    """One case an entry of the vectors of the field, see :mod:`byzray.conformance_field`."""
+    for name, error, tolerance in conformance_field.replay_field(directory, _arrays(directory / "field.npz"), device):
+        yield Case(f"field {name}", error, tolerance)
 
 
 def replay_trajectories(directory: Path, start: Start, device: Device) -> Iterator[Case]:

@@ -1,8 +1,8 @@
-"""What is asked of rules and attacks, watched while a run calls them.
+"""What is asked of defences and attacks, watched while a run calls them.
 
 They return what they should and leave the submissions as they are; else the run ends with the name of the class. They
 compute from what they are given alone, or a run that is continued is not the one that was interrupted: a class of the
-user's own that draws from a global random state, or remembers something, is warned of once.
+user's own that draws from a global random state, or remembers something other than its state, is warned of once.
 
 Shapes in names: N submissions, H honest ones, F Byzantine ones, D parameters.
 """
@@ -11,19 +11,23 @@ import pickle
 import random
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzray.aggregators import Aggregate, Aggregator
-from byzray.aggregators.base import check_aggregate
-from byzray.attacks import Attack
-from byzray.mistakes import BrokenContract, Failure
+from byzray.aggregators import Aggregate
+from byzray.attacks import Attack, View
+from byzray.defence import Defence
+from byzray.mistakes import BrokenContract, Failure, short
 from byzray.options import Options, own_functions
+from byzray.preaggregators import PreAggregator
 from byzray.process_state import RandomStates
+from byzray.state import State, apart, expect_like
+from byzray.step import Step
+from byzray.submissions import Matrix, Mixed, OnLine, Submissions
 
 # An own class is looked at more closely at its first calls, as that costs time and memory: whether it changes what it
 # must not in a way that PyTorch does not notice (through numpy), and whether it remembers something.
@@ -38,7 +42,7 @@ MEMORIES = (
 
 
 class Contract:
-    """Calls the rules and attacks of one run, on a device."""
+    """Calls the defence and the attack of one run, on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -52,34 +56,68 @@ class Contract:
         taken, self._warnings = self._warnings, []
         return taken
 
-    def attack(self, attack: Attack, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
-        """The Byzantine submissions (F, D).
+    def start_defence(self, defence: Defence, step: Step, like_D: Tensor) -> State:
+        """The state of a defence before the first step.
+
+        Raises:
+            BrokenContract: the rule broke it.
+        """
+        with self._watched(like_D, *_own(defence), starts=True):
+            return self._state(defence.initial_state(step, like_D), f"aggregator {defence.rule.label()}")
+
+    def start_attack(self, attack: Attack, step: Step, like_D: Tensor) -> State:
+        """The state of an attack before the first step.
 
         Raises:
             BrokenContract: the attack broke it.
         """
-        name, expected = f"attack {attack.label()}", (byzantine, honest_HD.shape[1])
-        with self._watched(honest_HD, _suspects(attack, rule), attack, rule):
-            attack_FD = attack(honest_HD, byzantine, rule, f)
+        with self._watched(like_D, f"attack {attack.label()}", attack, starts=True):
+            return self._state(attack.initial_state(step.of(attack), like_D), f"attack {attack.label()}")
+
+    def attack(self, attack: Attack, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
+        """The Byzantine submissions (F, D), and the state after the step.
+
+        Raises:
+            BrokenContract: the attack broke it.
+        """
+        name, expected = f"attack {attack.label()}", (view.byzantine, honest_HD.shape[1])
+        with self._watched(honest_HD, *_suspects(attack, view), states=(state, view.defence.state)):
+            attack_FD, after = attack.step(honest_HD, view, state)
         if not isinstance(attack_FD, Tensor):
             found = type(attack_FD).__name__
             raise BrokenContract(f"{name} returned {found}, expected a tensor of shape {expected}")
         if attack_FD.shape != expected:
             raise BrokenContract(f"{name} returned shape {tuple(attack_FD.shape)}, expected {expected}")
-        return self._plain(attack_FD, name)
+        return apart(self._plain(attack_FD, name), state), self._state(after, name, state)
 
-    def aggregate(self, rule: Aggregator, submissions_ND: Tensor, f: int) -> Aggregate:
-        """What the rule makes of the submissions.
+    def aggregate(
+        self, defence: Defence, submissions: Submissions, step: Step, state: State
+    ) -> tuple[Aggregate, State]:
+        """What the defence makes of the submissions, and the state after the step.
 
         Raises:
-            BrokenContract: the rule broke it.
+            BrokenContract: the rule or a pre-aggregator broke it.
         """
-        name = f"aggregator {rule.label()}"
-        with self._watched(submissions_ND, name, rule):
-            aggregate = rule.aggregate(submissions_ND, f)
-        check_aggregate(rule, aggregate, submissions_ND)
-        vector_D = self._plain(aggregate.vector_D, name)
-        return aggregate if vector_D is aggregate.vector_D else aggregate._replace(vector_D=vector_D)
+        name = f"aggregator {defence.rule.label()}"
+        with self._watched(submissions.rows_ND, *_own(defence), states=(state,)):
+            aggregate, after = defence.step(submissions, step, state)
+            aggregate.vector_D = apart(self._plain(aggregate.vector_D, name), state)
+        return aggregate, self._state(after, name, state)
+
+    def _state(self, found: object, name: str, known: State | None = None) -> State:
+        """The state that a class returned: tensors by name, the same as those before."""
+        if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+            raise BrokenContract(f"{name} returned {short(found)} as its state, expected tensors by their names")
+        if known is None:
+            return {key: self._plain(tensor, name).clone() for key, tensor in found.items()}
+        if found.keys() != known.keys():
+            expected = ", ".join(known) or "none"
+            raise BrokenContract(f"{name} returned a state of {', '.join(found) or 'nothing'}, expected {expected}")
+        try:
+            expect_like(found, known)
+        except ValueError as error:
+            raise BrokenContract(f"{name} returned a state that changes its form: {error}") from error
+        return {key: tensor if tensor is known[key] else apart(tensor.detach(), known) for key, tensor in found.items()}
 
     def _plain(self, found: Tensor, name: str) -> Tensor:
         """Numbers on the device that do not remember how they were computed."""
@@ -91,36 +129,48 @@ class Contract:
         return found.detach() if found.requires_grad else found
 
     @contextmanager
-    def _watched(self, given: Tensor, name: str, *called: Options) -> Iterator[None]:
+    def _watched(
+        self, given: Tensor, name: str, *called: Options, states: Sequence[State] = (), starts: bool = False
+    ) -> Iterator[None]:
+        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask.
+
+        What remembers is looked for from step to step: at the start, and at the first step, a class may prepare."""
         own = [option for option in called if not option.is_builtin()]
         version = given._version
-        look = bool(own) and self._looks[type(called[0])] < CLOSE_LOOKS
+        look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
         copy = given.clone() if look and given.numel() <= LARGEST_COPY else None
-        states = RandomStates.now(self.device) if own and name not in self._warned else None
+        drawn = RandomStates.now(self.device) if own and name not in self._warned else None
+        versions = _versions(states)
         try:
             yield
         except Failure:  # it names its class
             raise
         except Exception as error:
+            if own and (hint := _old_form(error)):
+                raise BrokenContract(f"{name} is written for byzray 0.1: {hint}; see docs/porting.md") from error
             error.add_note(f"raised by {name}")
             raise
+        if _versions(states) != versions:
+            raise BrokenContract(
+                f"{name} changed the state it was given in place, expected that it returns another: what is tried "
+                "there by a searched attack would stay"
+            )
         # The bits are compared, as NaN is not equal to itself.
         if given._version != version or not (copy is None or torch.equal(_bits(copy), _bits(given))):
             raise BrokenContract(
                 f"{name} changed the submissions it was given in place, expected that it leaves them as they are: "
-                "let it work on a copy, such as gradients_ND.clone()"
+                "let it work on a copy, such as submissions.rows_ND.clone()"
             )
-        if states is not None and (moved := states.moved(RandomStates.now(self.device))):
+        if drawn is not None and (moved := drawn.moved(RandomStates.now(self.device))):
             self._warn(name, f"draws from the global random state of {' and '.join(moved)}")
         if look:
             self._looks[type(called[0])] += 1
             if called[0] in own:
-                self._look_at_memory(called[0])
+                self._look_at_memory(called[0], name)
 
-    def _look_at_memory(self, option: Options) -> None:
+    def _look_at_memory(self, option: Options, name: str) -> None:
         """Warn if what outlasts a call is another after this one than after that before; at the first one it may
         prepare what it needs."""
-        name = f"{'attack' if isinstance(option, Attack) else 'aggregator'} {option.label()}"
         now, before = _memory(option), self._memories.get(name)
         self._memories[name] = now
         if before is not None and (changed := [one for one, value in now.items() if before.get(one) != value]):
@@ -131,17 +181,42 @@ class Contract:
             self._warned.add(name)
             self._warnings.append(
                 f"{name} {what}, which byzray neither seeds nor saves: a run that is continued gives other results "
-                "than one that was not interrupted. Compute from the arguments of the call alone; for random numbers "
-                "make and seed a generator at every call"
+                "than one that was not interrupted. Draw from step.generator (view.step.generator in an attack), and "
+                "return what is to be remembered as the state: see docs/extending.md"
             )
 
 
-def _suspects(attack: Attack, rule: Aggregator) -> str:
-    """Who may have done what is found after a call of an attack, which may ask the rule."""
-    if rule.is_builtin():
-        return f"attack {attack.label()}"
-    aggregator = f"aggregator {rule.label()}"
-    return aggregator if attack.is_builtin() else f"attack {attack.label()} (or {aggregator}, if it asks that)"
+def _own(defence: Defence) -> tuple[str, Options, *tuple[Options, ...]]:
+    """The name to give in messages about a defence, and its parts: first the rule, or the user's own part."""
+    parts = sorted(defence.parts, key=lambda part: (part.is_builtin(), isinstance(part, PreAggregator)))
+    kind = "pre-aggregator" if isinstance(parts[0], PreAggregator) else "aggregator"
+    return f"{kind} {parts[0].label()}", parts[0], *parts[1:]
+
+
+def _suspects(attack: Attack, view: View) -> tuple[str, Options, *tuple[Options, ...]]:
+    """Who may have done what is found after a call of an attack, which may ask the defence."""
+    name, *parts = _own(view.defence.defence)
+    if parts[0].is_builtin():
+        return f"attack {attack.label()}", attack, *parts
+    both = f"attack {attack.label()} (or {name}, if it asks that)"
+    return name if attack.is_builtin() else both, attack, *parts
+
+
+def _versions(states: Sequence[State]) -> list[int]:
+    """How often the tensors of some states were changed in place."""
+    return [tensor._version for state in states for tensor in state.values()]
+
+
+def _old_form(error: Exception) -> str | None:
+    """What to change if an error looks like that of a class for byzray 0.1; none if it does not."""
+    if not isinstance(error, AttributeError | TypeError):
+        return None
+    # A derived rule goes on from the vector_D of its base.
+    if any(sign in str(error) for sign in (*(form.__name__ for form in (Matrix, OnLine, Mixed)), "vector_D")):
+        return "a rule is given Submissions, whose matrix is submissions.rows_ND, and returns a tensor"
+    if "missing 2 required positional arguments" in str(error):
+        return "an attack is called with (honest_HD, view), which has byzantine, defence and step.f"
+    return None
 
 
 def _bits(values: Tensor) -> Tensor:

@@ -50,5 +50,5 @@ def reason(setup: Setup, step: int, row: Mapping[str, float], aggregate_finite: 
             return f"the mean of the honest submissions was not finite, though the average loss was ({loss:.3g})"
         return f"the average loss was not finite ({loss}), nor was the mean of the honest submissions"
     if setup.attack is not None and not math.isfinite(row["Attack gradient norm"]):
-        return f"the Byzantine submissions were not finite, and {setup.aggregator.label()} let them through"
+        return f"the Byzantine submissions were not finite, and {setup.defence.label()} let them through"
     return "the aggregate was not finite, though the means of the submissions were"

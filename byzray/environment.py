@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from byzray.aggregators import RandomMixture
-from byzray.datasets import Dataset, MissingData, Npz
+from byzray.datasets import Dataset, MissingData
+from byzray.datasets.npz import Npz
 from byzray.options import Options, own_functions
 from byzray.setups import Setup
 
@@ -70,10 +70,8 @@ def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
 
 def source_digests(setup: Setup) -> dict[str, str]:
     """The SHA-256 of each file that defines a class of the user's own, or of what was typed to define it."""
-    options: list[Options | None] = [setup.dataset, setup.model, setup.aggregator, setup.attack]
-    if isinstance(setup.aggregator, RandomMixture):
-        options += [component.rule for component in setup.aggregator.rules]
-    classes = [type(one) for one in options if one is not None and not one.is_builtin()]
+    named = [one for options in setup.options().values() for one in options]
+    classes = [type(one) for one in named if not one.is_builtin()]
     files = {cls: _source(cls) for cls in classes}
     typed = {cls.__qualname__: _typed_digest(cls) for cls, file in files.items() if file is None}
     return _digests(file for file in files.values() if file is not None) | typed

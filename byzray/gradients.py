@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from byzray.devices import deterministic_convolutions
 from byzray.layers import DENSE, LAYERS, chain_of
-from byzray.models.trial import build, trainable
+from byzray.models._trial import build, trainable
 from byzray.randomness import key
 from byzray.sampling import Batch
 from byzray.setups import Setup

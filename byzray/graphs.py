@@ -36,17 +36,18 @@ class Kind(NamedTuple):
 def captures(cohort: Cohort) -> bool:
     """Whether steps of this run are captured, if they are of the usual kind (see :meth:`StepGraphs.step`).
 
-    They are on a GPU, where the training set is kept, for models in evaluation mode. A model, an attack or a rule
-    of the user's own may read a value or count its calls, and is never captured.
+    They are on a GPU, where the training set is kept, for models in evaluation mode. A class of the user's own may read
+    a value or count its calls, and what depends on the step is another at each: neither is ever captured.
     """
     setup = cohort.setup
-    own = [one for one in (setup.model, setup.attack) if one is not None and not one.is_builtin()]
-    return not own and not setup.model.training and cohort.stream.examples.x.is_cuda
+    parts = [one for one in (setup.model, setup.attack, *setup.pre) if one is not None]
+    free = any(not one.is_builtin() or getattr(one, "depends_on_step", False) for one in parts)
+    return not free and not setup.model.training and cohort.stream.examples.x.is_cuda
 
 
 def plain_step(cohort: Cohort, server: Server) -> Tensor:
-    """Take a step of a cohort of all honest workers and of the server; returns its row, for the server to keep."""
-    contribution = cohort.step(server.point(), server.step_number, server.honest_HD)
+    """Take a step of a cohort of all workers and of the server; returns its row, for the server to keep."""
+    contribution = cohort.step(server.point(), server.step_number, server.trained_TD)
     return server.step_row([contribution])
 
 
@@ -66,7 +67,7 @@ def capture(step: Step) -> Replay:
 
 
 class StepGraphs:
-    """Takes the steps of a cohort of all honest workers and of a server, captured where that is possible.
+    """Takes the steps of a cohort of all workers and of a server, captured where that is possible.
 
     Args:
         cohort: the workers.
@@ -117,10 +118,11 @@ class StepGraphs:
 
     def _kind(self) -> Kind | None:
         """The kind of the next step; none if it is not to be captured."""
-        setup, step, past = self.cohort.setup, self.server.step_number, self.server.past
+        setup, step, past = self.cohort.setup, self.server.step_number, self.server.study.past
         rule = setup.aggregator.at_step(setup.seed, step)
         usual = past is None or (past.steps > 0 and not past.renews)
-        if setup.missing_at(step) or rule.computes_on_host or not rule.is_builtin() or not usual:
+        free = rule.computes_on_host or rule.depends_on_step or not rule.is_builtin()
+        if setup.missing_at(step) or free or not usual:
             return None
         return Kind(setup.learning_rate.at(step), rule)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from byzray.setups import Momentum
+from byzray.state import State
 
 
 class WorkerMomentum:
@@ -22,36 +23,59 @@ class WorkerMomentum:
             return point_D
         return torch.add(point_D, self.buffers_KD, alpha=-self.momentum.beta * rate)
 
-    def submit(self, sampled_KD: Tensor) -> Tensor:
-        """The submissions (K, D): the gradients, or the momentum buffers after they took the gradients in."""
+    def submit(self, sampled_KD: Tensor, previous_KD: Tensor | None = None) -> Tensor:
+        """The submissions (K, D): the gradients, or the momentum buffers after they took the gradients in.
+
+        Args:
+            sampled_KD: the gradients.
+            previous_KD: with `mvr` those of the same batches at the previous point; none at the first step.
+        """
         if self.buffers_KD is None:
             return sampled_KD
+        if self.momentum.name == "mvr":
+            if previous_KD is None:
+                return self.buffers_KD.copy_(sampled_KD)
+            return self.buffers_KD.sub_(previous_KD).mul_(self.momentum.beta).add_(sampled_KD)
         return self.buffers_KD.mul_(self.momentum.beta).add_(sampled_KD, alpha=1 - self.momentum.dampening)
 
 
 class ServerMomentum:
-    """The server's half: with placements `server` and `update` it keeps one buffer, v."""
+    """The server's half: with placements `server` and `update` it keeps one buffer, v; with `mvr`, whose workers need
+    it, the previous point."""
 
-    def __init__(self, momentum: Momentum, dimension: int, device: torch.device) -> None:
+    def __init__(self, momentum: Momentum, theta_D: Tensor) -> None:
         self.momentum = momentum
-        self.buffer_D = torch.zeros(dimension, device=device) if momentum.placement != "worker" else None
+        self.buffer_D = torch.zeros_like(theta_D) if momentum.placement != "worker" else None
+        self.previous_D = theta_D.clone() if momentum.name == "mvr" else None
 
     def point(self, theta_D: Tensor, rate: float) -> Tensor:
-        """The point (D,) that the server sends to the workers."""
+        """The point (D,) that the server sends to the workers; with `mvr` this one and the previous one, (2, D)."""
+        if self.previous_D is not None:
+            return torch.stack((theta_D, self.previous_D))
         if self.buffer_D is None or not self.momentum.nesterov:
             return theta_D
         return torch.add(theta_D, self.buffer_D, alpha=-self.momentum.beta * rate)
 
-    def receive(self, honest_HD: Tensor) -> None:
-        """Turn what honest workers sent into their submissions, in place."""
+    def receive(self, received_TD: Tensor) -> None:
+        """Turn what workers sent into their submissions, in place."""
         if self.momentum.placement == "server":
             assert self.buffer_D is not None
-            honest_HD.mul_(1 - self.momentum.dampening).add_(self.buffer_D, alpha=self.momentum.beta)
+            received_TD.mul_(1 - self.momentum.dampening).add_(self.buffer_D, alpha=self.momentum.beta)
 
-    def direction(self, aggregate_D: Tensor) -> Tensor:
-        """What the parameters move against, given the aggregate; not to be modified."""
+    def move(self, theta_D: Tensor, aggregate_D: Tensor, rate: float) -> None:
+        """Move the parameters, in place, by the aggregate."""
+        if self.previous_D is not None:
+            self.previous_D.copy_(theta_D)
+        theta_D.sub_(self._direction(aggregate_D), alpha=rate)
+
+    def _direction(self, aggregate_D: Tensor) -> Tensor:
         if self.buffer_D is None:
             return aggregate_D
         if self.momentum.placement == "server":
             return self.buffer_D.copy_(aggregate_D)
         return self.buffer_D.mul_(self.momentum.beta).add_(aggregate_D, alpha=1 - self.momentum.dampening)
+
+    def state(self) -> State:
+        """What the next step depends on."""
+        state = {"server momentum": self.buffer_D, "previous point": self.previous_D}
+        return {name: tensor for name, tensor in state.items() if tensor is not None}

@@ -183,7 +183,7 @@ class RunDirectory:
     def name(setup: Setup) -> str:
         """A name that a person can read, made unique by a digest of the whole setup."""
         attack = setup.attack.label() if setup.attack is not None else "unattacked"
-        words = [setup.dataset.label(), setup.aggregator.label(), attack, f"f{setup.byzantine}"]
+        words = [setup.dataset.label(), setup.defence.label(), attack, f"f{setup.byzantine}"]
         words += [f"at-{setup.momentum.placement}", f"seed{setup.seed}", setup.digest()]
         return re.sub(r"[^\w.+-]", "_", "-".join(words))
 

@@ -1,13 +1,9 @@
-"""Which examples a worker sees at a step, and how they are prepared: a pure function of (seed, worker, step).
-
-As published, all honest workers draw from one shuffled stream without replacement, worker after worker, epoch after
-epoch; at the end of an epoch the stream runs on into the next (the published code cuts the last batch short).
+"""How the examples that a worker draws at a step become its batch: a pure function of (seed, worker, step).
 
 Shapes in names: K workers, B examples a batch.
 """
 
 import warnings
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +13,7 @@ from torch import Tensor
 
 from byzray.datasets import Data
 from byzray.randomness import generator
+from byzray.splits import Stream
 
 
 class Batch(NamedTuple):
@@ -30,46 +27,28 @@ KEPT_BYTES = 2**30
 """Up to so many bytes, examples are kept on a GPU: those of every data set of the paper. Each process keeps its own."""
 
 
-# A batch lies in two epochs at most, unless the data set is tiny.
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, size: int, shuffle: bool) -> NDArray[np.int64]:
-    """The order in which an epoch goes through the training set: (size,) positions, not to be modified."""
-    return generator(seed, "epoch", epoch).permutation(size) if shuffle else np.arange(size)
-
-
 class TrainingStream:
-    """The batches of honest workers.
+    """The batches of workers.
 
     Args:
         data: the data set.
-        seed: the seed of the run.
-        honest: h, how many workers share the stream.
-        batch_size: examples a batch.
-        local_steps: batches a worker draws at each step.
+        stream: which examples they draw.
         device: where batches are prepared.
+        drawn_from: (N,) the positions in the training set of the examples that the stream divides; none: all of it.
     """
 
     def __init__(
-        self, data: Data, seed: int, honest: int, batch_size: int, local_steps: int, device: torch.device
+        self, data: Data, stream: Stream, device: torch.device, drawn_from: NDArray[np.int64] | None = None
     ) -> None:
         self.data = data
-        self.seed = seed
-        self.honest = honest
-        self.batch_size = batch_size
-        self.local_steps = local_steps
+        self.stream = stream
+        self.drawn_from = drawn_from
         self.examples = Examples(data, data.x_train, data.y_train, device)
 
     def indices(self, workers: range, step: int, local_step: int = 0) -> NDArray[np.int64]:
         """The (K*B,) positions in the training set that consecutive workers draw, worker after worker."""
-        row = (step * self.local_steps + local_step) * self.honest
-        first, last = (row + workers.start) * self.batch_size, (row + workers.stop) * self.batch_size
-        size = len(self.data.x_train)
-        pieces = []
-        for epoch in range(first // size, (last - 1) // size + 1):
-            begin = epoch * size
-            order = epoch_order(self.seed, epoch, size, self.data.shuffle)
-            pieces.append(order[max(first - begin, 0) : last - begin])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        indices = self.stream.indices(workers, step, local_step)
+        return indices if self.drawn_from is None else self.drawn_from[indices]
 
     def batch(self, workers: range, step: int, local_step: int = 0) -> Batch:
         """The K*B examples that consecutive workers draw, worker after worker."""
@@ -80,9 +59,10 @@ class TrainingStream:
         indices = torch.from_numpy(self.indices(workers, step, local_step))
         flips = None
         if self.data.flip_train:
-            draw = step * self.local_steps + local_step
+            training = self.stream.training
+            draw = step * training.local_steps + local_step
             flips = np.concatenate(
-                [generator(self.seed, "flip", worker, draw).random(self.batch_size) < 0.5 for worker in workers]
+                [generator(training.seed, "flip", worker, draw).random(training.batch_size) < 0.5 for worker in workers]
             )
         return indices, None if flips is None else torch.from_numpy(flips)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -21,19 +22,27 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
 
-from byzray.aggregators import AGGREGATORS, AnyAggregator, MultiKrum
+from byzray.aggregators import AGGREGATORS, AnyAggregator
+from byzray.aggregators.multi_krum import MultiKrum
 from byzray.attacks import ATTACKS, AnyAttack
-from byzray.datasets import DATASETS, Dataset, Digits
+from byzray.datasets import DATASETS, Dataset
+from byzray.datasets.digits import Digits
+from byzray.defence import Defence
 from byzray.devices import Device
 from byzray.faults import Event, Faults
 from byzray.mistakes import SetupError, in_plain_words, lines, mistake, short
-from byzray.models import MLP, MODELS, Model, Output
-from byzray.models.trial import problem
-from byzray.options import Registry
+from byzray.models import MODELS, Model, Output
+from byzray.models._trial import problem
+from byzray.models.mlp import MLP
+from byzray.options import Options, Registry
+from byzray.preaggregators import PREAGGREGATORS, AnyPreAggregator
+from byzray.splits import SPLITS, AnySplit
+from byzray.splits.shared import Shared
 from byzray.yaml import read_yaml, write_yaml
 
 AnyDataset = Annotated[Dataset, BeforeValidator(DATASETS.parse), PlainSerializer(lambda option: option.describe())]
@@ -42,6 +51,8 @@ AnyModel = Annotated[Model, BeforeValidator(MODELS.parse), PlainSerializer(lambd
 REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "model": MODELS,
+    "split": SPLITS,
+    "pre": PREAGGREGATORS,
     "aggregator": AGGREGATORS,
     "attack": ATTACKS,
 }
@@ -112,17 +123,49 @@ class LearningRate(Section):
 class Momentum(Section):
     """Momentum and where it is kept.
 
+    By its `name` it is `heavy-ball`, m <- beta m + (1 - dampening) g, or `mvr`: momentum with variance reduction, m <-
+    g + (1 - a)(m - g'), where g' is the gradient of the same batch at the previous point (Cutkosky and Orabona, 2019).
+    That is heavy-ball momentum with beta = dampening = 1 - a, plus (1 - a)(g - g'); it is kept at the workers.
+
     Attributes:
+        name: which momentum.
         beta: the factor mu of the past, 0 for none.
         dampening: kappa; gradients enter with the factor 1 - kappa.
         nesterov: whether gradients are taken at the look-ahead point.
         placement: at each worker, at the server before aggregation, or in the update after aggregation (the standard).
+        a: of `mvr` alone: how much of each gradient enters.
     """
 
+    name: Literal["heavy-ball", "mvr"] = "heavy-ball"
     beta: float = Field(default=0.9, ge=0, lt=1)
     dampening: float = Field(default=0.0, ge=0, le=1)
     nesterov: bool = False
     placement: Placement = "worker"
+    a: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if data.get("name", "heavy-ball") != "mvr":
+            if data.get("a") is not None:
+                raise ValueError("expected no 'a', which belongs to {name: mvr}")
+            return data
+        others = data.keys() - {"name", "a"}
+        if data.get("placement") == "worker":
+            others -= {"placement"}
+        if others:
+            raise ValueError(f"expected no {sorted(others)[0]!r} beside mvr, which has 'a' alone, at the workers")
+        a = data.get("a", 0.1)
+        known = isinstance(a, int | float) and not isinstance(a, bool) and 0 < a <= 1
+        return {"name": "mvr", "a": a, **({"beta": 1.0 - a, "dampening": 1.0 - a} if known else {})}
+
+    @model_serializer
+    def _in_its_fields(self) -> dict[str, Any]:
+        """What earlier versions wrote, where it is what they had."""
+        fields = ("name", "a") if self.name == "mvr" else ("beta", "dampening", "nesterov", "placement")
+        return {field: getattr(self, field) for field in fields}
 
 
 class Study(Section):
@@ -184,6 +227,12 @@ def _study(value: Any) -> Any:
     return value
 
 
+def _list(value: Any) -> Any:
+    if value is None or value == "none":
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _none(value: Any) -> Any:
     return None if value == "none" else value
 
@@ -202,9 +251,11 @@ class Setup(Section):
         l1: the factor of ||theta||_1 in the loss.
         l2: the factor of ||theta||_2 (the norm, not its square) in the loss.
         clip: the largest norm of a gradient; longer ones are scaled down to it.
+        split: which training examples are whose; by default all workers draw from one stream.
         workers: n, honest and Byzantine together.
         byzantine: how many of them attack.
         tolerated: f, how many the aggregator is told to tolerate; by default as many as there are.
+        pre: pre-aggregators, in the order in which they are applied before the rule.
         aggregator: the rule, or a random mixture of rules.
         attack: what the adversary does, or none.
         evaluation_interval: the accuracy is measured every so many steps and at the end; 0: at the end alone.
@@ -227,9 +278,11 @@ class Setup(Section):
     l1: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     l2: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     clip: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    split: AnySplit = Shared()
     workers: PositiveInt = 11
     byzantine: NonNegativeInt = 0
     tolerated: NonNegativeInt = 0
+    pre: Annotated[list[AnyPreAggregator], BeforeValidator(_list)] = []
     aggregator: AnyAggregator = MultiKrum()
     attack: Annotated[AnyAttack | None, BeforeValidator(_none)] = None
     evaluation_interval: NonNegativeInt = 10
@@ -247,6 +300,24 @@ class Setup(Section):
         return self.workers - self.byzantine
 
     @property
+    def trained(self) -> range:
+        """The workers that train, the honest ones first: those, and the Byzantine ones if the attack has them train."""
+        return range(self.workers if self.attack is not None and self.attack.trains else self.honest)
+
+    def options(self) -> dict[str, list[Options]]:
+        """All that this setup names, by field: built-in classes and the user's own."""
+        found: dict[str, list[Options]] = {field: [] for field in REGISTRIES}
+        for field, options in found.items():
+            value = getattr(self, field)
+            options += value if isinstance(value, list) else [] if value is None else [value, *value.parts()]
+        return found
+
+    @cached_property
+    def defence(self) -> Defence:
+        """The pre-aggregators and the rule."""
+        return Defence(self.pre, self.aggregator)
+
+    @property
     def workers_report_moments(self) -> bool:
         """Whether the study needs from the workers what the server does not see: gradients before momentum."""
         return self.study is not None and self.momentum.placement == "worker"
@@ -256,8 +327,9 @@ class Setup(Section):
         return () if self.faults is None else self.faults.missing_at(step)
 
     def present(self, workers: range, step: int) -> int:
-        """How many of some honest workers have their submissions aggregated at a step."""
-        return len(workers) - sum(worker in workers for worker in self.missing_at(step))
+        """How many honest ones of some workers have their submissions aggregated at a step."""
+        missing = self.missing_at(step)
+        return sum(worker < self.honest and worker not in missing for worker in workers)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -306,8 +378,9 @@ class Setup(Section):
         if self.tolerated > self.workers:
             yield from wrong("tolerated", f"expected at most workers = {self.workers}", "workers")
         else:
-            reason = _reason(lambda: self.aggregator.check(self.workers, self.tolerated))
-            yield from wrong("aggregator", reason, "workers", "tolerated", "byzantine")
+            reason = _reason(lambda: self.defence.check(self.workers, self.tolerated))
+            at = "pre" if self.pre else "aggregator"
+            yield from wrong(at, reason, "aggregator", "workers", "tolerated", "byzantine")
         if self.attack is None and self.byzantine:
             yield from wrong("attack", f"expected an attack for the byzantine = {self.byzantine} workers", "byzantine")
         if (attack := self.attack) is not None:
@@ -316,6 +389,8 @@ class Setup(Section):
             else:
                 reason = _reason(lambda: attack.check(self.honest, self.byzantine, self.tolerated))
                 yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
+        if self.momentum.name == "mvr" and self.local_steps > 1:
+            yield from wrong("momentum", f"expected local_steps = 1 with mvr, got {self.local_steps}", "local_steps")
         if self.faults is not None:
             yield from self._impossible_faults(self.faults)
 
@@ -358,16 +433,16 @@ class Setup(Section):
     def _unmet_needs(self, faults: Faults) -> dict[str, str]:
         """Why the rule or the attack cannot do with the submissions that come; empty if they can, or never could."""
         attack, f = self.attack, self.tolerated
-        # A search asks the rule about what comes, also where zeros are filled in for the rule itself.
-        searched = attack is not None and "searched" in attack.model_dump().values()
-        rule_checked = (faults.missing == "drop" or searched) and self.aggregator.check(self.workers, f) is None
+        # A search asks a rule about what comes, also where zeros are filled in for the rule itself.
+        searched = attack is not None and "searched" in attack.model_dump().values() and not self.pre
+        rule_checked = (faults.missing == "drop" or searched) and self.defence.check(self.workers, f) is None
         attack_checked = attack is not None and attack.check(self.honest, self.byzantine, f) is None
         found: dict[str, str] = {}
         for missing, step in faults.missing_counts().items():
             n, h = self.workers - missing, self.honest - missing
-            if rule_checked and (reason := self.aggregator.check(n, f)):
+            if rule_checked and (reason := self.defence.check(n, f)):
                 came = f"at step {step} only {n} of {self.workers} submissions come"
-                found.setdefault("aggregator", f"{came}: {self.aggregator.label()} {reason}")
+                found.setdefault("aggregator", f"{came}: {'' if self.pre else f'{self.aggregator.label()} '}{reason}")
             if attack is not None and attack_checked and (reason := attack.check(h, self.byzantine, f)):
                 came = f"at step {step} only {h} of {self.honest} honest submissions come"
                 found.setdefault("attack", f"{came}: {attack.label()} {reason}")
@@ -376,10 +451,15 @@ class Setup(Section):
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them.
 
-        `faults` and `divergence` are left out where they say what earlier versions did, so that the directories of
-        their runs, which are named after this, stay valid.
+        `faults`, `divergence`, `pre` and `split` are left out where they say what earlier versions did, so that the
+        directories of their runs, which are named after this, stay valid.
         """
-        usual = {"faults": self.faults is None, "divergence": self.divergence == "go-on"}
+        usual = {
+            "faults": self.faults is None,
+            "divergence": self.divergence == "go-on",
+            "pre": not self.pre,
+            "split": self.split == Shared(),
+        }
         return self.model_dump(exclude={field for field, holds in usual.items() if holds})
 
     def yaml(self) -> str:
@@ -395,8 +475,8 @@ class Setup(Section):
         return f"{self.contest()} seed {self.seed}"
 
     def contest(self) -> str:
-        """Which rule stands against which attack: ``multi-krum/little``."""
-        return f"{self.aggregator.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
+        """Which defence stands against which attack: ``nnm+multi-krum/little``."""
+        return f"{self.defence.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
 
     def changed(self, **changes: Any) -> "Setup":
         """This setup with some fields changed, checked anew; where `tolerated` was as large as `byzantine`, it follows.
@@ -494,7 +574,8 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
     if section == "faults":
         return list(Faults.model_fields)
     if section in REGISTRIES:
-        return list(REGISTRIES[section][data[section]["name"]].model_fields)
+        named = data[section][loc[1]] if isinstance(data[section], list) else data[section]
+        return list(REGISTRIES[section][named["name"]].model_fields)
     return list(type(Setup.model_fields[section].default).model_fields)
 
 
@@ -512,5 +593,7 @@ def _reason(check: Callable[[], Any]) -> str | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Faults):
         return value.model_dump()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
     return describe() if describe is not None else value

@@ -1,4 +1,4 @@
-"""A run in this process: one cohort of all honest workers, one server, a loop."""
+"""A run in this process: one cohort of all workers, one server, a loop."""
 
 import os
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray.cohort import Cohort, State
+from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
+from byzray.division import training
 from byzray.environment import Environment, environment, fingerprints
 from byzray.graphs import StepGraphs, captures, plain_step
 from byzray.mistakes import SetupError
@@ -21,6 +22,7 @@ from byzray.recording import CheckpointInterval, Progress, Simulation, record
 from byzray.results import Result
 from byzray.server import Server
 from byzray.setups import Setup
+from byzray.state import State
 
 
 class LocalSimulation:
@@ -42,7 +44,7 @@ class LocalSimulation:
 
     def begin_anew(self) -> None:
         self.server = Server(self.setup, self._data, self.device, self._initial_D)
-        self.cohort = Cohort(self.setup, range(self.setup.honest), self._data, self.device)
+        self.cohort = Cohort(self.setup, self.setup.trained, self._data, self.device)
         self._step = StepGraphs(self.cohort, self.server).step if captures(self.cohort) else self._plain_step
 
     @property
@@ -50,7 +52,7 @@ class LocalSimulation:
         return self.server.step_number
 
     def advance(self, stop: int) -> NDArray[np.float64]:
-        while self.server.step_number < stop and not self.server.halted:
+        while self.server.step_number < stop and not self.server.study.halted:
             self._step()
         return self.server.take_rows()
 
@@ -75,10 +77,10 @@ class LocalSimulation:
 
     @property
     def diverged(self) -> Divergence | None:
-        return self.server.diverged
+        return self.server.study.diverged
 
     def take_events(self) -> list[str]:
-        return self.server.contract.take_warnings()
+        return self.server.take_warnings()
 
     def take_timings(self) -> Timings:
         of_server, of_cohort = self.server.watch.take(), self.cohort.watch.take()
@@ -118,17 +120,25 @@ def load_data(setup: Setup, root: str | Path | None = None, download: bool = Fal
         data = setup.dataset.load(data_root(root), download)
     except ValueError as error:
         raise SetupError(setup.label(), [f"dataset: {error}"]) from error
-    check_model(setup, data)
+    check_data(setup, data)
     return data
 
 
-def check_model(setup: Setup, data: Data) -> None:
-    """Check that a setup's model fits its data set.
+def check_data(setup: Setup, data: Data) -> None:
+    """Check that a setup's model fits its data set, and that this can be divided as the setup says.
 
     Raises:
         SetupError: it does not.
     """
-    if mistakes := setup.mistakes_on(data.shape, data.classes):
+    mistakes = setup.mistakes_on(data.shape, data.classes)
+    field = "aggregator"
+    try:
+        examples = training(data, setup)
+        field = "split"
+        setup.split.stream(examples)
+    except ValueError as error:
+        mistakes.append(f"{field}: {error}")
+    if mistakes:
         raise SetupError(setup.label(), mistakes)
 
 

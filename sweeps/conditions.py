@@ -17,7 +17,7 @@ from simpleeval import (
 )
 
 from byzray.mistakes import short, suggestion
-from byzray.setups import Setup
+from byzray.setups import REGISTRIES, Setup
 
 # What a setup file may leave out.
 DEFAULTS = Setup().model_dump()
@@ -112,17 +112,49 @@ def _in_plain_words(text: str, expected: str = "") -> Iterator[None]:
         raise ConditionError(f"condition {text!r}: cannot be evaluated ({error})") from None
 
 
+class Named(str):
+    """The name of a rule, say, whose options can be asked for: ``split == 'dirichlet' and split.alpha < 0.5``."""
+
+    options: Mapping[str, Any]
+
+    def __new__(cls, name: str, options: Mapping[str, Any]) -> "Named":
+        made = super().__new__(cls, name)
+        made.options = options
+        return made
+
+    def __getattr__(self, option: str) -> Any:
+        try:
+            return self.options[option]
+        except KeyError:
+            raise AttributeError(option) from None
+
+
+def named(field: str, value: Any) -> Any:
+    """What a setup file writes for an option, as conditions see it; whatever else stands there stays."""
+    given = {"name": value} if isinstance(value, str) else value
+    if not (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
+        return value
+    defaults: dict[str, Any] = {}
+    if given["name"] in REGISTRIES[field].names:
+        fields = REGISTRIES[field][given["name"]].model_fields
+        defaults = {name: one.default for name, one in fields.items() if not one.is_required()}
+    return Named(given["name"], {**defaults, **given})
+
+
 def facts(content: Mapping[str, Any]) -> dict[str, Any]:
     """What conditions can name of a setup, from its description or the content of a setup file.
 
-    All fields of a setup, data set, model, aggregator and attack by their names alone, and n, f, honest, rate,
-    placement and nesterov for short.
+    All fields of a setup, data set, model, split, aggregator and attack by their names, whose options are their
+    attributes, pre-aggregators as ``arc+nnm`` with each as an attribute; and n, f, honest, rate, placement and nesterov
+    for short.
     """
     known = {**DEFAULTS, **content}
-    for field in ("dataset", "model", "aggregator", "attack"):
-        value = known[field]
-        known[field] = value["name"] if isinstance(value, Mapping) and "name" in value else value
+    for field in ("dataset", "model", "split", "aggregator", "attack"):
+        known[field] = named(field, known[field])
     known["attack"] = known["attack"] or "none"
+    pre = known["pre"] if isinstance(known["pre"], list) else [known["pre"]]
+    parts = [named("pre", part) for part in pre if part not in (None, "none")]
+    known["pre"] = Named("+".join(map(str, parts)) or "none", {str(part): part for part in parts})
     if content.get("tolerated") is None:
         known["tolerated"] = known["byzantine"]
     momentum = {**DEFAULTS["momentum"], **_mapping(known["momentum"])}
@@ -139,6 +171,16 @@ def facts(content: Mapping[str, Any]) -> dict[str, Any]:
         "placement": momentum["placement"],
         "nesterov": momentum["nesterov"],
     }
+
+
+def sorted_by(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What TensorBoard can sort runs by, from :func:`facts`: plain values, and the options of pre-aggregators and of
+    the split under dotted names."""
+    shown = ("dataset", "split", "pre", "aggregator", "attack", "n", "f", "rate", "nesterov", "placement", "seed")
+    values = {key: str(known[key]) if isinstance(known[key], str) else known[key] for key in shown}
+    for field, one in [("split", known["split"]), *((f"pre.{part}", part) for part in known["pre"].options.values())]:
+        values |= {f"{field}.{option}": value for option, value in one.options.items() if option != "name"}
+    return values
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -142,6 +142,7 @@ class Grid:
             byzantine=0,
             tolerated=0,
             attack=None,
+            pre=[],
             aggregator="average",
             momentum=placement.model_dump(),
         )

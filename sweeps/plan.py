@@ -191,8 +191,8 @@ class Paces:
 def _kinds(setup: Setup) -> Iterator[tuple[Any, ...]]:
     """What runs of like cost have in common, ever wider; the model and its data are never left out."""
     task = (setup.dataset.describe()["name"], setup.model.describe()["name"], setup.batch_size)
-    yield (*task, setup.honest, setup.aggregator.label(), setup.byzantine)
-    yield (*task, setup.honest)
+    yield (*task, len(setup.trained), setup.defence.label(), setup.byzantine)
+    yield (*task, len(setup.trained))
     yield task
 
 

@@ -28,7 +28,7 @@ from byzray.files import expect_no_link
 from byzray.recording import CheckpointInterval
 from byzray.results import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
-from sweeps.conditions import facts
+from sweeps.conditions import facts, sorted_by
 from sweeps.data import SharedData, key, share
 from sweeps.definition import Sweep
 from sweeps.grid import SweepError
@@ -308,9 +308,7 @@ class _Execution:
 
     def _space(self) -> dict[str, Any]:
         """One value for each run; what TensorBoard is to sort runs by stands beside the name."""
-        shown = ("dataset", "aggregator", "attack", "n", "f", "rate", "nesterov", "placement", "seed")
-        known = [(run.name, facts(run.setup.describe())) for run in self.plan.waiting]
-        values = [{"name": name, **{key: one[key] for key in shown}} for name, one in known]
+        values = [{"name": run.name, **sorted_by(facts(run.setup.describe()))} for run in self.plan.waiting]
         return {RUN: tune.grid_search(values)}
 
     def _searcher(self) -> tuple[Searcher | None, int]:
@@ -547,7 +545,7 @@ def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.Plac
     known: dict[tuple[Actors | None, int, str], tune.PlacementGroupFactory] = {}
     needs = {}
     for setup in setups:
-        kind = (setup.actors, setup.honest, setup.device)
+        kind = (setup.actors, len(setup.trained), setup.device)
         if kind not in known:
             known[kind] = resources.of(setup)
         needs[RunDirectory.name(setup)] = known[kind]

@@ -29,7 +29,7 @@ from byzray.process_state import own_settings
 from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
 from byzray.results import Result, RunDirectory, RunExists
 from byzray.setups import Setup
-from byzray.simulation import LocalSimulation, check_model, load_data
+from byzray.simulation import LocalSimulation, check_data, load_data
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
@@ -89,7 +89,7 @@ class Resources:
 def actor_count(setup: Setup) -> int:
     """How many worker actors a setup's layout asks for."""
     assert setup.actors is not None
-    return math.ceil(setup.honest / setup.actors.workers_per_actor)
+    return math.ceil(len(setup.trained) / setup.actors.workers_per_actor)
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,13 @@ class RunTrainable(tune.Trainable):
 
     def _simulation(self, setup: Setup) -> Simulation:
         data = self._data(setup)
-        check_model(setup, data)
+        check_data(setup, data)
         if self.job.search is not None and not len(data.x_test):
             raise SetupError(setup.label(), ["dataset: expected test examples, as search: optuna compares accuracies"])
         if setup.actors is None:
             return LocalSimulation(setup, data)
         if self.fleet is None:
-            cohorts = split(setup.honest, actor_count(setup))
+            cohorts = split(len(setup.trained), actor_count(setup))
             group = ray.util.get_current_placement_group()
             self.fleet = Fleet(repr(self), cohorts, setup.actors, setup.device, group, self.job.supervision)
         if self.shared is None:

@@ -1,32 +1,27 @@
-"""Aggregation rules: (N, D) submissions, of which up to f may be Byzantine, to one (D,) vector."""
+"""Aggregation rules: N submissions, of which up to f may be Byzantine, to one (D,) vector."""
 
-from byzray.aggregators.aksel import Aksel
-from byzray.aggregators.average import Average
-from byzray.aggregators.base import Aggregate, Aggregator, SelectingAggregator
-from byzray.aggregators.bulyan import Bulyan
-from byzray.aggregators.cge import Cge
-from byzray.aggregators.coordinatewise import Meamed, Median, Phocas, TrimmedMean
-from byzray.aggregators.krum import Krum, MultiKrum
-from byzray.aggregators.minimum_diameter import MinimumDiameter
-from byzray.aggregators.mixture import RandomMixture
-from byzray.aggregators.registry import AGGREGATORS, AnyAggregator
+from typing import Annotated, Any
 
-__all__ = [
-    "AGGREGATORS",
-    "Aggregate",
-    "Aggregator",
-    "Aksel",
-    "AnyAggregator",
-    "Average",
-    "Bulyan",
-    "Cge",
-    "Krum",
-    "Meamed",
-    "Median",
-    "MinimumDiameter",
-    "MultiKrum",
-    "Phocas",
-    "RandomMixture",
-    "SelectingAggregator",
-    "TrimmedMean",
+from pydantic import BeforeValidator, PlainSerializer
+
+from byzray.aggregators._base import Aggregate, Aggregator, Selecting, Weighting
+from byzray.options import Registry
+
+AGGREGATORS = Registry("aggregator", Aggregator, __name__)
+
+AnyAggregator = Annotated[
+    Aggregator, BeforeValidator(AGGREGATORS.parse), PlainSerializer(lambda rule: rule.describe(), return_type=dict)
 ]
+"""A field that takes what a setup file writes for a rule, holds the rule, and is dumped as plain data again."""
+
+__all__ = ["AGGREGATORS", "Aggregate", "Aggregator", "AnyAggregator", "Selecting", "Weighting"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SelectingAggregator":
+        raise ImportError("since byzray 0.2 it is Selecting, which implements rows(submissions, f): docs/porting.md")
+    return AGGREGATORS.exported(name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *AGGREGATORS.exports]

@@ -4,18 +4,17 @@ Shapes in names: N submissions, D parameters, T rounds, R submissions that remai
 """
 
 import math
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from byzray.aggregators.base import Aggregate, Aggregator, unmet
-from byzray.aggregators.distances import distances, smallest
-from byzray.aggregators.krum import krum_bound, krum_scores
-from byzray.aggregators.line import Line
-from byzray.aggregators.order import mean_of_nearest, sort_columns
+from byzray.aggregators._base import Aggregator, unmet
+from byzray.aggregators._scoring import krum_bound, krum_scores
+from byzray.distances import smallest
+from byzray.order import mean_of_nearest, sort_columns
+from byzray.submissions import Submissions
 
 
 class Bulyan(Aggregator):
@@ -33,29 +32,22 @@ class Bulyan(Aggregator):
     ICML 2018.
     """
 
-    name = "bulyan"
-
     m: Annotated[int, Field(ge=1)] | None = None
     rescore: bool = False
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(self._combine(gradients_ND, distances(gradients_ND), f))
-
-    def harm_along(self, line: Line, f: int) -> Callable[[Tensor], Tensor]:
-        return lambda x: line.harm(self._combine(line.submissions(x), line.distances(x), f))
-
-    def _combine(self, gradients_ND: Tensor, distances_NN: Tensor, f: int) -> Tensor:
-        n = len(gradients_ND)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        rows_ND, distances_NN = submissions.rows_ND, submissions.distances_NN()
+        n = submissions.n
         rounds = n - 2 * f - 2
         order = self._rescored_rounds if self.rescore else self._rounds
-        weights_TN = torch.zeros(rounds, n, dtype=gradients_ND.dtype, device=gradients_ND.device)
+        weights_TN = torch.zeros(rounds, n, dtype=rows_ND.dtype, device=rows_ND.device)
         for k, ranked_R in enumerate(order(distances_NN, f, rounds)):
             averaged = min(self._m(n, f), n - f - 2 - k)
             # Not by an assignment, which would make a tensor of the number on the host and wait for a GPU to copy it.
             weights_TN[k].index_fill_(0, ranked_R[:averaged], 1 / averaged)
         # All averages at once. A submission that enters none may not be finite, and 0 * inf is no 0.
         used_N1 = (weights_TN != 0).any(dim=0)[:, None]
-        averages_TD = weights_TN @ torch.where(used_N1, gradients_ND, 0)
+        averages_TD = weights_TN @ torch.where(used_N1, rows_ND, 0)
         sorted_DT = sort_columns(averages_TD)
         return mean_of_nearest(sorted_DT, sorted_DT[:, (rounds - 1) // 2], keep=rounds - 2 * f)
 

@@ -9,10 +9,11 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from byzray.aggregators.base import DistanceSelectingAggregator, unmet
+from byzray.aggregators._base import Selecting, unmet
+from byzray.submissions import Submissions
 
 
-class MinimumDiameter(DistanceSelectingAggregator):
+class MinimumDiameter(Selecting):
     """Mean of the n-f submissions of least diameter (largest distance between two of them), known as MDA and "brute".
 
     Of several such subsets, the first in lexicographic order of its indices. The search is exact. Its time grows
@@ -24,12 +25,11 @@ class MinimumDiameter(DistanceSelectingAggregator):
     Machine Learning. PODC 2020.
     """
 
-    name = "minimum-diameter"
     computes_on_host = True
 
-    def select_by_distances(self, distances_NN: Tensor, f: int) -> Tensor:
-        rows = tightest_subset(distances_NN.tolist(), len(distances_NN) - f)
-        return torch.tensor(rows, device=distances_NN.device)
+    def rows(self, submissions: Submissions, f: int) -> Tensor:
+        rows = tightest_subset(submissions.distances_NN().tolist(), submissions.n - f)
+        return torch.tensor(rows, device=submissions.device)
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")

@@ -8,9 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from byzray.aggregators import Aggregator
-from byzray.aggregators.distances import norms, smallest
-from byzray.attacks.base import Attack
+from byzray.attacks._base import Attack, View
+from byzray.distances import norms, smallest
 
 
 class AntiCge(Attack):
@@ -24,9 +23,8 @@ class AntiCge(Attack):
     Needs f <= honest, unless byzantine > f.
     """
 
-    name = "anti-cge"
-
-    def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
+    def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
+        byzantine, f = view.byzantine, view.step.f
         if byzantine > f:
             return torch.full_like(honest_HD[0], math.nan).expand(byzantine, -1)
         norms_H = norms(honest_HD)

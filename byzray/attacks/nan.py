@@ -8,14 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from byzray.aggregators import Aggregator
-from byzray.attacks.base import Attack
+from byzray.attacks._base import Attack, View
 
 
 class Nan(Attack):
     """NaN in every coordinate: whether a rule survives a worker that computes nonsense."""
 
-    name = "nan"
-
-    def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
-        return torch.full_like(honest_HD[0], math.nan).expand(byzantine, -1)
+    def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
+        return torch.full_like(honest_HD[0], math.nan).expand(view.byzantine, -1)

@@ -1,32 +1,21 @@
-"""Data sets: names that users write, and the files behind them.
+"""Data sets: each is a file here, whose name is the one that setups write.
 
 Importing this package imports neither torchvision nor scikit-learn, which actors that only train never need.
 """
 
-from byzray.datasets.base import Data, Dataset, MissingData
-from byzray.datasets.cifar import Cifar10, Cifar100
-from byzray.datasets.digits import Digits
-from byzray.datasets.mnist import FashionMnist, Mnist
-from byzray.datasets.npz import Npz
-from byzray.datasets.phishing import Phishing
+from typing import Any
+
+from byzray.datasets._base import Data, Dataset, MissingData
 from byzray.options import Registry
 
-DATASETS: Registry[Dataset] = Registry(
-    "data set",
-    Dataset,  # type: ignore[type-abstract]
-    [Mnist, FashionMnist, Cifar10, Cifar100, Phishing, Digits, Npz],
-)
+__all__ = ["DATASETS", "Data", "Dataset", "MissingData"]
 
-__all__ = [
-    "DATASETS",
-    "Cifar10",
-    "Cifar100",
-    "Data",
-    "Dataset",
-    "Digits",
-    "FashionMnist",
-    "MissingData",
-    "Mnist",
-    "Npz",
-    "Phishing",
-]
+DATASETS: Registry[Dataset] = Registry("data set", Dataset, __name__)  # type: ignore[type-abstract]
+
+
+def __getattr__(name: str) -> Any:
+    return DATASETS.exported(name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *DATASETS.exports]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from byzray.datasets.base import Data, Dataset
+from byzray.datasets._base import Data, Dataset
 
 
 class Digits(Dataset):
@@ -15,8 +15,6 @@ class Digits(Dataset):
     Source: the test set of E. Alpaydin, C. Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning
     Repository, 1998.
     """
-
-    name = "digits"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from byzray.arrays import open_archive, read_array
-from byzray.datasets.base import Data, Dataset, MissingData
-from byzray.datasets.files import is_file, listed
+from byzray.datasets._base import Data, Dataset, MissingData
+from byzray.datasets._files import is_file, listed
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -27,8 +27,6 @@ class Npz(Dataset):
     Attributes:
         path: the archive; a relative path is looked up in the folder that holds data sets, then in the working folder.
     """
-
-    name = "npz"
 
     path: str
 

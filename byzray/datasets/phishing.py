@@ -6,8 +6,8 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from byzray.datasets.base import Data, Dataset
-from byzray.datasets.files import damaged, reading, require
+from byzray.datasets._base import Data, Dataset
+from byzray.datasets._files import damaged, reading, require
 
 URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary/phishing"
 ROWS, FEATURES, TRAIN = 11_055, 68, 8_400
@@ -22,8 +22,6 @@ class Phishing(Dataset):
     Source: R. Mohammad, L. McCluskey. Phishing Websites. UCI Machine Learning Repository, 2015; as prepared for LIBSVM,
     https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html.
     """
-
-    name = "phishing"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,29 +1,18 @@
-"""The networks that can be trained, by the names that setup files write."""
+"""The networks that can be trained: each is a file here, whose name is the one that setups write."""
 
-from byzray.models.base import Model, Output, TrainingOption
-from byzray.models.empire import EmpireCNN
-from byzray.models.simple import MLP, Convolutional, FullyConnected, Linear, Logit
-from byzray.models.vision import Torchvision
-from byzray.models.wide_resnet import WideResNet
+from typing import Any
+
+from byzray.models._base import Model, Output, TrainingOption
 from byzray.options import Registry
 
-__all__ = [
-    "MLP",
-    "MODELS",
-    "Convolutional",
-    "EmpireCNN",
-    "FullyConnected",
-    "Linear",
-    "Logit",
-    "Model",
-    "Output",
-    "Torchvision",
-    "TrainingOption",
-    "WideResNet",
-]
+__all__ = ["MODELS", "Model", "Output", "TrainingOption"]
 
-MODELS = Registry(
-    "model",
-    Model,  # type: ignore[type-abstract]
-    [MLP, FullyConnected, Convolutional, Logit, Linear, EmpireCNN, WideResNet, Torchvision],
-)
+MODELS: Registry[Model] = Registry("model", Model, __name__)  # type: ignore[type-abstract]
+
+
+def __getattr__(name: str) -> Any:
+    return MODELS.exported(name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *MODELS.exports]

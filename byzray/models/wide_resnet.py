@@ -1,13 +1,13 @@
 """Wide residual networks for 32x32 images."""
 
 from collections import OrderedDict
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from byzray.models.base import Model, Output, TrainingOption, check_shape
+from byzray.models._base import Model, Output, TrainingOption, check_shape
 
 
 class Block(nn.Module):
@@ -47,13 +47,11 @@ class WideResNet(TrainingOption, Model):
         depth: the number of convolutions, 6k + 4 for k blocks in each of the three groups.
         widen: the factor on the numbers of channels 16, 32 and 64 of the groups.
         dropout: the probability of dropout within a block, which acts in training mode only.
-        training: see :class:`~byzray.models.base.TrainingOption`.
+        training: see :class:`~byzray.models.TrainingOption`.
 
     References:
         Sergey Zagoruyko, Nikos Komodakis. *Wide Residual Networks*. BMVC 2016.
     """
-
-    name: ClassVar[str] = "wide-resnet"
 
     depth: int = 28
     widen: PositiveInt = 10

@@ -311,12 +311,20 @@ def checked(setup: Any) -> dict[str, Any]:
             raise ValueError(f"is no resolved setup: expected {name!r} with a value of type {kind.__name__}")
         if isinstance(value, int) and not 0 <= value < 2**63:
             raise ValueError(f"is no resolved setup: expected {name!r} with a number that fits into 63 bits")
+    pre, split = setup.get("pre", []), setup.get("split", {"name": "shared"})
+    if not isinstance(pre, list):
+        raise ValueError("is no resolved setup: expected 'pre' with a list")
     for name in ("dataset", "model", "aggregator", "attack"):
         option = setup.get(name)
         if (option is not None or name != "attack") and not (
             isinstance(option, dict) and isinstance(option.get("name"), str)
         ):
             raise ValueError(f"is no resolved setup: expected {name!r} with a 'name'")
+    for part in (*pre, split):
+        if not (isinstance(part, dict) and isinstance(part.get("name"), str)):
+            raise ValueError("is no resolved setup: expected 'pre' and 'split' with names")
+    if setup["momentum"].get("name") == "mvr":
+        setup = {**setup, "momentum": {**setup["momentum"], "placement": "worker"}}  # which it does not write
     if setup["momentum"].get("placement") not in PLACEMENTS:
         raise ValueError(f"is no resolved setup: expected 'momentum' with a 'placement' of {', '.join(PLACEMENTS)}")
     text = json.dumps(setup)

@@ -25,7 +25,7 @@ PLACEMENTS = {"update": "standard", "server": "at the server", "worker": "at the
 NOT_SIMULATED = ("actors", "device", "seed")
 
 # What may differ within a panel; and what the unattacked run may have otherwise than the panel, too.
-WITHIN_PANEL = ("aggregator", "attack", "placement", "tolerated")
+WITHIN_PANEL = ("pre", "aggregator", "attack", "placement", "tolerated")
 UNLIKE_REFERENCE = (*WITHIN_PANEL, "byzantine", "workers")
 
 # In bytes.
@@ -115,10 +115,12 @@ def arrange(setups: Iterable[Plain]) -> Grid:
 
 
 def bound(setup: Plain) -> float:
-    """The variance-norm bound of the setup's rule; NaN if it has none, or is a class of somebody's own.
+    """The variance-norm bound of the setup's defence; NaN if it has none, or is a class of somebody's own.
 
     Such a class is not imported: a report runs no code that a run directory names.
     """
+    if setup.get("pre"):
+        return math.nan
     try:
         with importing_only():
             return float(AGGREGATORS.parse(setup["aggregator"]).bound(setup["workers"], setup["tolerated"]))
@@ -131,12 +133,14 @@ class Names:
 
     def __init__(self, setups: Iterable[Plain]) -> None:
         setups = list(setups)
-        kinds = ("dataset", "model", "aggregator", "attack")
+        kinds = ("dataset", "model", "attack")
         self.labels = {kind: _labels(setup[kind] for setup in setups if setup.get(kind)) for kind in kinds}
+        self.labels["defence"] = _labels(map(_defence, setups))
 
     def of(self, kind: str, setup: Plain) -> str:
-        """The name of a setup's data set, model, aggregator or attack."""
-        return self.labels[kind][json.dumps(setup[kind], sort_keys=True)] if setup.get(kind) else "none"
+        """The name of a setup's data set, model, defence or attack."""
+        named = _defence(setup) if kind == "defence" else setup.get(kind)
+        return self.labels[kind][json.dumps(named, sort_keys=True)] if named else "none"
 
     def facts(self, setup: Plain) -> Plain:
         """What the tables tell of a setup."""
@@ -149,7 +153,7 @@ class Names:
             "rate": rate(setup),
             "nesterov": bool(setup["momentum"].get("nesterov", False)),
             "attack": self.of("attack", setup),
-            "rule": self.of("aggregator", setup),
+            "rule": self.of("defence", setup),
             "placement": str(setup["momentum"]["placement"]),
             "steps": setup["steps"],
         }
@@ -161,6 +165,15 @@ def rate(setup: Plain) -> str:
     if schedule:
         return " → ".join(f"{schedule[step]:g}" for step in sorted(schedule, key=int))
     return f"{setup['learning_rate'].get('initial') or math.nan:g}"
+
+
+def _defence(setup: Plain) -> Plain:
+    """The rule, or pre-aggregators and rule as if they were one: ``nnm+median``."""
+    if not setup.get("pre"):
+        return setup["aggregator"]
+    parts = [*setup["pre"], setup["aggregator"]]
+    options = {f"{part['name']}.{key}": value for part in parts for key, value in part.items() if key != "name"}
+    return {"name": "+".join(part["name"].rpartition(":")[2] for part in parts), **options}
 
 
 def _labels(options: Iterable[Plain]) -> dict[str, str]:

@@ -50,9 +50,9 @@ def _ratio(axes: Axes, result: Result) -> None:
     steps = metrics["Step number"]
     axes.plot(steps, variance_norm_ratio(metrics, "Sampled"), color=ORANGE, lw=0.9, label="sampled")
     axes.plot(steps, variance_norm_ratio(metrics, "Honest"), color=BLUE, lw=0.9, label="submitted")
-    bound = setup.aggregator.bound(setup.workers, setup.tolerated)
+    bound = setup.defence.bound(setup.workers, setup.tolerated)
     if math.isfinite(bound):
-        label = plain(f"bound of {setup.aggregator.label()}")
+        label = plain(f"bound of {setup.defence.label()}")
         axes.axhline(bound**2, color=BLACK, ls="--", lw=1, label=label)
     axes.set(xlabel="step", ylabel="(deviation / norm)$^2$", yscale="log", title="variance-norm ratio")
     axes.grid(alpha=0.3)

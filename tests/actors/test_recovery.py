@@ -311,12 +311,12 @@ def test_a_server_that_hangs_after_the_workers_last_signal_is_noticed(
     (tmp_path / "hanging_rule.py").write_text(
         "import os, signal\nfrom pathlib import Path\n\nfrom byzray.aggregators import Median\n\n\n"
         "class Hanging(Median):\n"
-        "    def aggregate(self, gradients_ND, f):\n"
+        "    def aggregate(self, submissions, f):\n"
         f"        first = Path({str(tmp_path / 'first')!r})\n"
         "        if not first.exists():\n"
         "            first.touch()\n"
         "            os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "        return super().aggregate(gradients_ND, f)\n"
+        "        return super().aggregate(submissions, f)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     setup = small_setup.changed(aggregator="hanging_rule:Hanging")
@@ -324,12 +324,79 @@ def test_a_server_that_hangs_after_the_workers_last_signal_is_noticed(
     assert np.array_equal(hung.parameters, actors.simulate(setup, fleet=mortal).parameters)
 
 
+# Kills its own process, once, where a Byzantine worker prepares the batch of step 6: in the middle of that step.
+DYING = """
+import os, signal
+from pathlib import Path
+
+from byzray.attacks.label_flipping import LabelFlipping
+
+
+class Dying(LabelFlipping):
+    flag: str
+
+    def poison(self, batch, classes, worker, step):
+        if step == 6 and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().poison(batch, classes, worker, step)
+
+
+class Negating(Dying):
+    def __call__(self, honest_HD, view):
+        return -view.own_FD
+"""
+
+
+@pytest.mark.parametrize("attack", ["Dying", "Negating"])
+@pytest.mark.parametrize("placement", ["worker", "server"])
+def test_byzantine_workers_that_train_get_their_own_momentum_back(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, placement: str
+) -> None:
+    (tmp_path / "dying_attack.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    flag = tmp_path / "died"
+    options = {"name": f"dying_attack:{attack}", "flag": str(flag)}
+    setup = small_setup.changed(attack=options, momentum={"placement": placement})
+    lost = actors.simulate(setup, fleet=mortal, output=tmp_path / "lost").directory
+    assert flag.exists()
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    same(whole, lost)
+    assert lost is not None
+    assert f"actor {mortal.roles[2]!r} was lost (process" in (lost / "log.txt").read_text()
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "rule": {"aggregator": "centred-clipping", "attack": {"name": "little", "factor": "searched", "evaluations": 4}},
+    "root worker": {"aggregator": {"name": "fltrust", "root": 20}, "attack": "label-flipping"},
+    "attack": {"attack": {"name": "mimic", "warmup": 8}, "split": {"name": "dirichlet", "minimum": 3}},
+    "mvr": {"momentum": {"name": "mvr", "a": 0.2}},
+}
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_all_state_outlasts_a_worker_and_the_server(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, kind: str
+) -> None:
+    setup = small_setup.changed(**STATEFUL[kind])
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    for rank in (2, 0):
+        options: dict[str, Any] = {
+            "progress": at_step(6, kill(mortal, rank)),
+            "checkpoints": CheckpointInterval(steps=4),
+        }
+        lost = actors.simulate(setup, fleet=mortal, output=tmp_path / f"lost {rank}", **options).directory
+        same(whole, lost)
+        assert lost is not None
+        assert f"actor {mortal.roles[rank]!r} was lost" in (lost / "log.txt").read_text()
+
+
 def test_a_rule_of_the_users_own_that_speaks_of_a_connection_is_no_loss(
     mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "talkative_rule.py").write_text(
         "from byzray.aggregators import Median\n\n\nclass Talkative(Median):\n"
-        "    def aggregate(self, gradients_ND, f):\n"
+        "    def aggregate(self, submissions, f):\n"
         "        raise RuntimeError('Connection to my database timed out')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -5,9 +5,9 @@ import math
 import torch
 
 from byzray import gpu_kernels
-from byzray.aggregators.distances import distances
-from byzray.aggregators.order import order_statistics
 from byzray.deviations import squared_deviations
+from byzray.distances import distances
+from byzray.order import order_statistics
 
 
 def main() -> None:

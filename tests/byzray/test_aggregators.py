@@ -17,6 +17,7 @@ from torch import Tensor
 
 from byzray.aggregators import (
     AGGREGATORS,
+    Aggregate,
     Aggregator,
     Aksel,
     AnyAggregator,
@@ -27,11 +28,16 @@ from byzray.aggregators import (
     MinimumDiameter,
     MultiKrum,
     RandomMixture,
-    SelectingAggregator,
+    Selecting,
 )
-from byzray.aggregators.distances import distances
 from byzray.aggregators.minimum_diameter import has_subset, tightest_subset
-from byzray.aggregators.order import mean_of_nearest, sort_columns
+from byzray.defence import Defence
+from byzray.distances import distances
+from byzray.order import mean_of_nearest, sort_columns
+from byzray.state import State
+from byzray.step import Step
+from byzray.study import acceptance
+from byzray.submissions import Matrix, Submissions
 
 VECTORS = [Path(__file__).parents[1] / "vectors"]
 if "BYZRAY_VECTORS" in os.environ:
@@ -71,6 +77,15 @@ def normal(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) ->
     return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def outcome(rule: Aggregator, x: Tensor, f: int) -> Aggregate:
+    """What a run makes of the rows of a matrix."""
+    return Defence([], rule).at(Step(n=len(x), f=f), {})(Matrix(x))
+
+
+def selected(rule: Selecting, x: Tensor, f: int) -> list[int]:
+    return rule.rows(Matrix(x), f).tolist()
+
+
 def largest_f(rule: Aggregator, n: int) -> int:
     return max(f for f in range(n) if rule.check(n, f) is None)
 
@@ -88,12 +103,12 @@ def test_vectors(directory: Path) -> None:
         rule = AGGREGATORS.parse({"name": OURS.get(case["rule"], case["rule"]), **case["args"]})
         n, f = case["n"], case["f"]
         assert rule.check(n, f) is None, where
-        vector_D, rows_K = rule.aggregate(torch.from_numpy(arrays[case["input"]]), f)
+        found = outcome(rule, torch.from_numpy(arrays[case["input"]]), f)
         expected_D = arrays[case["output"]]
         np.testing.assert_allclose(
-            vector_D.numpy(), expected_D, rtol=0, atol=1e-9 * abs(expected_D).max(), err_msg=where
+            found.vector_D.numpy(), expected_D, rtol=0, atol=1e-9 * abs(expected_D).max(), err_msg=where
         )
-        influence = math.nan if rows_K is None else (rows_K >= n - f).double().mean().item()
+        influence = acceptance(found, n - f, f).item()
         for ours, published in ((influence, case["influence"]), (rule.bound(n, f), case["variance_norm_bound"])):
             published = math.nan if published is None else published
             assert ours == pytest.approx(published, rel=1e-12, abs=0, nan_ok=True), where
@@ -241,7 +256,7 @@ def test_tightest_subset_of_51(f: int, d: int) -> None:
     """Sizes that no enumeration reaches, in seconds: on a line the answer is a window of the sorted values."""
     x = normal(51, d)
     start = time.process_time()
-    rows = MinimumDiameter().select(x, f).tolist()
+    rows = selected(MinimumDiameter(), x, f)
     assert time.process_time() - start < 5
     assert rows == sorted(set(rows))
     assert len(rows) == 51 - f
@@ -254,7 +269,7 @@ def test_tightest_subset_of_51(f: int, d: int) -> None:
 def test_tightest_subset_leaves_outliers_out() -> None:
     x = normal(51, 30)
     x[::3] += 1000 * normal(17, 30, 1)
-    assert MinimumDiameter().select(x, 17).tolist() == [row for row in range(51) if row % 3]
+    assert selected(MinimumDiameter(), x, 17) == [row for row in range(51) if row % 3]
 
 
 # What must not happen
@@ -308,7 +323,8 @@ def test_poison_is_left_out(rule: Aggregator, dtype: torch.dtype, poison: str, f
     honest = torch.ones(n, dtype=torch.bool)
     honest[bad] = False
     POISONS[poison](x[bad])
-    vector_D, rows_K = rule.aggregate(x, f)
+    found = outcome(rule, x, f)
+    vector_D, rows_K = found.vector_D, found.rows_K
     assert rows_K is None or honest[rows_K].all()
     if poison != "one nan" or rows_K is not None:
         slack = 1e-5
@@ -346,7 +362,7 @@ def test_near_consensus_krum_keeps_its_digits(noise: float, huge: bool) -> None:
         if huge:
             x[7] = 1e6
         expected = ranked(naive_scores(x.double().numpy(), range(n), n - f - 1))[0]
-        assert Krum().select(x, f).tolist() == [expected]
+        assert selected(Krum(), x, f) == [expected]
 
 
 def test_distances_relative_error() -> None:
@@ -399,11 +415,11 @@ def test_the_order_of_the_rows_does_not_matter(rule: Aggregator) -> None:
     x = normal(15, 20)
     f = largest_f(rule, 15) if rule.name not in ("average", "cge") else 3
     order = torch.randperm(15, generator=torch.Generator().manual_seed(1))
-    vector_D, rows_K = rule.aggregate(x, f)
-    shuffled_D, shuffled_K = rule.aggregate(x[order], f)
-    torch.testing.assert_close(shuffled_D, vector_D, rtol=0, atol=1e-13)
-    if rows_K is not None and shuffled_K is not None:
-        assert sorted(order[shuffled_K].tolist()) == sorted(rows_K.tolist())
+    found, shuffled = outcome(rule, x, f), outcome(rule, x[order], f)
+    torch.testing.assert_close(shuffled.vector_D, found.vector_D, rtol=0, atol=1e-13)
+    assert (found.rows_K is None) == (shuffled.rows_K is None)
+    if found.rows_K is not None and shuffled.rows_K is not None:
+        assert sorted(order[shuffled.rows_K].tolist()) == sorted(found.rows_K.tolist())
 
 
 @ALL
@@ -418,12 +434,15 @@ def test_translation_and_scale(rule: Aggregator) -> None:
 @ALL
 def test_selected_rows_are_distinct_and_make_the_vector(rule: Aggregator) -> None:
     x = normal(15, 20)
-    vector_D, rows_K = rule.aggregate(x, 2)
-    assert (rows_K is not None) == isinstance(rule, SelectingAggregator)
-    if rows_K is not None:
+    found = outcome(rule, x, 2)
+    rows_K, weights_N = found.rows_K, found.weights_N(15)
+    assert (rows_K is not None) == (weights_N is not None) == isinstance(rule, Selecting)
+    if rows_K is not None and weights_N is not None:
         assert rows_K.dtype is torch.int64
         assert len(rows_K.unique()) == len(rows_K)
-        torch.testing.assert_close(vector_D, x[rows_K].mean(dim=0))
+        torch.testing.assert_close(found.vector_D, x[rows_K].mean(dim=0))
+        assert weights_N.dtype is torch.float64
+        torch.testing.assert_close(weights_N @ x, found.vector_D)
 
 
 @ALL
@@ -439,13 +458,13 @@ def test_cuda_agrees_with_the_cpu(rule: Aggregator, dtype: torch.dtype) -> None:
     x = normal(15, 200, dtype=dtype)
     if rule.name != "average":
         x[4, 3] = math.nan
-    vector_D, rows_K = rule.aggregate(x.cuda(), 2)
-    expected_D, expected_K = rule.aggregate(x, 2)
-    assert vector_D.is_cuda
-    torch.testing.assert_close(vector_D.cpu(), expected_D)
-    if rows_K is not None:
-        assert rows_K.is_cuda
-        assert rows_K.tolist() == expected_K.tolist()
+    found, expected = outcome(rule, x.cuda(), 2), outcome(rule, x, 2)
+    assert found.vector_D.is_cuda
+    torch.testing.assert_close(found.vector_D.cpu(), expected.vector_D)
+    assert (found.rows_K is None) == (expected.rows_K is None)
+    if found.rows_K is not None and expected.rows_K is not None:
+        assert found.rows_K.is_cuda
+        assert found.rows_K.tolist() == expected.rows_K.tolist()
 
 
 # Checks and bounds
@@ -558,11 +577,11 @@ class Holder(BaseModel):
 
 def test_a_rule_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "byzray_test_rules.py").write_text(
-        "from byzray.aggregators import Aggregate, Aggregator\n\n\n"
+        "from byzray.aggregators import Aggregator\n\n\n"
         "class Cut(Aggregator):\n"
         "    cut: int = 1\n\n"
-        "    def aggregate(self, gradients_ND, f):\n"
-        "        return Aggregate(gradients_ND[self.cut :].mean(dim=0))\n"
+        "    def aggregate(self, submissions, f):\n"
+        "        return submissions.rows_ND[self.cut :].mean(dim=0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     written = {"name": "byzray_test_rules:Cut", "cut": 2}
@@ -605,9 +624,45 @@ def test_a_mixture_is_drawn_by_seed_and_step_with_its_frequencies() -> None:
     assert drawn != [mixed.at_step(8, step) for step in range(400)]
 
 
-def test_a_mixture_does_not_aggregate_itself() -> None:
-    with pytest.raises(TypeError, match="at_step"):
-        mixture({"rule": "median"})(normal(5, 3), 1)
+def test_a_mixture_aggregates_as_the_rule_that_is_drawn() -> None:
+    mixed = mixture({"rule": "median"}, {"rule": {"name": "multi-krum", "m": 2}})
+    x, seen = normal(9, 3), set()
+    for number in range(20):
+        found, _ = mixed.step(Matrix(x), Step(seed=7, number=number, n=9, f=2), {})
+        expected = outcome(mixed.at_step(7, number), x, 2)
+        seen.add(expected.rows_K is None)
+        assert (found.rows_K is None) == (expected.rows_K is None)
+        assert torch.equal(found.vector_D, expected.vector_D)
+    assert seen == {True, False}
+    assert torch.equal(mixed(x, 2), mixed.at_step(0, 0)(x, 2))
+
+
+class Counts(Aggregator):
+    """The mean times the number of steps at which the rule was asked."""
+
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
+        return {"count": torch.zeros((), dtype=torch.int64)}
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
+        count = state["count"] + 1
+        return Aggregate(count * submissions.rows_ND.mean(dim=0)), {"count": count}
+
+
+def test_the_states_of_a_mixture_are_apart_and_stay_where_a_rule_is_not_drawn() -> None:
+    mixed = mixture({"rule": Counts()}, {"rule": "median"}, {"rule": Counts()})
+    x = normal(5, 3)
+    state = mixed.start(Step(n=5, f=1), x[0])
+    assert set(state) == {"0.count", "2.count"}
+    drawn = [mixed._drawn(7, number) for number in range(12)]
+    assert set(drawn) == {0, 1, 2}
+    for number, position in enumerate(drawn):
+        before = dict(state)
+        found, state = mixed.step(Matrix(x), Step(seed=7, number=number, n=5, f=1), state)
+        counts = [drawn[: number + 1].count(i) for i in (0, 2)]
+        assert [state["0.count"].item(), state["2.count"].item()] == counts
+        assert all(state[name] is tensor for name, tensor in before.items() if name != f"{position}.count")
+        if position != 1:
+            torch.testing.assert_close(found.vector_D, counts[position // 2] * x.mean(dim=0))
 
 
 def test_the_check_and_the_bound_of_a_mixture() -> None:

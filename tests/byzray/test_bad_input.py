@@ -101,7 +101,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     "boolean from word": ("momentum: {nesterov: yes}", "momentum.nesterov: got 'yes', expected true or false"),
     "word": ("device: gpu", "device: got 'gpu', expected 'auto', 'cpu' or 'cuda'"),
     "nested word": ("momentum: {placement: x}", "momentum.placement: got 'x', expected 'worker', 'server' or 'update'"),
-    "section from number": ("momentum: 0.9", "momentum: got 0.9, expected a mapping with beta, dampening,"),
+    "section from number": ("momentum: 0.9", "momentum: got 0.9, expected a mapping with name, beta, dampening,"),
     "actors from number": ("actors: 3", "actors: got 3, expected a mapping with workers_per_actor,"),
     "study from word": ("study: yes", "study: got 'yes', expected on, off, or a mapping with 'past'"),
     "study from number": ("study: 1", "study: got 1, expected on, off, or a mapping with 'past'"),
@@ -142,7 +142,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
         "learning_rate.schedule.-1: got -1, expected a number >= 0 as the key",
     ),
     "unknown aggregator": ("aggregator: medain", "aggregator: got 'medain', .*: did you mean 'median'?"),
-    "no aggregator": ("aggregator: zzz", "aggregator: got 'zzz', .*: expected one of average, median, trimmed-mean,"),
+    "no aggregator": ("aggregator: zzz", "aggregator: got 'zzz', .*: expected one of aksel, average, bulyan,"),
     "braces and brackets": (
         "aggregator: '{0}[/red]'",
         "aggregator: got '{0}[/red]', there is no aggregator '{0}[/red]'",
@@ -306,7 +306,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
 }
 
 OWN_CLASSES = """
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 number = 3
 
@@ -316,8 +316,8 @@ class Half(Aggregator):
 class Rule(Aggregator):
     radius: float = 1.0
 
-    def aggregate(self, gradients_ND, f):
-        return Aggregate(gradients_ND.mean(dim=0))
+    def aggregate(self, submissions, f):
+        return submissions.rows_ND.mean(dim=0)
 
     def check(self, n, f):
         return f"needs n >= 99, got n = {n}"
@@ -419,7 +419,10 @@ def test_all_mistakes_at_once(content: str, mistakes: list[str], tmp_path: Path)
         (["rum", "setup.yaml"], "No such command 'rum'"),
         (["list", "rules"], "got 'rules', did you mean 'aggregators'?"),
         (["list", "attack"], "got 'attack', did you mean 'attacks'?"),
-        (["list", "files"], "got 'files', expected one of aggregators, attacks, models, datasets, sweeps"),
+        (
+            ["list", "files"],
+            "got 'files', expected one of aggregators, preaggregators, attacks, splits, models, datasets, sweeps",
+        ),
         (["conformance", ".", "--device", "gpu"], "got 'gpu', did you mean 'cuda'?"),
         (["conformance", "missing"], "missing: expected a directory of vectors"),
         (["conformance", "setup.yaml"], "setup.yaml: expected a directory of vectors"),

@@ -72,7 +72,7 @@ def assert_well_formed(data: Data, dataset: object) -> None:
 
 
 def test_names():
-    names = ["mnist", "fashion-mnist", "cifar10", "cifar100", "phishing", "digits", "npz"]
+    names = ["cifar10", "cifar100", "digits", "fashion-mnist", "mnist", "npz", "phishing"]
     assert list(DATASETS.classes) == names
     for name in names:
         options = {"path": "mine.npz"} if name == "npz" else {}

@@ -14,15 +14,18 @@ import torch
 
 from byzray import Setup, parallel
 from byzray.aggregators import AGGREGATORS
-from byzray.aggregators.distances import distances
-from byzray.aggregators.order import order_statistics
 from byzray.conformance import replay
 from byzray.datasets import Data
+from byzray.defence import Defence
 from byzray.deviations import squared_deviations
+from byzray.distances import distances
 from byzray.gradients import Gradients, Network
 from byzray.graphs import StepGraphs
+from byzray.order import order_statistics
 from byzray.sampling import Batch
 from byzray.simulation import LocalSimulation
+from byzray.step import Step
+from byzray.submissions import Matrix
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs an NVIDIA GPU and PyTorch built for CUDA: run the tests where both are"
@@ -116,18 +119,20 @@ def test_hostile_rows_on_a_gpu(rule: Any, dtype: torch.dtype, triton: bool, monk
     if not triton:
         monkeypatch.setattr(parallel, "_triton_works", lambda device: False)
     aggregator = AGGREGATORS.parse(rule)
+    defence = Defence([], aggregator).at(Step(n=15, f=2), {})
     largest = torch.finfo(dtype).max
     for d in (1, 3, 300, 20_000):
         for value in (math.nan, math.inf, -math.inf, 1e12, largest, -largest, 1e-42):
             x_ND = torch.randn(15, d, dtype=dtype, generator=torch.Generator().manual_seed(d))
             x_ND[4], x_ND[9, 0] = value, value
-            vector_D, rows_K = aggregator.aggregate(x_ND.cuda(), 2)
-            expected_D, expected_K = aggregator.aggregate(x_ND, 2)
-            assert vector_D.isfinite().all()
+            found, expected = defence(Matrix(x_ND.cuda())), defence(Matrix(x_ND))
+            assert found.vector_D.isfinite().all()
             if aggregator.name == "bulyan" and d <= 3:
                 continue
-            torch.testing.assert_close(vector_D.cpu(), expected_D)
-            assert expected_K is None or (rows_K is not None and rows_K.tolist() == expected_K.tolist())
+            torch.testing.assert_close(found.vector_D.cpu(), expected.vector_D)
+            assert (found.rows_K is None) == (expected.rows_K is None)
+            if found.rows_K is not None and expected.rows_K is not None:
+                assert found.rows_K.tolist() == expected.rows_K.tolist()
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 5), (7, 300), (51, 79_510), (100, 1000), (200, 777), (11, 431_080)])
@@ -195,6 +200,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bulyan": {"aggregator": "bulyan"},
     "minimum-diameter": {"aggregator": "minimum-diameter"},
     "phocas, anti-cge": {"aggregator": "phocas", "attack": "anti-cge"},
+    "nnm": {"pre": "nnm"},
+    "nnm, searched": {"pre": "nnm", "aggregator": "trimmed-mean", "attack": {"name": "little", "factor": "searched"}},
     "local steps": {"local_steps": 3},
     "no study": {"study": None},
     "a falling rate": {"learning_rate": {"initial": 0.1, "half_life": 5, "every": 5}},
@@ -235,7 +242,7 @@ def test_a_captured_step_is_that_taken_one_by_one_on_a_gpu(variant: tuple[Setup,
     step = simulation.step_number
     again = LocalSimulation(*variant)
     again.restore(state, step)
-    if not simulation.server.halted:
+    if not simulation.server.study.halted:
         again.advance(14)
     assert np.array_equal(again.parameters(), expected_D, equal_nan=True)
 
@@ -247,14 +254,22 @@ def test_steps_are_captured_on_a_gpu() -> None:
     assert graphs._replays
 
 
+def test_what_is_drawn_at_each_step_is_not_captured_on_a_gpu() -> None:
+    simulation = LocalSimulation(setup(pre="bucketing", aggregator="median"), MNIST)
+    assert simulation._step == simulation._plain_step
+    simulation.advance(14)
+    assert np.isfinite(simulation.parameters()).all()
+
+
 # Without waiting
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "minimum-diameter"], ids=str)
 @pytest.mark.parametrize("attack", ["little", {"name": "empire", "factor": "searched"}, "hidden", "anti-cge"], ids=str)
-def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any) -> None:
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
+def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any, pre: list[str]) -> None:
     """PyTorch raises where it would wait: for a value, or to copy a tensor of the host's."""
-    simulation = one_by_one(setup(aggregator=rule, attack=attack), MNIST)
+    simulation = one_by_one(setup(aggregator=rule, attack=attack, pre=pre), MNIST)
     simulation.advance(1)
     torch.cuda.set_sync_debug_mode("error")
     try:

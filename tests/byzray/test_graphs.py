@@ -51,7 +51,7 @@ class Recorder:
         self.captured = 0
 
     def state(self) -> list[Tensor]:
-        past = self.simulation.server.past
+        past = self.simulation.server.study.past
         positions = [] if past is None else [past._now_1, past._previous_1]
         return [*self.simulation.state().values(), self.simulation.server.submissions_ND, *positions]
 

@@ -21,12 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from byzray import parallel
-from byzray.aggregators import AGGREGATORS, Aggregator, RandomMixture, SelectingAggregator
-from byzray.aggregators.base import mean_of_rows
-from byzray.aggregators.distances import FURTHEST, distances, norms
-from byzray.aggregators.line import Line
-from byzray.aggregators.order import mean
-from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan
+from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, RandomMixture, Selecting
+from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan, View
+from byzray.attacks._line import _harm
+from byzray.defence import Bound, Defence
+from byzray.distances import FURTHEST, distances, norms
+from byzray.line import Line
+from byzray.order import mean, mean_of_rows
+from byzray.step import Step
+from byzray.submissions import Matrix
 
 CHAOS = 20 if os.environ.get("BYZRAY_CHAOS") == "1" else 1
 
@@ -69,10 +72,20 @@ SMALLEST = {
 }
 """Those with the smallest n for their f, where a rule has nothing to spare."""
 
+
+def bound(rule: Aggregator, n: int, f: int) -> Bound:
+    """A defence that is a rule alone."""
+    return Defence([], rule).at(Step(n=n, f=f), {})
+
+
+def outcome(rule: Aggregator, x_ND: Tensor, f: int) -> Aggregate:
+    return bound(rule, len(x_ND), f)(Matrix(x_ND))
+
+
 # What is submitted
 
 
-class Submissions(NamedTuple):
+class Given(NamedTuple):
     """What a rule is fed, (N, D), which rows of it are honest, and the largest absolute value of those."""
 
     x_ND: Tensor
@@ -126,7 +139,7 @@ def hostile_values(dtype: torch.dtype) -> list[float]:
 
 
 @st.composite
-def submissions(draw: st.DrawFn, n: int, f: int, d: int, dtype: torch.dtype) -> Submissions:
+def submissions(draw: st.DrawFn, n: int, f: int, d: int, dtype: torch.dtype) -> Given:
     seed = draw(st.integers(0, 2**32), "seed")
     kind = draw(st.sampled_from(HONEST), "honest rows")
     x_ND = honest_rows(kind, n, d, dtype, seed)
@@ -146,7 +159,7 @@ def submissions(draw: st.DrawFn, n: int, f: int, d: int, dtype: torch.dtype) -> 
                 x_ND[row] = values[torch.randint(len(values), (d,), generator=torch.Generator().manual_seed(seed))]
     honest_N = torch.ones(n, dtype=torch.bool)
     honest_N[rows] = False
-    return Submissions(x_ND, honest_N, x_ND[honest_N].abs().max().item())
+    return Given(x_ND, honest_N, x_ND[honest_N].abs().max().item())
 
 
 def bits(x: Tensor) -> Tensor:
@@ -157,27 +170,28 @@ def bits(x: Tensor) -> Tensor:
 # What must hold
 
 
-def assert_output_is_sound(rule: Aggregator, given: Submissions, f: int) -> None:
+def assert_output_is_sound(rule: Aggregator, given: Given, f: int) -> None:
     x_ND = given.x_ND
     n, d = x_ND.shape
-    vector_D, rows_K = rule.aggregate(x_ND, f)
+    found = outcome(rule, x_ND, f)
+    vector_D, rows_K = found.vector_D, found.rows_K
     assert vector_D.isfinite().all()
     assert vector_D.shape == (d,)
     assert vector_D.dtype is x_ND.dtype
-    assert (rows_K is not None) == isinstance(rule, SelectingAggregator)
+    assert (rows_K is not None) == isinstance(rule, Selecting)
     if rows_K is not None:
         assert ((rows_K >= 0) & (rows_K < n)).all()
         assert len(rows_K.unique()) == len(rows_K)
         assert not far_away(given)[rows_K].any()
-    again_D, again_K = rule.aggregate(x_ND, f)
-    assert torch.equal(bits(again_D), bits(vector_D))
-    assert rows_K is None or (again_K is not None and torch.equal(again_K, rows_K))
+    again = outcome(rule, x_ND, f)
+    assert torch.equal(bits(again.vector_D), bits(vector_D))
+    assert rows_K is None or (again.rows_K is not None and torch.equal(again.rows_K, rows_K))
     infinite_ND = x_ND.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     assert torch.equal(bits(rule(infinite_ND, f)), bits(vector_D))  # NaN is +inf to every rule
     assert_within_reach(rule, given, vector_D)
 
 
-def far_away(given: Submissions) -> Tensor:
+def far_away(given: Given) -> Tensor:
     """The rows that no rule may select: those that are not finite, and those that are far off in every coordinate.
 
     Beyond FURTHEST, which only double precision holds, finite rows are not told apart."""
@@ -185,7 +199,7 @@ def far_away(given: Submissions) -> Tensor:
     return ~given.x_ND.isfinite().all(dim=1) | (given.x_ND.abs().double() >= far_off).all(dim=1)
 
 
-def assert_within_reach(rule: Aggregator, given: Submissions, vector_D: Tensor) -> None:
+def assert_within_reach(rule: Aggregator, given: Given, vector_D: Tensor) -> None:
     """How far hostile rows may move the aggregate, by the definition of the rule.
 
     The median and the trimmed mean stay between the honest values of every coordinate, whatever the f others are. The
@@ -294,8 +308,10 @@ def test_the_input_is_neither_modified_nor_aliased(rule: Aggregator, layout: str
     x_ND, owner = laid_out(data.draw(submissions(n, f, d, dtype), "submissions").x_ND, layout)
     before, version = bits(owner).clone(), owner._version
     with mock.patch.object(parallel, "WORTHWHILE", data.draw(st.sampled_from([1, parallel.WORTHWHILE]), "compiled")):
-        vector_D, rows_K = rule.aggregate(x_ND, f)
-        plain_D, plain_K = rule.aggregate(x_ND.detach().clone(memory_format=torch.contiguous_format), f)
+        found = outcome(rule, x_ND, f)
+        vector_D, rows_K = found.vector_D, found.rows_K
+        plain = outcome(rule, x_ND.detach().clone(memory_format=torch.contiguous_format), f)
+        plain_D, plain_K = plain.vector_D, plain.rows_K
     assert torch.equal(bits(owner), before)
     assert owner._version == version
     for output in (vector_D, rows_K):
@@ -395,7 +411,8 @@ def test_attacks_survive_and_leave_the_honest_submissions_alone(rule: Aggregator
     for attack in ATTACKS:
         if attack.check(len(honest_HD), byzantine, f) is not None:
             continue
-        attack_FD = attack(honest_HD, byzantine, rule, f)
+        defence = bound(rule, len(honest_HD) + byzantine, f)
+        attack_FD = attack(honest_HD, View(defence.step, byzantine, defence, tuple(range(len(honest_HD)))))
         assert attack_FD.shape == (byzantine, honest_HD.shape[1])
         assert attack_FD.dtype is honest_HD.dtype
         assert attack_FD.untyped_storage().data_ptr() != honest_HD.untyped_storage().data_ptr()
@@ -415,9 +432,8 @@ def test_any_number_on_a_line_has_a_harm(rule: Aggregator, data: st.DataObject) 
         for name in ("start", "direction")
     )
     line = Line(honest_HD, honest_HD.mean(dim=0), start_D, direction_D, byzantine)
-    harm_at = rule.harm_along(line, f)
     for x in XS:
-        harm = harm_at(torch.tensor(x, dtype=torch.float64))
+        harm = _harm(line, bound(rule, line.n, f), torch.tensor(x, dtype=torch.float64))
         assert harm.shape == ()
         assert harm.dtype is torch.float64
         assert not harm < 0

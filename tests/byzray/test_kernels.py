@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from byzray import parallel
-from byzray.aggregators.distances import distances
-from byzray.aggregators.order import order_statistics
 from byzray.deviations import squared_deviations
+from byzray.distances import distances
+from byzray.order import order_statistics
 
 SHAPES = [
     (1, 1),

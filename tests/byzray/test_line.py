@@ -1,4 +1,4 @@
-"""Searched attacks: every rule's shorter way to the harm against aggregating, and against waiting for a GPU."""
+"""Searched attacks: the harm of a rule on a line against that of the rows, and that no search waits for a GPU."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +14,27 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, Average, Krum, Median, MinimumDiameter, MultiKrum
-from byzray.aggregators import line as line_module
-from byzray.aggregators.base import SelectingAggregator
-from byzray.aggregators.distances import distances, norms
-from byzray.aggregators.line import Line
-from byzray.aggregators.order import order_statistics
-from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan
+from byzray import line as line_module
+from byzray.aggregators import (
+    AGGREGATORS,
+    Aggregator,
+    Average,
+    Krum,
+    Median,
+    MinimumDiameter,
+    MultiKrum,
+    Selecting,
+    Weighting,
+)
+from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan, View
+from byzray.attacks._line import _harm
+from byzray.defence import Bound, Defence
+from byzray.distances import distances, norms
+from byzray.line import Line
+from byzray.order import order_statistics
+from byzray.preaggregators import PREAGGREGATORS
+from byzray.step import Step
+from byzray.submissions import Matrix, Submissions
 
 VARIANTS: list[Any] = [
     "average",
@@ -64,17 +78,31 @@ def number(x: float) -> Tensor:
 
 def line_of(attack: LineAttack, honest_HD: Tensor, byzantine: int) -> Line:
     mean_D = honest_HD.mean(dim=0)
-    start_D, direction_D, _ = attack.line(honest_HD, mean_D)
+    start_D, direction_D, _ = attack.line(honest_HD, mean_D, byzantine)
     return Line(honest_HD, mean_D, start_D, direction_D, byzantine)
 
 
 class Aggregating(Aggregator):
-    """A rule that is known only by what it aggregates."""
+    """A rule that is known only by what it makes of a matrix."""
 
     rule: Any
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return self.rule.aggregate(gradients_ND, f)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return self.rule(submissions.rows_ND, f)
+
+
+def bound(rule: Aggregator, n: int, f: int) -> Bound:
+    return Defence([], rule).at(Step(n=n, f=f), {})
+
+
+def against(rule: Aggregator, honest: int, byzantine: int, f: int) -> View:
+    """What the adversary sees beside the honest submissions, of a defence that is a rule alone."""
+    defence = bound(rule, honest + byzantine, f)
+    return View(defence.step, byzantine, defence, tuple(range(honest)))
+
+
+def harm(rule: Aggregator, line: Line, f: int, x: float) -> Tensor:
+    return _harm(line, bound(rule, line.n, f), number(x))
 
 
 def precise(line: Line) -> Line:
@@ -85,9 +113,9 @@ def precise(line: Line) -> Line:
 
 def assert_harm_of_the_aggregate(rule: Aggregator, line: Line, f: int, x: float) -> None:
     # Rounding decides no selection of rows in double precision, but the ties of coordinate-wise rules in any.
-    reference = precise(line) if isinstance(rule, SelectingAggregator) else line
-    found = rule.harm_along(line, f)(number(x))
-    expected = Aggregating(rule=rule).harm_along(reference, f)(number(x))
+    reference = precise(line) if isinstance(rule, Selecting) else line
+    found = harm(rule, line, f, x)
+    expected = harm(Aggregating(rule=rule), reference, f, x)
     assert found.dtype is torch.float64
     assert found.shape == ()
     # Aggregates are rounded to the precision of the submissions, however near the mean they are.
@@ -121,8 +149,8 @@ def test_the_harm_is_that_of_the_aggregate(rule: Aggregator, data: st.DataObject
 def test_the_factor_found_is_that_of_aggregating(rule: Aggregator, attack: LineAttack) -> None:
     for seed in range(3):
         honest_HD = normal(17, 40, seed) + normal(1, 40, seed + 100)
-        found_FD = attack(honest_HD, 4, rule, 4)
-        expected_FD = attack(honest_HD, 4, Aggregating(rule=rule), 4)
+        found_FD = attack(honest_HD, against(rule, 17, 4, 4))
+        expected_FD = attack(honest_HD, against(Aggregating(rule=rule), 17, 4, 4))
         torch.testing.assert_close(found_FD, expected_FD, rtol=1e-9, atol=1e-9)
 
 
@@ -131,12 +159,11 @@ def test_the_factor_found_is_that_of_aggregating(rule: Aggregator, attack: LineA
 def test_distances_norms_and_ranks_are_those_of_the_submissions(attack: LineAttack, mean: float) -> None:
     """Near consensus as well, where single precision would leave no digit of the Gram identity."""
     line = line_of(attack, (normal(9, 300, 3) + mean * normal(1, 300, 4)).float(), 3)
-    ranks = line.order_statistics(2, 5)
     for x in map(number, XS):
         exact_ND = precise(line).submissions(x)
         torch.testing.assert_close(line.distances(x), distances(exact_ND), rtol=1e-6, atol=0)
         torch.testing.assert_close(line.norms(x), norms(exact_ND), rtol=1e-6, atol=0)
-        assert torch.equal(ranks(x), order_statistics(line.submissions(x), 2, 5))
+        assert torch.equal(line.ranks(2, 5, x), order_statistics(line.submissions(x), 2, 5))
 
 
 @settings(max_examples=200, deadline=None)
@@ -151,7 +178,7 @@ def test_any_ranks_with_ties_and_whatever_is_sent(data: st.DataObject) -> None:
     zero_D = torch.zeros(1, dtype=torch.float64)
     line = Line(torch.tensor(honest, dtype=torch.float64)[:, None], zero_D, zero_D + sent, zero_D, byzantine)
     x = number(1)
-    assert torch.equal(line.order_statistics(first, count)(x), order_statistics(line.submissions(x), first, count))
+    assert torch.equal(line.ranks(first, count, x), order_statistics(line.submissions(x), first, count))
 
 
 def test_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +201,8 @@ def test_a_mean_that_is_not_finite_ends_the_search_at_zero(rule: Aggregator, poi
     honest_HD = normal(17, 20, 6, torch.float32)
     honest_HD[2, 3] = honest_HD[5, 3] = poison
     for attack in ATTACKS:
-        found_FD = attack(honest_HD, 4, rule, 4)
-        expected_FD = attack(honest_HD, 4, Aggregating(rule=rule), 4)
+        found_FD = attack(honest_HD, against(rule, 17, 4, 4))
+        expected_FD = attack(honest_HD, against(Aggregating(rule=rule), 17, 4, 4))
         torch.testing.assert_close(found_FD, expected_FD, rtol=0, atol=0, equal_nan=True)
 
 
@@ -183,10 +210,24 @@ def test_a_mean_that_is_not_finite_ends_the_search_at_zero(rule: Aggregator, poi
 def test_a_rule_without_resistance_is_not_driven_out_of_range(dtype: torch.dtype) -> None:
     honest_HD = normal(5, 20, 7, dtype)
     attack = Little(factor="searched", evaluations=1300)
-    found_FD = attack(honest_HD, 2, Average(), 2)
+    found_FD = attack(honest_HD, against(Average(), 5, 2, 2))
     assert found_FD.isfinite().all()
     assert found_FD.abs().max() > 1e15
-    torch.testing.assert_close(found_FD, attack(honest_HD, 2, Aggregating(rule=Average()), 2))
+    torch.testing.assert_close(found_FD, attack(honest_HD, against(Aggregating(rule=Average()), 5, 2, 2)))
+
+
+# What needs no rows
+
+ROWLESS = ["average", "median", "trimmed-mean", "phocas", "meamed", "multi-krum", "krum", "minimum-diameter", "cge"]
+
+
+@pytest.mark.parametrize("rule", [AGGREGATORS.parse(name) for name in ROWLESS], ids=ROWLESS)
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_a_search_forms_no_rows(rule: Aggregator, attack: LineAttack, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest_HD = normal(17, 40, 10)
+    expected_FD = attack(honest_HD, against(rule, 17, 4, 4))
+    monkeypatch.delattr(Line, "submissions")
+    assert torch.equal(attack(honest_HD, against(rule, 17, 4, 4)), expected_FD)
 
 
 # Rules of the user's own
@@ -195,55 +236,99 @@ def test_a_rule_without_resistance_is_not_driven_out_of_range(dtype: torch.dtype
 class Counting(Aggregator):
     calls: list[int]
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        self.calls.append(len(gradients_ND))
-        return Aggregate(gradients_ND[-1] * 1)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        self.calls.append(submissions.n)
+        return submissions.rows_ND[-1] * 1
 
 
 def test_a_rule_of_the_users_own_is_asked_to_aggregate() -> None:
     rule = Counting(calls=[])
-    Little(factor="searched", evaluations=9)(normal(5, 4, 8), 2, rule, 1)
+    Little(factor="searched", evaluations=9)(normal(5, 4, 8), against(rule, 5, 2, 1))
     assert rule.calls == [7] * 9
 
 
-class Last(SelectingAggregator):
-    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
-        return torch.tensor([len(gradients_ND) - 1])
+class Last(Selecting):
+    def rows(self, submissions: Submissions, f: int) -> Tensor:
+        return torch.tensor([submissions.n - 1])
+
+
+class LastByWeight(Weighting):
+    def weights(self, submissions: Submissions, f: int) -> Tensor:
+        return torch.eye(submissions.n)[-1]
 
 
 class SelectsOtherwise(Krum):
-    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
-        return torch.tensor([len(gradients_ND) - 1])
+    def rows(self, submissions: Submissions, f: int) -> Tensor:
+        return torch.tensor([submissions.n - 1])
 
 
 class AggregatesOtherwise(Median):
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(gradients_ND[-1] * 1)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.rows_ND[-1] * 1
+
+
+class SelectsAndAggregatesOtherwise(Krum):
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.rows_ND[-1] * 1
+
+
+class WeighsAndAggregatesOtherwise(LastByWeight):
+    def weights(self, submissions: Submissions, f: int) -> Tensor:
+        return torch.eye(submissions.n)[0]
+
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.rows_ND[-1] * 1
 
 
 class Otherwise:
-    def __call__(self, gradients_ND: Tensor, f: int) -> Tensor:
-        return gradients_ND[-1] * 1
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.rows_ND[-1] * 1
 
 
 class MixedIn(Otherwise, MultiKrum):
     pass
 
 
-@pytest.mark.parametrize("rule", [Last(), SelectsOtherwise(), AggregatesOtherwise(), MixedIn()], ids=str)
-def test_a_derived_rule_that_aggregates_in_another_way_keeps_no_shorter_way(rule: Aggregator) -> None:
+OTHERWISE = [
+    *(Last(), LastByWeight(), SelectsOtherwise(), AggregatesOtherwise(), SelectsAndAggregatesOtherwise()),
+    *(WeighsAndAggregatesOtherwise(), MixedIn()),
+]
+
+
+@pytest.mark.parametrize("rule", OTHERWISE, ids=lambda rule: rule.label())
+def test_training_and_the_search_see_what_a_derived_rule_does(rule: Aggregator) -> None:
+    """And nothing of the class that it derives from."""
     line = line_of(Little(), normal(9, 30, 9), 2)
-    x = number(3)
-    assert rule.harm_along(line, 2)(x) == line.harm(line.vector(x))
+    sent_D = line.vector(number(3))
+    assert torch.equal(bound(rule, 11, 2)(Matrix(line.submissions(number(3)))).vector_D, sent_D)
+    torch.testing.assert_close(harm(rule, line, 2, 3), line.harm(sent_D))
 
 
-def test_a_derived_rule_that_aggregates_as_its_base_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+class GoesOn(Krum):
+    """Half of what Krum returns."""
+
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return 0.5 * super().aggregate(submissions, f)
+
+
+def test_a_derived_rule_may_go_on_from_its_base() -> None:
+    """It is no mean of rows any more, and does not say that it is."""
+    line = line_of(Little(), normal(9, 30, 9), 2)
+    x_ND = line.submissions(number(3)).clone()
+    found, base = bound(GoesOn(), 11, 2)(Matrix(x_ND)), bound(Krum(), 11, 2)(Matrix(x_ND))
+    assert torch.equal(found.vector_D, 0.5 * base.vector_D)
+    assert base.rows_K is not None
+    assert found.rows_K is None
+    assert found.weights_N(11) is None
+    torch.testing.assert_close(harm(GoesOn(), line, 2, 3), line.harm(0.5 * base.vector_D))
+
+
+def test_a_derived_rule_that_aggregates_as_its_base_is_as_harmed() -> None:
     class Renamed(Krum):
         """Krum, by another name."""
 
-    monkeypatch.delattr(Line, "submissions")
     line = line_of(Little(), normal(9, 30, 9), 2)
-    assert Renamed().harm_along(line, 2)(number(3)) == Krum().harm_along(line, 2)(number(3))
+    assert harm(Renamed(), line, 2, 3) == harm(Krum(), line, 2, 3)
 
 
 # On a GPU
@@ -362,7 +447,7 @@ def test_a_searched_attack_waits_for_no_gpu(gpu: str, rule: Aggregator, attack: 
     which runs on the host."""
     brief = attack.model_copy(update={"evaluations": 2})
     expected = isinstance(rule, MinimumDiameter)
-    assert waits(lambda: brief(torch.ones(17, 40, device=gpu), 4, rule, 4)) is expected
+    assert waits(lambda: brief(torch.ones(17, 40, device=gpu), against(rule, 17, 4, 4))) is expected
 
 
 @ALL
@@ -375,4 +460,15 @@ def test_a_rule_waits_for_no_gpu(gpu: str, rule: Aggregator) -> None:
     "attack", [Little(), Empire(), EmpireStrict(), Hidden(factor=1.0), AntiCge(), Nan()], ids=lambda attack: attack.name
 )
 def test_an_attack_waits_for_no_gpu(gpu: str, attack: Attack) -> None:
-    assert not waits(lambda: attack(torch.ones(17, 40, device=gpu), 4, Average(), 4))
+    assert not waits(lambda: attack(torch.ones(17, 40, device=gpu), against(Average(), 17, 4, 4)))
+
+
+@pytest.mark.parametrize("rule", ["average", "median", "multi-krum", "cge"])
+@pytest.mark.parametrize(("pre", "expected"), [("nnm", False), ("bucketing", True)])
+def test_a_pre_aggregator_waits_for_no_gpu(gpu: str, pre: str, expected: bool, rule: str) -> None:
+    """Bucketing excepted, whose order is drawn on the host."""
+    defence = Defence([PREAGGREGATORS.parse(pre)], AGGREGATORS.parse(rule)).at(Step(n=21, f=4), {})
+    attack = Little(factor="searched", evaluations=2)
+    view = View(defence.step, 4, defence, tuple(range(17)))
+    assert waits(lambda: defence(Matrix(torch.ones(21, 40, device=gpu))).vector_D) is expected
+    assert waits(lambda: attack(torch.ones(17, 40, device=gpu), view)) is expected

@@ -182,7 +182,7 @@ def test_idx(name: str, place: Path) -> None:
 
 
 def test_cifar10_binary(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byzray.datasets.cifar.RECORDS", 4)
+    monkeypatch.setattr("byzray.datasets.cifar10.RECORDS", 4)
     folder = place / "cifar-10-batches-bin"
     folder.mkdir()
     rng = random.Random(1)

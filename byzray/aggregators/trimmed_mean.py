@@ -1,0 +1,27 @@
+"""The coordinate-wise trimmed mean."""
+
+import math
+
+from torch import Tensor
+
+from byzray.aggregators._ranking import Trimming
+from byzray.order import mean
+
+
+class TrimmedMean(Trimming):
+    """Coordinate-wise mean without the f smallest and the f largest values.
+
+    Needs f >= 1 and n >= 2f+1. No bound. kappa: 6f/(n-2f) (1 + f/(n-2f)).
+
+    Reference: D. Yin, Y. Chen, K. Ramchandran, P. Bartlett. Byzantine-Robust Distributed Learning: Towards Optimal
+    Statistical Rates. ICML 2018.
+    """
+
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
+        return f, n - 2 * f
+
+    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
+        return mean(ranks_DK, dim=1)
+
+    def kappa(self, n: int, f: int) -> float:
+        return math.nan if self.check(n, f) else 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))

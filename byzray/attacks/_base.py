@@ -1,0 +1,98 @@
+"""What every attack is.
+
+Shapes in names: H honest submissions, F Byzantine ones, D parameters.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from byzray.defence import Bound
+from byzray.options import Options
+from byzray.sampling import Batch
+from byzray.state import State
+from byzray.step import Step
+
+
+@dataclass(frozen=True)
+class View:
+    """What the adversary sees of a step beside the honest submissions.
+
+    Attributes:
+        step: the step.
+        byzantine: how many submissions to answer, at least 1.
+        defence: the defence at this step: from :class:`byzray.submissions.Submissions` to their
+            :class:`byzray.aggregators.Aggregate`. To ask it changes nothing.
+        workers_H: the numbers of the workers whose submissions are seen: some may be missing.
+        own_FD: what the Byzantine workers computed, momentum included, if the attack has them train; not to be
+            modified.
+    """
+
+    step: Step
+    byzantine: int
+    defence: Bound
+    workers_H: tuple[int, ...]
+    own_FD: Tensor | None = None
+
+
+class Attack(Options):
+    """The adversary's strategy: it sees every honest submission and the server's defence, and answers for all
+    Byzantine workers at once.
+
+    An attack of your own derives from this class, declares its options as pydantic fields and implements
+    :meth:`__call__`; with a state :meth:`initial_state` and :meth:`step`. What it draws comes from ``view.step``.
+
+    Attributes:
+        trains: whether the Byzantine workers run the honest code, on data that :meth:`poison` changes.
+        depends_on_step: whether it asks the step for more than n and f; such steps are not captured on a GPU.
+    """
+
+    trains: ClassVar[bool] = False
+    depends_on_step: ClassVar[bool] = False
+
+    def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
+        """The Byzantine submissions.
+
+        Args:
+            honest_HD: the honest submissions of this step, not to be modified.
+            view: what else is seen.
+
+        Returns:
+            (byzantine, D) submissions; equal rows may be an expanded view of one.
+        """
+        raise NotImplementedError(f"{self.label()} implements neither __call__ nor step")
+
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
+        """The state before the first step, by name.
+
+        Args:
+            step: the first step.
+            like_D: a vector of the shape, the type and the device of a submission, without meaning.
+        """
+        return {}
+
+    def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
+        """The Byzantine submissions of a step and the state after it: tensors of the same names and shapes. The state
+        given is not to be modified."""
+        return self(honest_HD, view), state
+
+    def poison(self, batch: Batch, classes: int, worker: int, step: int) -> Batch:
+        """What a Byzantine worker that trains makes of a batch of its own; where it computes, nothing else is seen.
+
+        Args:
+            batch: examples ready for the model, not to be modified.
+            classes: C; labels are 0..C-1.
+            worker: the number of the worker.
+            step: the number of the step.
+        """
+        return batch
+
+    def check(self, honest: int, byzantine: int, f: int) -> str | None:
+        """Why the attack cannot be mounted, in the form "needs ..., got ..."; None if it can."""
+        return None
+
+    @classmethod
+    def lacking(cls) -> list[str]:
+        whole = cls.__call__ is not Attack.__call__ or cls.step is not Attack.step
+        return super().lacking() or ([] if whole else ["__call__"])

@@ -1,0 +1,53 @@
+"""Attacks that lie on a line from the honest submissions, at a distance that is given or searched.
+
+Shapes in names: H honest submissions, F Byzantine ones, D parameters.
+"""
+
+from abc import abstractmethod
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from byzray.attacks._base import Attack, View
+from byzray.attacks._search import maximise
+from byzray.defence import Bound
+from byzray.line import Line
+from byzray.submissions import OnLine
+
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["searched"]
+
+
+class LineAttack(Attack):
+    """An attack start + factor * direction; a factor `searched` is the one found, within a budget of `evaluations` of
+    the rule, to push the aggregate furthest from the honest mean."""
+
+    evaluations: Annotated[int, Field(ge=1, le=10_000)] = 16
+
+    @abstractmethod
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        """The start, the direction, and the factor, not to be changed in place."""
+
+    def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
+        mean_D = honest_HD.mean(dim=0)
+        start_D, direction_D, factor = self.line(honest_HD, mean_D, view.byzantine)
+        line = Line(honest_HD, mean_D, start_D, direction_D, view.byzantine)
+        if factor == "searched":
+            found = maximise(partial(_harm, line, view.defence), self.evaluations, honest_HD.device)
+            return line.vector(found).expand(view.byzantine, -1)
+        return line.vector(factor).expand(view.byzantine, -1)
+
+
+def _harm(line: Line, defence: Bound, x: Tensor) -> Tensor:
+    """How far the aggregate is from the honest mean at x, squared."""
+    aggregate = defence(OnLine(line, x))
+    if aggregate.rows_K is not None:
+        return line.harm_of_mean(aggregate.rows_K, x)
+    weights_N = aggregate.weights_N(line.n)
+    return line.harm(aggregate.vector_D) if weights_N is None else line.harm_of_weights(weights_N, x)
+
+
+def signed(direction_D: Tensor, negative: bool) -> Tensor:
+    """The direction, or the opposite one."""
+    return -direction_D if negative else direction_D

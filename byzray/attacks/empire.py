@@ -1,0 +1,24 @@
+"""Fall of empires.
+
+Shapes in names: H honest submissions, D parameters.
+"""
+
+from torch import Tensor
+
+from byzray.attacks._line import Factor, LineAttack, signed
+
+
+class Empire(LineAttack):
+    """(1 - factor) * mean: fall of empires, by manipulation of the inner product.
+
+    With `negative` the factor is negated, also when it is searched.
+
+    Reference: C. Xie, O. Koyejo, I. Gupta. Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
+    Manipulation. UAI 2019.
+    """
+
+    factor: Factor = 1.1
+    negative: bool = False
+
+    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        return mean_D, signed(-mean_D, self.negative), self.factor

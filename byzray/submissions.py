@@ -1,0 +1,232 @@
+"""What rules ask of N submissions, in three forms: a matrix, honest rows and a point on a line, mixtures of others.
+
+Distances, norms and order statistics are computed at the first need, and where the form allows it without forming the
+rows.
+
+Shapes in names: N submissions, D parameters, K selected rows or ranks, M mixed submissions, P = N+1 points: the
+submissions and the origin.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from byzray.distances import FURTHEST, distances, finite_rows, norms
+from byzray.line import Line
+from byzray.order import mean_of_rows, order_statistics
+
+COMPARED = 2**28
+"""Up to so many products, distances of mixtures follow from those of what is mixed; beyond, their rows are formed."""
+
+
+class Submissions(ABC):
+    """N submissions of D coordinates, not to be modified.
+
+    One with a coordinate that is not finite is infinitely far from all others, and its norm is infinite.
+
+    Attributes:
+        n: N.
+        device: where they are.
+        rows_ND: the matrix; what it costs to form it depends on the form.
+    """
+
+    n: int
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def rows_ND(self) -> Tensor: ...
+
+    @abstractmethod
+    def distances_NN(self) -> Tensor:
+        """The Euclidean distances, float64, see :func:`byzray.distances.distances`."""
+
+    @abstractmethod
+    def norms_N(self) -> Tensor:
+        """The Euclidean norms, float64, see :func:`byzray.distances.norms`."""
+
+    def ranks_DK(self, first: int, count: int) -> Tensor:
+        """The values of the ranks first, ..., first+count-1 of every coordinate, see
+        :func:`byzray.order.order_statistics`."""
+        return order_statistics(self.rows_ND, first, count)
+
+    def mean_of(self, rows_K: Tensor) -> Tensor:
+        """The mean (D,) of some rows, added up in the order of their indices (K,)."""
+        return mean_of_rows(self.rows_ND, rows_K)
+
+    def combine(self, weights_N: Tensor) -> Tensor:
+        """The sum (D,) of the rows times their weights, which need not sum to 1. Rows of weight 0 are not read: they
+        may be NaN."""
+        return combined(weights_N[None], self.rows_ND)[0]
+
+    def columns(self, positions_K: Tensor) -> "Submissions":
+        """The submissions with some of their coordinates only, given by their positions (K,)."""
+        return Matrix(self.rows_ND.index_select(1, positions_K))
+
+
+class Matrix(Submissions):
+    """Submissions that lie in a matrix (N, D)."""
+
+    def __init__(self, rows_ND: Tensor) -> None:
+        self.n, self.device = len(rows_ND), rows_ND.device
+        self._rows_ND = rows_ND
+
+    @property
+    def rows_ND(self) -> Tensor:
+        return self._rows_ND
+
+    @cached_property
+    def _distances_NN(self) -> Tensor:
+        return distances(self._rows_ND)
+
+    def distances_NN(self) -> Tensor:
+        return self._distances_NN
+
+    @cached_property
+    def _norms_N(self) -> Tensor:
+        return norms(self._rows_ND)
+
+    def norms_N(self) -> Tensor:
+        return self._norms_N
+
+
+class OnLine(Submissions):
+    """Honest submissions, and Byzantine ones at the point x of a line: distances and norms cost O(N^2), order
+    statistics no sort. Its rows are overwritten by those at the next point."""
+
+    def __init__(self, line: Line, x: Tensor) -> None:
+        self.n, self.device = line.n, x.device
+        self.line = line
+        self.x = x
+
+    @cached_property
+    def rows_ND(self) -> Tensor:
+        return self.line.submissions(self.x)
+
+    def distances_NN(self) -> Tensor:
+        return self.line.distances(self.x)
+
+    def norms_N(self) -> Tensor:
+        return self.line.norms(self.x)
+
+    def ranks_DK(self, first: int, count: int) -> Tensor:
+        return self.line.ranks(first, count, self.x)
+
+
+class Mixed(Submissions):
+    """M submissions that are combinations of N others: W x.
+
+    Rows of W need not sum to 1; the rest is the weight of the origin. A submission in which one that is not finite has
+    a weight is NaN in every coordinate. Distances and norms follow from those of the others and cost nothing in D:
+    for rows w, w' of W that sum to 1, ||wx - w'x||^2 = -1/2 (w - w') D2 (w - w'), where D2 are the squared distances
+    of all x and the origin.
+
+    Args:
+        weights_MN: W, float64.
+        others: x.
+    """
+
+    def __init__(self, weights_MN: Tensor, others: Submissions) -> None:
+        self.n, self.device = len(weights_MN), weights_MN.device
+        self.weights_MN: Tensor = weights_MN @ others.weights_MN if isinstance(others, Mixed) else weights_MN
+        self.others: Submissions = others.others if isinstance(others, Mixed) else others
+
+    @cached_property
+    def rows_ND(self) -> Tensor:
+        rows_MD = combined(self.weights_MN, self.others.rows_ND)
+        copies = rows_MD.is_cuda or not torch.equal(self._first_M, torch.arange(self.n))
+        return rows_MD.index_select(0, self._first_M) if copies else rows_MD
+
+    def combine(self, weights_N: Tensor) -> Tensor:
+        return self.others.combine(self.of_others(weights_N))
+
+    def mean_of(self, rows_K: Tensor) -> Tensor:
+        return self.combine(uniform(rows_K, self.n))
+
+    def of_others(self, weights_M: Tensor) -> Tensor:
+        """What weights (M,) of these submissions are as weights (N,) of the others."""
+        used_MN = torch.where(weights_M[:, None] != 0, self.weights_MN, 0)
+        return weights_M.to(used_MN.dtype) @ used_MN
+
+    def columns(self, positions_K: Tensor) -> Submissions:
+        return Mixed(self.weights_MN, self.others.columns(positions_K))
+
+    def distances_NN(self) -> Tensor:
+        return self._distances_MM
+
+    @cached_property
+    def _distances_MM(self) -> Tensor:
+        if self.n**2 * (self.others.n + 1) ** 2 > COMPARED:
+            return distances(self.rows_ND)
+        weights_MP = torch.cat((self.weights_MN, 1 - self.weights_MN.sum(dim=1, keepdim=True)), dim=1)
+        first, second = torch.triu_indices(self.n, self.n, offset=1, device=weights_MP.device)
+        lengths = self._lengths(weights_MP.index_select(0, first) - weights_MP.index_select(0, second))
+        distances_MM = lengths.new_zeros(self.n, self.n)
+        distances_MM[first, second] = distances_MM[second, first] = lengths
+        distances_MM = distances_MM.index_select(0, self._first_M).index_select(1, self._first_M)
+        either_MM = self._unsound_M[:, None] | self._unsound_M
+        return distances_MM.masked_fill(either_MM, math.inf).fill_diagonal_(0)
+
+    def norms_N(self) -> Tensor:
+        return self._norms_M
+
+    @cached_property
+    def _norms_M(self) -> Tensor:
+        weights_MP = torch.cat((self.weights_MN, -self.weights_MN.sum(dim=1, keepdim=True)), dim=1)
+        return self._lengths(weights_MP).index_select(0, self._first_M).masked_fill(self._unsound_M, math.inf)
+
+    def _lengths(self, weights: Tensor) -> Tensor:
+        """The lengths of combinations whose weights, that of the origin last, sum to 0: (count, P) -> (count,)."""
+        squares = -0.5 * ((weights @ self._squares_PP) * weights).sum(dim=1)
+        return squares.clamp(min=0).sqrt().clamp(max=FURTHEST)
+
+    @cached_property
+    def _squares_PP(self) -> Tensor:
+        """The squared distances between the others and the origin; 0 where one is not finite."""
+        norms_N = self.others.norms_N()
+        distances_PP = torch.zeros(len(norms_N) + 1, len(norms_N) + 1, dtype=torch.float64, device=norms_N.device)
+        distances_PP[:-1, :-1] = self.others.distances_NN()
+        distances_PP[-1, :-1] = distances_PP[:-1, -1] = norms_N
+        return distances_PP.masked_fill(distances_PP.isinf(), 0).square()
+
+    @cached_property
+    def _unsound_M(self) -> Tensor:
+        """In which submissions one that is not finite has a weight, or a weight is not finite, (M,) bool."""
+        unsound_MN = (torch.where(self.others.norms_N().isinf(), self.weights_MN, 0) != 0) | ~self.weights_MN.isfinite()
+        return unsound_MN.any(dim=1)
+
+    @cached_property
+    def _first_M(self) -> Tensor:
+        """For each submission the first of the same weights, (M,): they are equal to the bit, which a product of
+        matrices does not promise."""
+        same_MM = torch.stack([(self.weights_MN == weights_N).all(dim=1) for weights_N in self.weights_MN])
+        return same_MM.fill_diagonal_(True).int().argmax(dim=1)  # NaN is not equal to itself
+
+
+def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
+    """Combinations (M, D) of rows; NaN in every coordinate where a row that is not finite has a weight. Rows without
+    any weight are not read."""
+    rows_ND = rows_ND.detach()
+    weights_MN = weights_MN.to(rows_ND.dtype)
+    used_N = (weights_MN != 0).any(dim=0)
+    if not rows_ND.is_cuda:  # where to look is not to wait
+        if not used_N.all():
+            weights_MN, rows_ND = weights_MN[:, used_N], rows_ND[used_N]
+        product_MD = weights_MN @ rows_ND
+        if bool(product_MD.sum().isfinite()):
+            return product_MD
+    else:
+        rows_ND = torch.where(used_N[:, None], rows_ND, 0)
+    finite_N = finite_rows(rows_ND)
+    product_MD = weights_MN @ torch.where(finite_N[:, None], rows_ND, 0)
+    unsound_M = (torch.where(finite_N, 0, weights_MN) != 0).any(dim=1)
+    return product_MD.masked_fill_(unsound_M[:, None], math.nan)
+
+
+def uniform(rows_K: Tensor, n: int) -> Tensor:
+    """The weights (N,), float64, of the mean of some rows; a row that is selected again counts again."""
+    shares_K = torch.full((len(rows_K),), 1 / len(rows_K), dtype=torch.float64, device=rows_K.device)
+    return torch.zeros(n, dtype=torch.float64, device=rows_K.device).index_add(0, rows_K, shares_K)

@@ -1,0 +1,75 @@
+"""Momentum with variance reduction, against its definition in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from byzray import Setup
+from byzray.cohort import Cohort
+from byzray.setups import Momentum
+from byzray.simulation import LocalSimulation, load_data
+
+
+def plain(setup: Setup) -> Setup:
+    """The same workers without momentum, whose submissions are their gradients."""
+    return setup.changed(momentum={"beta": 0.0})
+
+
+def test_submissions_are_those_of_the_definition(small_setup: Setup) -> None:
+    a = 0.3
+    setup = small_setup.changed(momentum={"name": "mvr", "a": a}, clip=0.5, attack="empire", steps=8)
+    data = load_data(setup)
+    run = LocalSimulation(setup, data)
+    workers = Cohort(plain(setup), range(5), data, torch.device("cpu"))
+    gradients_5D, at_previous_5D = torch.zeros_like(run.server.trained_TD), torch.zeros_like(run.server.trained_TD)
+    expected = np.zeros(gradients_5D.shape)
+    previous_D = run.server.theta_D.clone()
+    for step in range(8):
+        here_D = run.server.theta_D.clone()
+        workers.step(here_D, step, gradients_5D)
+        workers.step(previous_D, step, at_previous_5D)
+        g, before = gradients_5D.double().numpy(), at_previous_5D.double().numpy()
+        expected = g + (1 - a) * (expected - before) if step else g.copy()
+        run.advance(step + 1)
+        submitted = run.state()["worker momentum"].double().numpy()
+        np.testing.assert_allclose(submitted, expected, rtol=1e-4, atol=1e-6)
+        previous_D = here_D
+
+
+def test_it_is_dampened_momentum_where_the_point_stays(small_setup: Setup) -> None:
+    """With a rate of almost 0 both gradients are the same, and what is left is momentum with dampening 1 - a."""
+    still = small_setup.changed(learning_rate=1e-12, steps=6)
+    reduced = LocalSimulation(still.changed(momentum={"name": "mvr", "a": 0.25}), load_data(still))
+    dampened = LocalSimulation(still.changed(momentum={"beta": 0.75, "dampening": 0.75}), load_data(still))
+    reduced.advance(6)
+    dampened.advance(6)
+    first = LocalSimulation(plain(still), load_data(still))
+    first.advance(1)
+    # The former begins with the whole first gradient, the latter with a quarter of it.
+    begun = 0.75**5 * 0.75 * first.server.trained_TD
+    expected = dampened.state()["worker momentum"] + begun
+    torch.testing.assert_close(reduced.state()["worker momentum"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_it_is_written_by_its_own_fields(small_setup: Setup) -> None:
+    momentum = small_setup.changed(momentum={"name": "mvr"}).describe()["momentum"]
+    assert momentum == {"name": "mvr", "a": 0.1}
+    assert Setup.model_validate(small_setup.changed(momentum=momentum).describe()).momentum.a == 0.1
+    assert Momentum().model_dump() == {"beta": 0.9, "dampening": 0.0, "nesterov": False, "placement": "worker"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"momentum": {"name": "mvr", "beta": 0.9}}, "expected no 'beta' beside mvr"),
+        ({"momentum": {"name": "mvr", "placement": "server"}}, "expected no 'placement' beside mvr"),
+        ({"momentum": {"a": 0.1}}, "expected no 'a', which belongs to {name: mvr}"),
+        ({"momentum": {"name": "mvr", "a": 0}}, "momentum.a"),
+        ({"momentum": {"name": "mvr", "a": "x"}}, "momentum.a"),
+        ({"momentum": {"name": "adam"}}, "momentum.name"),
+        ({"momentum": {"name": "mvr"}, "local_steps": 2}, "expected local_steps = 1 with mvr, got 2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(small_setup: Setup, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace(".", r"\.")):
+        small_setup.changed(**changes)
