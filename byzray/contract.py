@@ -82,7 +82,11 @@ class Contract:
         """
         name, expected = f"attack {attack.label()}", (view.byzantine, honest_HD.shape[1])
         with self._watched(honest_HD, *_suspects(attack, view), states=(state, view.defence.state)):
-            attack_FD, after = attack.step(honest_HD, view, state)
+            returned = attack.step(honest_HD, view, state)
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            found = type(returned).__name__
+            raise BrokenContract(f"{name} returned {found} from step, expected submissions and a state")
+        attack_FD, after = returned
         if not isinstance(attack_FD, Tensor):
             found = type(attack_FD).__name__
             raise BrokenContract(f"{name} returned {found}, expected a tensor of shape {expected}")

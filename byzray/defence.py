@@ -45,8 +45,8 @@ class Defence:
             weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), n, f)
             submissions = Mixed(weights_MN, submissions)
             n, f = part.sizes(n, f)
-        found, state = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)
-        aggregate = checked(self.rule, found, submissions)
+        returned = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)
+        aggregate, state = checked(self.rule, returned, submissions)
         if not isinstance(submissions, Mixed):
             return aggregate, state
         weights_M = aggregate.weights_N(submissions.n)

@@ -51,7 +51,7 @@ class Options(BaseModel):
             cls.name = file.replace("_", "-")
 
     @classmethod
-    def reference(cls) -> str:
+    def written(cls) -> str:
         """What a setup file writes to name this class: its name, or ``module:Class`` for a user's own."""
         # A user's class may inherit the name of a class here.
         return cls.name if cls.is_builtin() else f"{cls.__module__}:{cls.__qualname__}"
@@ -66,6 +66,11 @@ class Options(BaseModel):
         return []
 
     @classmethod
+    def outdated(cls) -> str | None:
+        """What a class of the user's own implements that an earlier version called; none if nothing."""
+        return None
+
+    @classmethod
     def lacking(cls) -> list[str]:
         """The methods that a class has yet to implement."""
         return sorted(getattr(cls, "__abstractmethods__", ()))
@@ -76,7 +81,7 @@ class Options(BaseModel):
 
     def describe(self) -> dict[str, Any]:
         """The complete options as plain data, as a setup file writes them."""
-        return {"name": self.reference(), **self.model_dump(mode="json")}
+        return {"name": self.written(), **self.model_dump(mode="json")}
 
 
 def own_functions(cls: type[Options]) -> list[FunctionType]:
@@ -185,7 +190,12 @@ class Registry(Generic[T]):
             raise ValueError(f"{name!r} is no {self.kind}: expected a class derived from {self.base.__qualname__}")
         if lacking := found.lacking():
             raise ValueError(f"{name!r} is abstract: expected a class that implements {', '.join(lacking)}")
+        self._expect_current(found)
         return found
+
+    def _expect_current(self, cls: type[Options]) -> None:
+        if reason := cls.outdated():
+            raise ValueError(f"the {self.kind} {cls.written()!r} is written for an earlier version: {reason}")
 
     def parse(self, value: Any) -> T:
         """Build an instance from what a setup file holds: an instance, a name, or a mapping with a name and options.
@@ -195,6 +205,7 @@ class Registry(Generic[T]):
             pydantic.ValidationError: an option is unknown or has a wrong value.
         """
         if isinstance(value, self.base):
+            self._expect_current(type(value))
             return value
         if isinstance(value, str):
             value = {"name": value}

@@ -61,8 +61,9 @@ class RandomMixture(Aggregator):
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         drawn = self._drawn(step.seed, step.number)
         rule, prefix = self.rules[drawn].rule, f"{drawn}."
-        found, after = rule.step(submissions, step.of(rule), below(state, prefix))
-        return checked(rule, found, submissions), {**state, **prefixed(after, prefix)}
+        returned = rule.step(submissions, step.of(rule), below(state, prefix))
+        aggregate, after = checked(rule, returned, submissions)
+        return aggregate, {**state, **prefixed(after, prefix)}
 
     @property
     def root_examples(self) -> int:

@@ -61,7 +61,7 @@ class Attack(Options):
         Returns:
             (byzantine, D) submissions; equal rows may be an expanded view of one.
         """
-        raise NotImplementedError(f"{self.label()} implements neither __call__ nor step")
+        raise NotImplementedError(f"{self.label()} makes nothing of one step alone: it is asked by step")
 
     def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The state before the first step, by name.
