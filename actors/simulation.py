@@ -271,11 +271,11 @@ def expect_importable(setup: Setup) -> None:
         SetupError: a class stands in the script that is run, in a notebook, or in a function.
     """
     mistakes = [
-        f"{field}: got {option.reference()!r}, expected a class in a module, as every actor imports it by its name: "
+        f"{field}: got {option.written()!r}, expected a class in a module, as every actor imports it by its name: "
         "put it into a file next to this one"
         for field, options in setup.options().items()
         for option in options
-        if option.reference().startswith("__main__:") or "<locals>" in option.reference()
+        if option.written().startswith("__main__:") or "<locals>" in option.written()
     ]
     if mistakes:
         raise SetupError(setup.label(), mistakes)

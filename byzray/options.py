@@ -51,7 +51,7 @@ class Options(BaseModel):
             cls.name = file.replace("_", "-")
 
     @classmethod
-    def reference(cls) -> str:
+    def written(cls) -> str:
         """What a setup file writes to name this class: its name, or ``module:Class`` for a user's own."""
         # A user's class may inherit the name of a class here.
         return cls.name if cls.is_builtin() else f"{cls.__module__}:{cls.__qualname__}"
@@ -76,7 +76,7 @@ class Options(BaseModel):
 
     def describe(self) -> dict[str, Any]:
         """The complete options as plain data, as a setup file writes them."""
-        return {"name": self.reference(), **self.model_dump(mode="json")}
+        return {"name": self.written(), **self.model_dump(mode="json")}
 
 
 def own_functions(cls: type[Options]) -> list[FunctionType]:

@@ -62,4 +62,4 @@ class Step:
 
     def of(self, option: Options) -> Self:
         """The step as a class sees it: what a user's own draws is apart from what byzray draws."""
-        return self if option.is_builtin() else replace(self, prefix=f"{option.reference()} ")
+        return self if option.is_builtin() else replace(self, prefix=f"{option.written()} ")

@@ -215,7 +215,7 @@ def _written(default: Any) -> str:
     """A default as a setup file would write it, in one line."""
     if isinstance(default, Options):
         chosen = default.model_dump(exclude_defaults=True)
-        return _flow({"name": default.reference(), **chosen}) if chosen else default.reference()
+        return _flow({"name": default.written(), **chosen}) if chosen else default.written()
     if isinstance(default, LearningRate):
         return f"{default.initial}"
     if isinstance(default, BaseModel):

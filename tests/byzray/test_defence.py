@@ -388,7 +388,7 @@ def test_what_a_class_of_the_users_own_draws_is_apart_from_what_byzray_draws() -
     own = Shuffles().weights(submissions, step.of(Shuffles()))
     assert not torch.equal(own, Shuffles().weights(submissions, step))
     assert torch.equal(own, Shuffles().weights(submissions, step.of(Shuffles())))
-    expected = generator(3, f"{Shuffles.reference()} bucketing", 1).permutation(12)
+    expected = generator(3, f"{Shuffles.written()} bucketing", 1).permutation(12)
     assert own.argmax(dim=1).tolist() == expected.tolist()
     assert step.of(Bucketing()) is step
     # A defence asks each part so.

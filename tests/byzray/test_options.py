@@ -103,7 +103,7 @@ def test_a_file_that_is_no_option_is_no_name(name: str) -> None:
 def test_classes_are_called_as_their_files(registry: Registry[Options]) -> None:
     assert list(registry.classes) == registry.names == sorted(registry.names)
     assert [cls.name for cls in registry.classes.values()] == registry.names
-    assert [cls.reference() for cls in registry.classes.values()] == registry.names
+    assert [cls.written() for cls in registry.classes.values()] == registry.names
 
 
 class Wide(models.MLP):
@@ -116,7 +116,7 @@ class Named(models.MLP):
 
 def test_a_class_of_the_users_own_is_labelled_by_its_class() -> None:
     assert [Wide().label(), Named().label(), models.MLP().label()] == ["Wide", "a-name-of-its-own", "mlp"]
-    assert [Wide.reference(), Named.reference()] == [f"{__name__}:Wide", f"{__name__}:Named"]
+    assert [Wide.written(), Named.written()] == [f"{__name__}:Wide", f"{__name__}:Named"]
 
 
 def test_a_new_file_changes_no_other(tmp_path: Path) -> None:
