@@ -114,9 +114,9 @@ class Server:
         self.watch.lap("study")
         self.momentum.receive(came_ND[: len(workers_H) + len(setup.trained) - setup.honest])
         root_D = self._root_submission()
-        if setup.pre and len(came_ND) < setup.workers:  # the adversary sees what the pre-aggregators do
-            came_ND = filled(setup, came_ND, self.step_number)
-            workers_H = tuple(range(setup.honest)) if len(came_ND) == setup.workers else workers_H
+        # Pre-aggregators mix zeros of missing submissions in, and an adversary who asks the defence has to see them.
+        if setup.pre and len(filled_ND := filled(setup, came_ND, self.step_number)) > len(came_ND):
+            came_ND, workers_H = filled_ND, tuple(range(setup.honest))
         step = self._step(len(came_ND), root_D)
         defence = setup.defence.at(step, self.defence_state)
         came_ND, attack_FD = self.adversary.answer(came_ND, workers_H, step, defence)

@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from byzray.attacks.base import Attack
 from torch import Tensor
 
 from byzray import Setup
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
+from byzray.attacks import Attack, View
 from byzray.cohort import Cohort
 from byzray.metrics import Moments
 from byzray.server import Server
 from byzray.simulation import load_data
+from byzray.submissions import Submissions
 
 CPU = torch.device("cpu")
 
@@ -21,15 +22,15 @@ CPU = torch.device("cpu")
 class Copycat(Attack):
     """Submits what the second honest worker does: a view of it, of which torch does not know."""
 
-    def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
-        return torch.from_numpy(honest_HD.numpy()[1]).expand(byzantine, -1)
+    def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
+        return torch.from_numpy(honest_HD.numpy()[1]).expand(view.byzantine, -1)
 
 
 class Favourite(Aggregator):
     """The first submission: a view of it, which rules should not return."""
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        return Aggregate(gradients_ND[0])
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.rows_ND[0]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +51,13 @@ def test_a_step_is_studied_alike_once_the_next_submissions_came_in(small_setup: 
     cohorts = [Cohort(setup, range(setup.honest), data, CPU) for _ in range(2)]
     for step in range(4):
         contributions = [
-            cohort.step(server.point(), step, server.honest_HD)
+            cohort.step(server.point(), step, server.trained_TD)
             for cohort, server in zip(cohorts, (at_once, later), strict=True)
         ]
         at_once.step(contributions[:1])
         observed = later.update()
-        later.honest_HD.fill_(float("nan"))
-        later.study(observed, contributions[1:])
+        later.trained_TD.fill_(float("nan"))
+        later.record(observed, contributions[1:])
     assert torch.equal(at_once.theta_D, later.theta_D)
     np.testing.assert_array_equal(at_once.take_rows(), later.take_rows())
 

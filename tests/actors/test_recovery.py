@@ -311,12 +311,12 @@ def test_a_server_that_hangs_after_the_workers_last_signal_is_noticed(
     (tmp_path / "hanging_rule.py").write_text(
         "import os, signal\nfrom pathlib import Path\n\nfrom byzray.aggregators import Median\n\n\n"
         "class Hanging(Median):\n"
-        "    def aggregate(self, gradients_ND, f):\n"
+        "    def aggregate(self, submissions, f):\n"
         f"        first = Path({str(tmp_path / 'first')!r})\n"
         "        if not first.exists():\n"
         "            first.touch()\n"
         "            os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "        return super().aggregate(gradients_ND, f)\n"
+        "        return super().aggregate(submissions, f)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     setup = small_setup.changed(aggregator="hanging_rule:Hanging")
@@ -396,7 +396,7 @@ def test_a_rule_of_the_users_own_that_speaks_of_a_connection_is_no_loss(
 ) -> None:
     (tmp_path / "talkative_rule.py").write_text(
         "from byzray.aggregators import Median\n\n\nclass Talkative(Median):\n"
-        "    def aggregate(self, gradients_ND, f):\n"
+        "    def aggregate(self, submissions, f):\n"
         "        raise RuntimeError('Connection to my database timed out')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

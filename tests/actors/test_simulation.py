@@ -98,7 +98,7 @@ def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_u
 ) -> None:
     (tmp_path / "broken_rule.py").write_text(
         "from byzray.aggregators import Aggregator\n\n\nclass Broken(Aggregator):\n"
-        "    def aggregate(self, gradients_ND, f):\n        raise ArithmeticError('no rule today')\n"
+        "    def aggregate(self, submissions, f):\n        raise ArithmeticError('no rule today')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     before = actors.simulate(small_setup, fleet=fleet)
@@ -112,7 +112,7 @@ def test_a_rule_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet_u
 
 UNRULY = """
 import torch
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 torch.set_default_dtype(torch.float64)
 torch.set_default_device("meta")
@@ -122,13 +122,13 @@ torch.set_float32_matmul_precision("medium")
 class Noisy(Aggregator):
     strength: float = 1.0
 
-    def aggregate(self, gradients_ND, f):
-        noise_D = torch.randn(gradients_ND.shape[1], device=gradients_ND.device)
-        return Aggregate(gradients_ND.mean(dim=0) + self.strength * noise_D)
+    def aggregate(self, submissions, f):
+        noise_D = torch.randn(submissions.rows_ND.shape[1], device=submissions.device)
+        return submissions.rows_ND.mean(dim=0) + self.strength * noise_D
 
 class InPlace(Aggregator):
-    def aggregate(self, gradients_ND, f):
-        return Aggregate(gradients_ND.mul_(2).mean(dim=0))
+    def aggregate(self, submissions, f):
+        return submissions.rows_ND.mul_(2).mean(dim=0)
 """
 
 

@@ -142,7 +142,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
         "learning_rate.schedule.-1: got -1, expected a number >= 0 as the key",
     ),
     "unknown aggregator": ("aggregator: medain", "aggregator: got 'medain', .*: did you mean 'median'?"),
-    "no aggregator": ("aggregator: zzz", "aggregator: got 'zzz', .*: expected one of average, median, trimmed-mean,"),
+    "no aggregator": ("aggregator: zzz", "aggregator: got 'zzz', .*: expected one of aksel, average, bulyan,"),
     "braces and brackets": (
         "aggregator: '{0}[/red]'",
         "aggregator: got '{0}[/red]', there is no aggregator '{0}[/red]'",
@@ -306,7 +306,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
 }
 
 OWN_CLASSES = """
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 number = 3
 
@@ -316,8 +316,8 @@ class Half(Aggregator):
 class Rule(Aggregator):
     radius: float = 1.0
 
-    def aggregate(self, gradients_ND, f):
-        return Aggregate(gradients_ND.mean(dim=0))
+    def aggregate(self, submissions, f):
+        return submissions.rows_ND.mean(dim=0)
 
     def check(self, n, f):
         return f"needs n >= 99, got n = {n}"

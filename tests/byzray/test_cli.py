@@ -403,11 +403,11 @@ OWN_RULE = """
 from byzray.aggregators import Average
 
 class Breaks(Average):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         if len(seen) == 3:
             raise ZeroDivisionError("the rule gave up")
         seen.append(1)
-        return super().aggregate(gradients_ND, f)
+        return super().aggregate(submissions, f)
 
 seen = []
 """

@@ -23,8 +23,8 @@ def start(setup: Setup) -> tuple[Server, Cohort]:
 
 
 def advance(server: Server, cohort: Cohort, stop: int) -> None:
-    while server.step_number < stop and not server.halted:
-        contribution = cohort.step(server.point(), server.step_number, server.honest_HD)
+    while server.step_number < stop and not server.study.halted:
+        contribution = cohort.step(server.point(), server.step_number, server.trained_TD)
         server.step([contribution])
 
 
@@ -80,11 +80,11 @@ def test_divergence_is_noticed_where_it_happens_and_explained(
     advance(server, cohort, setup.steps)
     stopped = mode == "stop"
     # In mode `stop` it is known at once, else when rows are fetched.
-    assert (server.diverged is not None) == stopped == server.halted
+    assert (server.study.diverged is not None) == stopped == server.study.halted
     rows = server.take_rows()
-    assert server.diverged is not None
-    assert server.diverged.step == expected
-    assert server.diverged.reason.startswith(with_study if studied else without)
+    assert server.study.diverged is not None
+    assert server.study.diverged.step == expected
+    assert server.study.diverged.reason.startswith(with_study if studied else without)
     assert rows[-1, 0] == (expected if stopped else setup.steps - 1)
     assert rows.shape == (rows[-1, 0] + 1, 24 if studied else 3)
     assert server.step_number == len(rows)
@@ -94,7 +94,7 @@ def test_the_norm_and_the_rate_of_an_overflow_are_told(small_setup: Setup) -> No
     server, cohort = start(small_setup.changed(**OVERFLOW))
     advance(server, cohort, small_setup.steps)
     norm = server.take_rows()[3, 10]
-    assert server.diverged == (
+    assert server.study.diverged == (
         3,
         f"the aggregate was finite (norm {norm:.3g}), but the update with learning rate 1e+38 overflowed",
     )
@@ -104,14 +104,14 @@ def test_honest_submissions_that_are_not_finite_are_blamed_before_the_attack(sma
     """`little` follows them; and the loss was finite, as the gradient alone is too large."""
     server, cohort = start(small_setup.changed(aggregator="average"))
     advance(server, cohort, 2)
-    contribution = cohort.step(server.point(), 2, server.honest_HD)
-    server.honest_HD[1, 3] = math.inf
+    contribution = cohort.step(server.point(), 2, server.trained_TD)
+    server.trained_TD[1, 3] = math.inf
     server.step([contribution])
     loss = server.take_rows()[2, 2]
-    assert server.diverged is not None
-    assert server.diverged.step == 2
+    assert server.study.diverged is not None
+    assert server.study.diverged.step == 2
     expected = f"the mean of the honest submissions was not finite, though the average loss was ({loss:.3g})"
-    assert server.diverged.reason == expected
+    assert server.study.diverged.reason == expected
 
 
 def test_a_rule_of_ones_own_that_returns_nonsense_is_blamed(small_setup: Setup) -> None:
@@ -126,7 +126,7 @@ def test_a_rule_of_ones_own_that_returns_nonsense_is_blamed(small_setup: Setup) 
 def rows_of(setup: Setup, stretch: int) -> tuple[NDArray[np.float64], Server]:
     server, cohort = start(setup)
     rows = []
-    while server.step_number < setup.steps and not server.halted:
+    while server.step_number < setup.steps and not server.study.halted:
         advance(server, cohort, min(server.step_number + stretch, setup.steps))
         rows.append(server.take_rows())
     return np.concatenate(rows), server
@@ -140,15 +140,15 @@ def test_the_rows_of_a_stopped_run_are_the_first_of_one_that_goes_on(
     setup = small_setup.changed(**DIVERGING[case][0])
     whole, going_on = rows_of(setup, stretch)
     stopped, server = rows_of(setup.changed(divergence="stop"), stretch)
-    assert server.diverged == going_on.diverged
-    assert server.diverged is not None
-    np.testing.assert_array_equal(stopped, whole[: server.diverged.step + 1])
+    assert server.study.diverged == going_on.study.diverged
+    assert server.study.diverged is not None
+    np.testing.assert_array_equal(stopped, whole[: server.study.diverged.step + 1])
 
 
 @pytest.mark.parametrize("mode", ["go-on", "stop"])
 def test_a_sound_run_is_not_touched(small_setup: Setup, mode: str) -> None:
     rows, server = rows_of(small_setup.changed(divergence=mode), 5)
-    assert (server.diverged, server.halted, len(rows)) == (None, False, small_setup.steps)
+    assert (server.study.diverged, server.study.halted, len(rows)) == (None, False, small_setup.steps)
     np.testing.assert_array_equal(rows, rows_of(small_setup, 12)[0])
 
 
@@ -162,20 +162,20 @@ def test_a_restored_state_starts_anew(small_setup: Setup, mode: str) -> None:
     sound = [{name: tensor.clone() for name, tensor in part.state().items()} for part in (server, cohort)]
     advance(server, cohort, setup.steps)
     server.take_rows()
-    diverged = server.diverged
+    diverged = server.study.diverged
     assert diverged is not None
     broken = {name: tensor.clone() for name, tensor in server.state().items()}
     server.restore(sound[0], 1)
     cohort.restore(sound[1])
-    assert (server.diverged, server.halted) == (None, False)
+    assert (server.study.diverged, server.study.halted) == (None, False)
     advance(server, cohort, setup.steps)
     server.take_rows()
-    assert server.diverged == diverged
+    assert server.study.diverged == diverged
     # What is not finite before does not diverge.
     server.restore(broken, 5)
     advance(server, cohort, 8)
     server.take_rows()
-    assert (server.diverged, server.halted, server.step_number) == (None, False, 8)
+    assert (server.study.diverged, server.study.halted, server.step_number) == (None, False, 8)
 
 
 @pytest.mark.parametrize("place", [0, 17, -1])

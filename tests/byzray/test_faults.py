@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from byzray.attacks import View
 from byzray.cohort import Cohort, Contribution
 from byzray.datasets import Data
 from byzray.faults import Faults
@@ -20,6 +21,9 @@ from byzray.mistakes import lines
 from byzray.server import Server
 from byzray.setups import Setup, load_setup
 from byzray.simulation import LocalSimulation, load_data
+from byzray.step import Step
+from byzray.study import acceptance
+from byzray.submissions import Matrix
 from byzray.yaml import parse_yaml
 
 CPU = torch.device("cpu")
@@ -212,7 +216,7 @@ class Run:
         server = self.server
         point_D, step = server.point(), server.step_number
         return [
-            cohort.step(point_D, step, server.honest_HD[cohort.workers.start : cohort.workers.stop])
+            cohort.step(point_D, step, server.trained_TD[cohort.workers.start : cohort.workers.stop])
             for cohort in self.cohorts
         ]
 
@@ -248,14 +252,19 @@ class ByHand:
             s_HD = left * g_HD + mu * self.v_D if placement == "server" else g_HD
         assert setup.attack is not None
         assert setup.faults is not None
-        attack_FD = setup.attack(s_HD[came], setup.byzantine, setup.aggregator, setup.tolerated)
         if setup.faults.missing == "drop":
             honest_HD = s_HD[came]
         else:
             honest_HD = s_HD.clone()
             honest_HD[list(missing)] = 0
-        aggregate = setup.aggregator.aggregate(torch.cat([honest_HD, attack_FD]), setup.tolerated)
-        rows_K = aggregate.rows_K
+        # A pre-aggregator mixes the zeros in, and an adversary who asks the defence has to see them.
+        with_zeros = bool(setup.pre) and setup.faults.missing == "zero"
+        seen_HD, seen = (honest_HD, range(setup.honest)) if with_zeros else (s_HD[came], came)
+        asked = Step(n=len(seen) + setup.byzantine, f=setup.tolerated)
+        view = View(asked, setup.byzantine, setup.defence.at(asked, {}), tuple(seen))
+        attack_FD = setup.attack(seen_HD, view)
+        submissions = Matrix(torch.cat([honest_HD, attack_FD]))
+        aggregate = setup.defence.at(Step(n=submissions.n, f=setup.tolerated), {})(submissions)
         before = self.gradients * setup.batch_size
         self.gradients += len(came)
         self._update(aggregate.vector_D, placement, setup.learning_rate.at(t))
@@ -268,9 +277,7 @@ class ByHand:
             "Honest gradient norm": honest_HD.double().mean(dim=0).norm().item(),
             "Attack gradient norm": attack_FD[0].double().norm().item(),
             "Defense gradient norm": aggregate.vector_D.double().norm().item(),
-            "Attack acceptation ratio": float("nan")
-            if rows_K is None
-            else (rows_K >= len(honest_HD)).double().mean().item(),
+            "Attack acceptation ratio": acceptance(aggregate, len(honest_HD), setup.byzantine).item(),
         }
 
     def _update(self, aggregate_D: Tensor, placement: str, rate: float) -> None:
@@ -288,13 +295,14 @@ def deviation(vectors_KD: Tensor) -> float:
 
 @pytest.mark.parametrize("cohorts", [[range(5)], [range(0, 1), range(1, 3), range(3, 5)]], ids=["together", "apart"])
 @pytest.mark.parametrize("aggregator", ["median", "average", "cge"])
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
 @pytest.mark.parametrize("missing", ["zero", "drop"])
 @pytest.mark.parametrize("placement", ["worker", "server", "update"])
 def test_steps_without_some_submissions_follow_the_definitions(
-    small_setup: Setup, placement: str, missing: str, aggregator: str, cohorts: list[range]
+    small_setup: Setup, placement: str, missing: str, pre: list[str], aggregator: str, cohorts: list[range]
 ) -> None:
     momentum = {"placement": placement, "beta": 0.8, "dampening": 0.3}
-    setup = faulty(small_setup, missing, aggregator=aggregator, momentum=momentum)
+    setup = faulty(small_setup, missing, pre=pre, aggregator=aggregator, momentum=momentum)
     data = load_data(setup)
     run, expected = Run(setup, data, cohorts), ByHand(setup, data)
     for step in range(setup.steps):
@@ -304,7 +312,7 @@ def test_steps_without_some_submissions_follow_the_definitions(
         torch.testing.assert_close(run.server.theta_D, expected.theta_D, rtol=1e-5, atol=1e-6)
         if placement == "worker":
             # Also what lies in the server's matrix: from there a lost worker gets its momentum back.
-            torch.testing.assert_close(run.server.honest_HD, expected.m_HD, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(run.server.trained_TD, expected.m_HD, rtol=1e-5, atol=1e-6)
 
 
 def test_a_drop_and_a_zero_shape_the_result(small_setup: Setup) -> None:
@@ -345,7 +353,7 @@ def test_momentum_after_a_fault(small_setup: Setup, kind: str) -> None:
     before_KD = cohort.momentum.buffers_KD.clone()
     run.step()
     assert torch.equal(cohort.momentum.buffers_KD[2], before_KD[2]) == (kind != "silent")
-    assert torch.equal(run.server.honest_HD, cohort.momentum.buffers_KD)
+    assert torch.equal(run.server.trained_TD, cohort.momentum.buffers_KD)
     # All others go on.
     assert not (cohort.momentum.buffers_KD == before_KD).all(dim=1)[[0, 1, 3, 4]].any()
 
@@ -404,13 +412,13 @@ def test_what_is_missing_is_not_looked_at(small_setup: Setup, missing: str, plac
     run.step()
     disturbed.step()
     contributions = disturbed.compute()
-    disturbed.server.honest_HD[[1, 3]] = torch.nan
-    written_HD = disturbed.server.honest_HD.clone()
+    disturbed.server.trained_TD[[1, 3]] = torch.nan
+    written_HD = disturbed.server.trained_TD.clone()
     disturbed.server.step(contributions)
     disturbed_row = dict(zip(METRIC_COLUMNS, disturbed.server.take_rows()[0], strict=True))
     assert disturbed_row == run.step()
     assert torch.equal(disturbed.server.theta_D, run.server.theta_D)
-    torch.testing.assert_close(disturbed.server.honest_HD, written_HD, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(disturbed.server.trained_TD, written_HD, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_resumed_run_counts_the_points_that_came(small_setup: Setup) -> None:

@@ -209,7 +209,7 @@ def test_in_training_mode_each_worker_has_batch_statistics_of_its_own(training_s
     both = Cohort(setup, range(2), data, CPU)
     alone = Cohort(setup, range(1, 2), data, CPU)
     theta_D = Network(setup, data.shape, data.classes, CPU).initial_parameters()
-    out_KD, out_1D = torch.empty(2, both.dimension), torch.empty(1, both.dimension)
+    out_KD, out_1D = torch.empty(2, both.gradients.network.dimension), torch.empty(1, both.gradients.network.dimension)
     for step in range(2):
         both.step(theta_D, step, out_KD)
         alone.step(theta_D, step, out_1D)
@@ -237,13 +237,13 @@ def test_dropout_masks_follow_from_seed_worker_and_step() -> None:
     found = []
     for workers, row in ((range(2), 1), (range(1, 2), 0)):
         cohort = Cohort(setup, workers, data, CPU)
-        out_KD = torch.empty(len(workers), cohort.dimension)
+        out_KD = torch.empty(len(workers), cohort.gradients.network.dimension)
         cohort.step(theta_D, 4, out_KD)
         found.append(out_KD[row])
     assert torch.equal(*found)
     assert torch.equal(torch.random.get_rng_state(), state)
     plain = Cohort(setup.changed(model={**model, "training": False}), range(1, 2), data, CPU)
-    out_1D = torch.empty(1, plain.dimension)
+    out_1D = torch.empty(1, plain.gradients.network.dimension)
     plain.step(theta_D, 4, out_1D)
     assert not torch.allclose(out_1D[0], found[0])
 

@@ -17,13 +17,13 @@ def setup(**fields):
 """
 
 MEAN = """
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 class Mean(Aggregator):
     scale: float = 1.0
 
-    def aggregate(self, gradients_ND, f):
-        return Aggregate(self.scale * gradients_ND.mean(dim=0) * 1.0)
+    def aggregate(self, submissions, f):
+        return self.scale * submissions.rows_ND.mean(dim=0) * 1.0
 """
 
 MODEL = """
@@ -58,8 +58,8 @@ except SetupError as error:
 IN_A_FUNCTION = """
 def compare():
     class Half(Mean):
-        def aggregate(self, gradients_ND, f):
-            return Aggregate(0.5 * super().aggregate(gradients_ND, f).vector_D)
+        def aggregate(self, submissions, f):
+            return 0.5 * super().aggregate(submissions, f)
     return simulate(setup(aggregator=Half())).parameters, simulate(setup(aggregator=Mean(scale=0.5))).parameters
 
 half, scaled = compare()
@@ -89,7 +89,7 @@ def executed(folder: Path, *cells: str) -> list[str]:
 
 
 def test_classes_of_notebook_cells(small_data: Path, tmp_path: Path) -> None:
-    cells = (SETUP % str(small_data), MEAN, MODEL, RUN, MEAN, RUN, MEAN.replace("1.0)", "2.0)"), CHANGED, ON_ACTORS)
+    cells = (SETUP % str(small_data), MEAN, MODEL, RUN, MEAN, RUN, MEAN.replace("* 1.0", "* 2.0"), CHANGED, ON_ACTORS)
     said = executed(tmp_path, *cells, MEAN, IN_A_FUNCTION, COMMAND)
     assert said[3] == "False 4 True"
     assert said[5] == "True 4 True"  # the same cell, executed again

@@ -129,7 +129,7 @@ def test_tied_parameters_are_one_set_of_coordinates(dense: bool) -> None:
     assert simulation.server.network.dimension == 64 * 64 + 64 + 64 + 650
     theta_D, batch = simulation.server.theta_D.clone(), simulation.cohort.stream.batch(range(3), 0)
     simulation.advance(1)
-    first_D = simulation.server.honest_HD[0]
+    first_D = simulation.server.trained_TD[0]
     weight = theta_D[:4096].reshape(64, 64).requires_grad_()
     b1, b2, w3, b3 = theta_D[4096:4160], theta_D[4160:4224], theta_D[4224:4864].reshape(10, 64), theta_D[4864:]
     hidden = torch.tanh(torch.tanh(batch.x[:4].flatten(1) @ weight.T + b1) @ weight.T + b2)

@@ -219,7 +219,7 @@ def test_a_failed_start_leaves_no_directory(small_setup: Setup, tmp_path: Path) 
 def test_an_attack_that_answers_the_wrong_shape_is_named(small_setup: Setup, tmp_path: Path) -> None:
     (tmp_path / "short_attack.py").write_text(
         "from byzray.attacks import Attack\n\n\nclass Short(Attack):\n"
-        "    def __call__(self, honest_HD, byzantine, rule, f):\n        return honest_HD[:1]\n"
+        "    def __call__(self, honest_HD, view):\n        return honest_HD[:1]\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
@@ -270,8 +270,8 @@ def test_a_line_torn_by_a_crash_does_not_stand_in_the_way(
 
 def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_setup: Setup, tmp_path: Path) -> None:
     code = (
-        "from byzray.aggregators import Aggregate, Aggregator\n\n\nclass Mine(Aggregator):\n"
-        "    def aggregate(self, gradients_ND, f):\n        return Aggregate(gradients_ND.mean(dim=0) * 1.0)\n"
+        "from byzray.aggregators import Aggregator\n\n\nclass Mine(Aggregator):\n"
+        "    def aggregate(self, submissions, f):\n        return submissions.rows_ND.mean(dim=0) * 1.0\n"
     )
     module = tmp_path / "changing_rule.py"
     module.write_text(code)
@@ -288,8 +288,8 @@ def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_
 def test_a_rule_that_failed_at_once_can_be_mended(small_setup: Setup, tmp_path: Path) -> None:
     module = tmp_path / "mended_rule.py"
     code = (
-        "from byzray.aggregators import Aggregate, Aggregator\n\n\nclass Mine(Aggregator):\n"
-        "    def aggregate(self, gradients_ND, f):\n        return Aggregate({})\n"
+        "from byzray.aggregators import Aggregator\n\n\nclass Mine(Aggregator):\n"
+        "    def aggregate(self, submissions, f):\n        return {}\n"
     )
     module.write_text(code.format("1 / 0"))
     with pytest.MonkeyPatch.context() as patch:
@@ -297,7 +297,7 @@ def test_a_rule_that_failed_at_once_can_be_mended(small_setup: Setup, tmp_path: 
         setup = small_setup.changed(aggregator="mended_rule:Mine")
         with pytest.raises(ZeroDivisionError):
             simulate(setup, output=tmp_path / "runs")
-        module.write_text(code.format("gradients_ND.mean(dim=0)"))
+        module.write_text(code.format("submissions.rows_ND.mean(dim=0)"))
         patch.delitem(sys.modules, "mended_rule")
         mended = small_setup.changed(aggregator="mended_rule:Mine")
         assert len(simulate(mended, output=tmp_path / "runs").metrics) == setup.steps

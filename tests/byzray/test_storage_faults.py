@@ -85,7 +85,7 @@ def test_a_run_killed_before_any_operation_on_files_is_continued_exactly(small_s
 FORKING = """
 import json, os, resource, sys
 
-import byzray.kernels, byzray.aggregators.network, byzray.report, byzray.simulation
+import byzray.kernels, byzray.sorting, byzray.report, byzray.simulation
 from byzray import cli
 
 for line in sys.stdin:

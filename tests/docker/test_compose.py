@@ -386,13 +386,13 @@ axes:
 OWN_RULE = """
 import time
 
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 
 class Calm(Aggregator):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         time.sleep(0.05)
-        return Aggregate(gradients_ND.mean(dim=0))
+        return submissions.rows_ND.mean(dim=0)
 
     def check(self, n, f):
         return None

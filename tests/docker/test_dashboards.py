@@ -327,18 +327,18 @@ BEGAN = []
 
 
 class Unhurried(MultiKrum):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         time.sleep(0.01)
-        return super().aggregate(gradients_ND, f)
+        return super().aggregate(submissions, f)
 
 
 class Failing(Median):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         BEGAN.append(time.monotonic())
         if BEGAN[-1] - BEGAN[0] > 6:
             raise ZeroDivisionError("the rule gave up")
         time.sleep(0.01)
-        return super().aggregate(gradients_ND, f)
+        return super().aggregate(submissions, f)
 """
 
 

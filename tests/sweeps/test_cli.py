@@ -85,7 +85,7 @@ def broken_rule(byzray: Byzray, tmp_path: Path) -> None:
         "from byzray.aggregators import Aggregator\n\n\n"
         "class Broken(Aggregator):\n"
         "    def check(self, n, f):\n        return None\n\n"
-        "    def aggregate(self, gradients_ND, f):\n        raise ZeroDivisionError('no rule today')\n"
+        "    def aggregate(self, submissions, f):\n        raise ZeroDivisionError('no rule today')\n"
     )
     Path("tiny.yaml").write_text(TINY.replace("bulyan]", "'broken_rules:Broken']"))
 

@@ -25,10 +25,10 @@ from byzray.aggregators import MultiKrum
 
 
 class SlowMultiKrum(MultiKrum):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         if not Path(%r).exists():
             time.sleep(0.015)
-        return super().aggregate(gradients_ND, f)
+        return super().aggregate(submissions, f)
 """
 
 SWEEP = """
@@ -213,9 +213,9 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
         "import time\n"
         "from byzray.aggregators import Median\n\n\n"
         "class Slow(Median):\n"
-        "    def aggregate(self, gradients_ND, f):\n"
+        "    def aggregate(self, submissions, f):\n"
         "        time.sleep(8)\n"
-        "        return super().aggregate(gradients_ND, f)\n"
+        "        return super().aggregate(submissions, f)\n"
     )
     sweep = Sweep(tmp_path, small_data, steps=20)
     text = sweep.file.read_text().replace("interruption_rules:SlowMultiKrum", "slow_rules:Slow")

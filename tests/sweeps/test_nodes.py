@@ -108,9 +108,9 @@ from byzray.aggregators import Median
 
 
 class Slow(Median):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         time.sleep(0.1)
-        return super().aggregate(gradients_ND, f)
+        return super().aggregate(submissions, f)
 """
 
 

@@ -31,42 +31,42 @@ from sweeps.view import Progress, View
 # A rule that raises at its second step, one that ends its process, and a small mean.
 RULES = """
 import os
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 class Raises(Aggregator):
     def check(self, n, f):
         return None
 
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         if not hasattr(type(self), "calls"):
             type(self).calls = 0
         type(self).calls += 1
         if type(self).calls % 2 == 0:
             raise ZeroDivisionError("the rule gave up")
-        return Aggregate(gradients_ND.mean(dim=0))
+        return submissions.rows_ND.mean(dim=0)
 
 class Dies(Raises):
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         os.kill(os.getpid(), 9)
 
 class Small(Raises):
-    def aggregate(self, gradients_ND, f):
-        return Aggregate(0.5 * gradients_ND.mean(dim=0))
+    def aggregate(self, submissions, f):
+        return 0.5 * submissions.rows_ND.mean(dim=0)
 """
 
 # Ends its process as long as a file exists.
 MORTAL = """
 import os
-from byzray.aggregators import Aggregate, Aggregator
+from byzray.aggregators import Aggregator
 
 class Mortal(Aggregator):
     def check(self, n, f):
         return None
 
-    def aggregate(self, gradients_ND, f):
+    def aggregate(self, submissions, f):
         if os.path.exists(%r):
             os.kill(os.getpid(), 9)
-        return Aggregate(gradients_ND.mean(dim=0))
+        return submissions.rows_ND.mean(dim=0)
 """
 
 SMALL = """
