@@ -59,7 +59,9 @@ class GeometricMedian(Weighting):
         finite_N = submissions.norms_N().isfinite()
         middle_D = lower_median_of(rows_ND, finite_N)
         # Differences to the median keep the digits near consensus, and what lies far out spoils only its own.
-        centred_ND = torch.where(finite_N[:, None], rows_ND - middle_D, 0)
+        centred_ND = rows_ND - middle_D
+        if rows_ND.is_cuda or not finite_N.all():
+            centred_ND = torch.where(finite_N[:, None], centred_ND, 0)
         gram_NN = (centred_ND @ centred_ND.T).double()
         to_middle_N = norms(centred_ND)
         if self.iterations is not None:

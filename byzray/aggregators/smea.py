@@ -4,6 +4,7 @@ Shapes in names: N submissions, K = N-f selected ones, C subsets.
 """
 
 import math
+from itertools import combinations, islice
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class Smea(Selecting):
             return torch.arange(size, device=submissions.device)
         squares_NN = finite_squares(distances_NN)
         best, least = finite[:size], math.inf
-        for subsets_CK in torch.combinations(finite, size).split(AT_ONCE):
+        subsets = combinations(finite.tolist(), size)
+        while chunk := list(islice(subsets, AT_ONCE)):
+            subsets_CK = torch.tensor(chunk)
             squares_CKK = squares_NN[subsets_CK[:, :, None], subsets_CK[:, None, :]]
             means_CK = squares_CKK.mean(dim=2)
             all_C = means_CK.mean(dim=1)
