@@ -65,7 +65,7 @@ class PlainActor:
     def __init__(self, setup: Setup, workers: range, data: Data) -> None:
         torch.set_num_threads(1)
         self.cohort = Cohort(setup, workers, data, torch.device("cpu"))
-        self.submissions_KD = torch.empty(len(workers), self.cohort.dimension)
+        self.submissions_KD = torch.empty(len(workers), self.cohort.gradients.network.dimension)
 
     def step(self, point_D: NDArray[np.float32], step: int) -> tuple[NDArray[Any], ...]:
         """Take a step; returns the submissions and the contribution as arrays."""
@@ -98,7 +98,7 @@ class PlainSimulation:
             answers = ray.get([worker.step.remote(point, self.server.step_number) for worker in self.workers])
             contributions = []
             for workers, (submissions, losses, mean, scatter) in zip(self.cohorts, answers, strict=True):
-                np.copyto(self.server.honest_HD.numpy()[workers.start : workers.stop], submissions)
+                np.copyto(self.server.trained_TD.numpy()[workers.start : workers.stop], submissions)
                 moments = Moments(len(workers), torch.from_numpy(mean.copy()), torch.from_numpy(scatter.copy()))
                 contributions.append(Contribution(torch.from_numpy(losses.copy()), moments))
             self.server.step(contributions)

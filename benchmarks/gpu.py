@@ -310,7 +310,7 @@ def host_waits(simulation: LocalSimulation, device: str) -> dict[str, float] | N
         try:
             for _ in range(WAIT_STEPS):
                 server = simulation.server
-                contribution = simulation.cohort.step(server.point(), server.step_number, server.honest_HD)
+                contribution = simulation.cohort.step(server.point(), server.step_number, server.trained_TD)
                 server.step([contribution])
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -113,6 +113,7 @@ RULES_SET_BY = {
     "minimum-diameter": (DISTANCES, MEAN),
     "aksel": (f"{SORTED}, and n norms", "the n differences from the median"),
     "cge": ("n norms, and the mean of n-f rows", MEAN),
+    "centred-clipping": ("n differences, their norms, and their weighted sum", "the n differences from the last one"),
 }
 
 ACTORS_SET_BY = {

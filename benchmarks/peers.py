@@ -19,8 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
-from byzray.aggregators import AGGREGATORS, Aksel, Krum, MultiKrum
-from byzray.attacks import Little
+from byzray.aggregators import AGGREGATORS, Aggregator, Aksel, Krum, MultiKrum
+from byzray.attacks import Attack, Little, View
+from byzray.defence import Defence
+from byzray.step import Step
 
 PUBLISHED = "published code"
 EVALUATIONS = 16  # of the rule, in search of an attack's factor
@@ -77,7 +79,13 @@ def _same(name: str) -> Callable[[int, int], Call]:
     target = AGGREGATORS.classes[ATTACKS[name]]()
     # On the positive side, as the published code sends another point than the one it found on the negative one.
     attack = Little(factor="searched", negative=False, evaluations=EVALUATIONS)
-    return lambda n, f: lambda gradients_ND, f: attack(gradients_ND[: len(gradients_ND) - f], f, target, f)[0]
+    return lambda n, f: lambda rows_ND, f: attacked(attack, rows_ND[: len(rows_ND) - f], f, target)[0]
+
+
+def attacked(attack: Attack, honest_HD: Tensor, f: int, rule: Aggregator) -> Tensor:
+    """The f Byzantine submissions of an attack on a rule, at the first step of a run."""
+    step = Step(n=len(honest_HD) + f, f=f)
+    return attack(honest_HD, View(step, f, Defence([], rule).at(step, {}), tuple(range(len(honest_HD)))))
 
 
 def load(checkout: Path | None, folder: Path | None) -> tuple[list[Peer], dict[str, str]]:
@@ -154,7 +162,7 @@ def _published(checkout: Path) -> Peer:
         return call
 
     names = {"multi-krum": "krum", "trimmed-mean": "trmean", "minimum-diameter": "brute"}
-    calls = {name: rule(names.get(name, name)) for name in RULES if name not in ATTACKS}
+    calls = {name: rule(names.get(name, name)) for name in RULES if names.get(name, name) in gars}
     calls["krum"] = rule("krum", m=1)
     calls |= {name: attack(names[target]) for name, target in ATTACKS.items()}
     return Peer(PUBLISHED, "of 2021", True, {name: Entry(call, _same(name)) for name, call in calls.items()})
@@ -164,14 +172,14 @@ def _byzfl(version: str) -> Peer:
     byzfl = importlib.import_module("byzfl")
 
     def rule(name: str) -> Call:
-        return lambda gradients_ND, f: getattr(byzfl, name)(f)(gradients_ND)
+        return lambda rows_ND, f: getattr(byzfl, name)(f)(rows_ND)
 
     def attack(target: str) -> Call:
-        def call(gradients_ND: Tensor, f: int) -> Tensor:
+        def call(rows_ND: Tensor, f: int) -> Tensor:
             search = byzfl.Optimal_ALittleIsEnough(
                 agg=getattr(byzfl, target)(f), pre_agg_list=[], f=f, evals=EVALUATIONS, delta=1.0
             )
-            return search(gradients_ND[: len(gradients_ND) - f])
+            return search(rows_ND[: len(rows_ND) - f])
 
         return call
 
@@ -182,8 +190,8 @@ def _byzfl(version: str) -> Peer:
         version,
         False,
         {
-            "average": Entry(lambda gradients_ND, f: byzfl.Average()(gradients_ND), _same("average")),
-            "median": Entry(lambda gradients_ND, f: byzfl.Median()(gradients_ND), _same("median")),
+            "average": Entry(lambda rows_ND, f: byzfl.Average()(rows_ND), _same("average")),
+            "median": Entry(lambda rows_ND, f: byzfl.Median()(rows_ND), _same("median")),
             "trimmed-mean": Entry(rule("TrMean"), _same("trimmed-mean")),
             "meamed": Entry(rule("Meamed"), _same("meamed")),
             "multi-krum": Entry(
@@ -200,10 +208,10 @@ def _krum(version: str) -> Peer:
     def rule(module: str, name: str, select: bool = False) -> Call:
         aggregate = getattr(importlib.import_module(f"krum.primitives.aggregators.{module}"), name).aggregate
 
-        def call(gradients_ND: Tensor, f: int) -> Tensor:
-            n = len(gradients_ND)
+        def call(rows_ND: Tensor, f: int) -> Tensor:
+            n = len(rows_ND)
             options = {"m": n - f - 2} if select else {}
-            return aggregate(gradients_ND, n=n, f=f, **options)
+            return aggregate(rows_ND, n=n, f=f, **options)
 
         return call
 

@@ -22,7 +22,7 @@ from statistics import geometric_mean, median
 from typing import Any, NamedTuple
 
 import torch
-from peers import ATTACKS, PUBLISHED, RULES, Entry, Peer, load, ours
+from peers import ATTACKS, PUBLISHED, RULES, Entry, Peer, attacked, load, ours
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -57,9 +57,9 @@ class Contender(NamedTuple):
     entry: Entry
     rows: bool
 
-    def call(self, gradients_ND: Tensor, f: int) -> Callable[[], Tensor]:
+    def call(self, rows_ND: Tensor, f: int) -> Callable[[], Tensor]:
         """The call on its own form of the submissions, made beforehand."""
-        given = list(gradients_ND) if self.rows else gradients_ND
+        given = list(rows_ND) if self.rows else rows_ND
         return lambda: self.entry.call(given, f)
 
     def infeasible(self, rule: str, n: int, f: int) -> str | None:
@@ -82,7 +82,7 @@ def submissions(n: int, d: int, f: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     mean_D = 0.3 * torch.randn(d, generator=generator)
     honest_HD = mean_D + torch.randn(n - f, d, generator=generator)
-    attack_FD = Little()(honest_HD, f, Average(), f)
+    attack_FD = attacked(Little(), honest_HD, f, Average())
     return torch.cat((honest_HD, attack_FD))
 
 
@@ -120,7 +120,7 @@ def cpu_seconds(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
 def compare(rule: str, peers: list[Peer], shape: tuple[int, int, int], repeats: int) -> dict[str, dict[str, Any]]:
     """For every contender the seconds of its calls, its difference from ours, and what hindered it."""
     n, _, f = shape
-    gradients_ND = submissions(*shape)
+    rows_ND = submissions(*shape)
     found: dict[str, dict[str, Any]] = {}
     repeated: dict[str, Callable[[], Tensor]] = {}
     for contender in contenders(rule, peers):
@@ -129,7 +129,7 @@ def compare(rule: str, peers: list[Peer], shape: tuple[int, int, int], repeats: 
         outcome["hindered"] = contender.infeasible(rule, n, f)
         if outcome["hindered"]:
             continue
-        call = contender.call(gradients_ND, f)
+        call = contender.call(rows_ND, f)
         if contender.name == OURS:
             call()  # which compiles, in a new installation
         try:
@@ -140,7 +140,7 @@ def compare(rule: str, peers: list[Peer], shape: tuple[int, int, int], repeats: 
                 raise
             outcome["hindered"] = str(error) or type(error).__name__
             continue
-        outcome["difference"] = difference(result, contender.entry, gradients_ND, f)
+        outcome["difference"] = difference(result, contender.entry, rows_ND, f)
         if seconds > SLOW_SECONDS:
             outcome["seconds"].append(seconds)
         else:
@@ -151,11 +151,11 @@ def compare(rule: str, peers: list[Peer], shape: tuple[int, int, int], repeats: 
     return found
 
 
-def difference(result: Tensor, entry: Entry, gradients_ND: Tensor, f: int) -> float | None:
+def difference(result: Tensor, entry: Entry, rows_ND: Tensor, f: int) -> float | None:
     """The largest difference of a coordinate from our rule of the same definition, relative to the vector's norm."""
     if entry.same is None:
         return None
-    expected_D = entry.same(len(gradients_ND), f)(gradients_ND, f)
+    expected_D = entry.same(len(rows_ND), f)(rows_ND, f)
     return ((result - expected_D).abs().max() / expected_D.norm()).item()
 
 
@@ -166,7 +166,7 @@ def probe(rule: str, peers: list[Peer]) -> dict[str, dict[str, Any]]:
     from the mean.
     """
     n, d, f = PROBE_SHAPE
-    gradients_ND = near_consensus(*PROBE_SHAPE)
+    rows_ND = near_consensus(*PROBE_SHAPE)
     broken_ND = submissions(n, 1000, f)
     broken_ND[n - f :] = math.nan
     found: dict[str, dict[str, Any]] = {}
@@ -175,8 +175,8 @@ def probe(rule: str, peers: list[Peer]) -> dict[str, dict[str, Any]]:
             continue
         error = None
         if contender.entry.same is not None:
-            exact_D = contender.entry.same(n, f)(gradients_ND.double(), f)
-            error = (contender.call(gradients_ND, f)().double() - exact_D).norm().item() / (NOISE * math.sqrt(d))
+            exact_D = contender.entry.same(n, f)(rows_ND.double(), f)
+            error = (contender.call(rows_ND, f)().double() - exact_D).norm().item() / (NOISE * math.sqrt(d))
         try:
             survives = bool(contender.call(broken_ND, f)().isfinite().all())
         except Exception:  # whatever a peer raises is no aggregate

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from byzray.setups import Setup, load_setup
     from byzray.simulation import simulate
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # PyTorch's threads shall not spin for long while they wait for each other: by default they do, and on a machine that
 # others use as well a step then takes several times longer. GNU OpenMP reads this once, when PyTorch is first imported.

@@ -279,7 +279,9 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
         bound, kappa = defence.bound(n, f), defence.kappa(n, f)
         proven = "no variance-norm bound is known" if bound != bound else f"variance-norm bound {bound:.6g}"
         robust = "" if kappa != kappa else f", kappa {kappa:.6g}"
-        out.print(f"# {defence.label()}: valid for these n and f; {proven}{robust}")
+        left, _ = defence.sizes(n, f)
+        seen = "" if left == n else f", {defence.rule.label()} sees n = {left}"
+        out.print(f"# {defence.label()}: valid for these n and f{seen}; {proven}{robust}")
     if untried:
         out.print(f"# {untried}", markup=False)
 
@@ -479,7 +481,9 @@ def _pull_results(storage: "Storage") -> None:
 
 class Kind(StrEnum):
     aggregators = "aggregators"
+    preaggregators = "preaggregators"
     attacks = "attacks"
+    splits = "splits"
     models = "models"
     datasets = "datasets"
     sweeps = "sweeps"
@@ -494,19 +498,24 @@ def list_options(
     from byzray.attacks import ATTACKS
     from byzray.datasets import DATASETS
     from byzray.models import MODELS
+    from byzray.preaggregators import PREAGGREGATORS
+    from byzray.splits import SPLITS
 
     if kind is Kind.sweeps:
         _list_sweeps()
         return
     registries: dict[Kind, Registry[Any]] = {
         Kind.aggregators: AGGREGATORS,
+        Kind.preaggregators: PREAGGREGATORS,
         Kind.attacks: ATTACKS,
+        Kind.splits: SPLITS,
         Kind.models: MODELS,
         Kind.datasets: DATASETS,
     }
     table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
     for name, cls in registries[kind].classes.items():
-        table.add_row(name, escape((cls.__doc__ or "").split("\n\n")[0].strip()), escape(_options(cls)))
+        what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        table.add_row(name, escape(what), escape(_options(cls)))
     Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
 
 

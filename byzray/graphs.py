@@ -42,7 +42,10 @@ def captures(cohort: Cohort) -> bool:
     setup = cohort.setup
     parts = [one for one in (setup.model, setup.attack, *setup.pre) if one is not None]
     free = any(not one.is_builtin() or getattr(one, "depends_on_step", False) for one in parts)
-    return not free and not setup.model.training and cohort.stream.examples.x.is_cuda
+    # The server's own worker draws its batches on the host.
+    return (
+        not free and not setup.defence.root_examples and not setup.model.training and cohort.stream.examples.x.is_cuda
+    )
 
 
 def plain_step(cohort: Cohort, server: Server) -> Tensor:

@@ -1,8 +1,8 @@
-"""Options that a setup file names: aggregators, attacks, models and data sets.
+"""Options that a setup file names: rules, pre-aggregators, attacks, models, data sets and splits.
 
-All four work alike. A class derived from :class:`Options` declares its options as pydantic fields and stands in a file
-of its own, whose name is the one that users write. A :class:`Registry` finds it there, and turns what stands in a setup
-file into an instance: ``median``, ``{name: multi-krum, m: 3}``, or a class of the user's own,
+All of them work alike. A class derived from :class:`Options` declares its options as pydantic fields and stands in a
+file of its own, whose name is the one that users write. A :class:`Registry` finds it there, and turns what stands in a
+setup file into an instance: ``median``, ``{name: multi-krum, m: 3}``, or a class of the user's own,
 ``{name: my_rules:Trimmed, cut: 2}``.
 """
 

@@ -28,8 +28,10 @@ from rich.table import Table
 from torch import Tensor
 
 from byzray.aggregators import Aggregator, Average, Median
-from byzray.attacks import Little
+from byzray.attacks import Little, View
+from byzray.defence import Defence
 from byzray.randomness import generator
+from byzray.step import Step
 
 VOTERS, ADVERSARIES = 8, 3
 MEAN, MEDIAN, ATTACK = Average(), Median(), Little(factor=1.5)
@@ -80,7 +82,11 @@ def vote(rule: Aggregator, numbers_NG: Tensor, f: int) -> Tensor:
 
 def attacked(honest_HG: Tensor, f: int) -> Tensor:
     """The honest numbers, then those of f adversaries, for mu > 0: a game is a coordinate of the package's attack."""
-    return torch.cat((honest_HG, ATTACK(honest_HG, f, MEDIAN, f))) if f else honest_HG
+    if not f:
+        return honest_HG
+    step, workers_H = Step(n=len(honest_HG) + f, f=f), tuple(range(len(honest_HG)))
+    view = View(step, byzantine=f, defence=Defence([], MEDIAN).at(step, {}), workers_H=workers_H)
+    return torch.cat((honest_HG, ATTACK(honest_HG, view)))
 
 
 # The simulation.

@@ -1,31 +1,36 @@
-"""A rule of your own, in one file: own.yaml names it `own_rule:CenteredClipping`."""
+"""A rule of your own with a state, in one file: own.yaml names it `own_rule:FollowingClip`."""
+
+from typing import Annotated
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
+from pydantic import Field
 
 from byzray.aggregators import Aggregate, Aggregator
+from byzray.distances import norms
+from byzray.state import State
+from byzray.step import Step
+from byzray.submissions import Submissions
 
 
-class CenteredClipping(Aggregator):
-    """Centered clipping without history: a few steps from the median towards the mean of the clipped differences.
+class FollowingClip(Aggregator):
+    """The previous aggregate, moved by the mean of the differences to it, each clipped to a radius.
 
-    This is not the rule of the paper that it is named after, *Learning from History for Byzantine Robust Optimization*
-    (S. P. Karimireddy, L. He, M. Jaggi, ICML 2021). There each step starts from the aggregate of the step before, from
-    which its guarantees follow. A rule here is a pure function of the submissions, so this one starts from their median
-    anew at every step, and has none of these guarantees.
+    `centred-clipping` is told the radius. Here it is an exponential average of the median distance of the submissions
+    to the previous aggregate. With at most f < n/2 submissions that are not finite the median distance is finite.
     """
 
-    radius: PositiveFloat = 10.0
-    iterations: PositiveInt = 3
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
-    def aggregate(self, gradients_ND: Tensor, f: int) -> Aggregate:
-        center_D = gradients_ND.nan_to_num().median(dim=0).values
-        for _ in range(self.iterations):
-            differences_ND = gradients_ND.nan_to_num() - center_D
-            norms_N = torch.linalg.vector_norm(differences_ND, dim=1, keepdim=True)
-            center_D = center_D + (differences_ND * (self.radius / norms_N).clamp(max=1)).mean(dim=0)
-        return Aggregate(center_D)
+    def initial_state(self, step: Step, like_D: torch.Tensor) -> State:
+        return {"previous": torch.zeros_like(like_D), "radius": torch.zeros((), dtype=torch.float64).to(like_D.device)}
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
+        distances_N = norms(submissions.rows_ND - state["previous"])  # +inf for one that is not finite
+        kept = self.memory if step.number else 0  # at the first step there is no radius to keep
+        radius = kept * state["radius"] + (1 - kept) * distances_N.median()
+        weights_N = (radius / distances_N).clamp(max=1).nan_to_num(nan=1) / submissions.n
+        moved_D = submissions.combine(weights_N) + (1 - weights_N.sum()) * state["previous"]
+        return Aggregate(moved_D), {"previous": moved_D, "radius": radius}
 
     def check(self, n: int, f: int) -> str | None:
         return None if n >= 2 * f + 1 else f"needs n >= 2f+1, got n = {n}, f = {f}"

@@ -1,6 +1,7 @@
 """The documentation: what it shows loads and runs, what follows from the code is up to date, and the site is whole."""
 
 import contextlib
+import importlib.util
 import json
 import re
 import runpy
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import ValidationError
 
 from actors import Supervision
 from byzray import Setup, SetupError, load_setup, simulate
@@ -25,8 +28,11 @@ from byzray.attacks import ATTACKS
 from byzray.cli import app, main
 from byzray.datasets import DATASETS
 from byzray.metrics import METRIC_COLUMNS
+from byzray.mistakes import BrokenContract
 from byzray.models import MODELS
+from byzray.preaggregators import PREAGGREGATORS
 from byzray.results import RunDirectory
+from byzray.splits import SPLITS
 from byzray.yaml import LARGEST_TEXT, MOST_VALUES, parse_yaml
 from sweeps.definition import MOST_DRAWS, MOST_SEEDS, load_sweep
 from sweeps.grid import MOST_COMBINATIONS
@@ -52,7 +58,7 @@ def setup_blocks() -> Iterator[Any]:
     for page, text in TEXTS.items():
         for number, block in enumerate(blocks(text, "yaml")):
             content = parse_yaml(block)
-            own = "my_rule:" in block
+            own = "my_" in block
             wrong = content.get("dataset") == "mnits" if isinstance(content, dict) else True
             if not (own or wrong) and content.keys() <= Setup.model_fields.keys():
                 yield pytest.param(content, id=f"{page}-{number}")
@@ -81,12 +87,15 @@ def test_mistakes_are_told_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert shown.split("\n", 1)[1].strip() == f"byzray: {told.value}"
 
 
+OWN_FILES = ["rule", "selection", "weights", "memory", "mixing", "attack", "poison", "split", "model", "data"]
+
+
 @pytest.fixture
 def own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files of extending.md, as it says, and nothing else."""
     section = re.compile(r"^## .*?`(my_\w+\.py)`\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
     files = section.findall(TEXTS["extending.md"])
-    assert [name for name, _ in files] == ["my_rule.py", "my_attack.py", "my_model.py", "my_data.py"]
+    assert [name.removeprefix("my_").removesuffix(".py") for name, _ in files] == OWN_FILES
     for name, source in files:
         (tmp_path / name).write_text(source)
     (tmp_path / "mine.yaml").write_text(blocks(TEXTS["extending.md"], "yaml")[0])
@@ -95,21 +104,84 @@ def own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_own_rule_attack_model_and_data_run(own_classes: Path) -> None:
+def test_own_classes_run_together(own_classes: Path) -> None:
     setup = load_setup("mine.yaml", {"steps": 12})
-    options = (setup.dataset, setup.model, setup.aggregator, setup.attack)
-    assert [option.label() for option in options if option] == ["Rows", "SmallCNN", "MiddleNorms", "Mimic"]
+    options = [option.label() for named in setup.options().values() for option in named]
+    assert options == ["Rows", "SmallCNN", "ByLabel", "NormLimit", "MiddleNorms", "Repeat"]
     result = simulate(setup)
     assert result.parameters.std() > 0
     assert result.metrics["Attack acceptation ratio"].notna().all()
-    with pytest.raises(SetupError, match=re.escape("needs victim < honest, got 9 >= 7")):
+    with pytest.raises(SetupError, match=re.escape("needs victim < honest, got 9 >= 8")):
         load_setup("mine.yaml", {"attack.victim": 9})
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "accepts"),
+    [
+        ("aggregator", "my_rule:MidRange", False),
+        ("aggregator", "my_weights:InverseNorms", True),
+        ("aggregator", "my_memory:RunningMedian", False),
+        ("aggregator", "my_memory:DrawnMedian", False),
+        ("attack", "my_attack:WorstHonest", True),
+        ("attack", "my_poison:ShiftedLabels", True),
+    ],
+)
+def test_own_classes_run_one_by_one(own_classes: Path, field: str, name: str, accepts: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = simulate(load_setup("mine.yaml", {"steps": 4, field: name}))
+    assert result.parameters.std() > 0
+    assert result.metrics["Attack acceptation ratio"].notna().all() == accepts
+
+
+@pytest.mark.parametrize("name", ["MidRange", "InverseNorms", "RunningMedian"])
+def test_own_rules_stand_what_is_not_finite(own_classes: Path, name: str) -> None:
+    module = {"MidRange": "my_rule", "InverseNorms": "my_weights", "RunningMedian": "my_memory"}[name]
+    result = simulate(
+        load_setup("mine.yaml", {"steps": 3, "aggregator": f"{module}:{name}", "attack": "nan", "pre": "none"})
+    )
+    assert result.metrics["Defense gradient norm"].notna().all()
 
 
 def test_own_classes_from_python(own_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (script,) = [block for block in blocks(TEXTS["extending.md"], "python") if "from my_attack import" in block]
     exec(compile(script, "extending.md", "exec"), {"__name__": "script"})
-    assert re.match(r"\{'name': 'my_rule:MiddleNorms', 'share': 0.5\} 0\.\d{3}$", capsys.readouterr().out)
+    assert re.match(r"\{'name': 'my_selection:MiddleNorms', 'share': 0.5\} 0\.\d{3}$", capsys.readouterr().out)
+
+
+def test_porting_shows_what_runs_and_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_rules, new_rules, old_attack, new_attack = blocks(TEXTS["porting.md"], "python")
+    told = re.findall(r"^\w+ \w+ is written for byzray 0\.1: .*$", TEXTS["porting.md"], re.MULTILINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # The import of the other old rule fails, and takes this one along.
+    old_rules = old_rules.replace(", SelectingAggregator", "").partition("class Shortest")[0]
+    sources = {"old_rules": old_rules, "new_rules": new_rules, "old_attack": old_attack, "new_attack": new_attack}
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    common = {"byzantine": 3, "steps": 2, "actors": None, "attack": "little"}
+    for change, message in zip(
+        ({"aggregator": "old_rules:Middle"}, {"attack": "old_attack:Opposite"}), told, strict=True
+    ):
+        with pytest.raises(BrokenContract) as failure:
+            simulate(Setup.model_validate({**common, **change}))
+        assert str(failure.value) == message
+    for change in (
+        {"aggregator": "new_rules:Middle"},
+        {"aggregator": "new_rules:Shortest"},
+        {"attack": "new_attack:Opposite"},
+    ):
+        assert len(simulate(Setup.model_validate({**common, **change})).metrics) == 2
+    (tmp_path / "old_selecting.py").write_text(blocks(TEXTS["porting.md"], "python")[0])
+    with pytest.raises(ValidationError, match=r"since byzray 0\.2 it is Selecting"):
+        Setup(aggregator="old_selecting:Shortest")
+
+
+def test_modules_that_moved_are_where_porting_says() -> None:
+    for old, new in re.findall(r"^\| (`byzray.*) \| (`byzray.*) \|$", TEXTS["porting.md"], re.MULTILINE):
+        for name in re.findall(r"`(byzray[\w.]+)`", new):
+            importlib.import_module(name)
+        for name in re.findall(r"`(byzray[\w.]+)`", old):
+            assert importlib.util.find_spec(name) is None, name
 
 
 def test_first_script_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +244,7 @@ def test_commands_print_what_is_shown(
 def in_folder_of_sweeps_md(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """With the sweep that the page shows, but for the condition without which a combination is a mistake."""
     shutil.copy(ROOT / "examples/digits.yaml", folder)
-    (sweep,) = [block for block in blocks(TEXTS["sweeps.md"], "yaml") if "axes:" in block]
+    (sweep,) = [block for block in blocks(TEXTS["sweeps.md"], "yaml") if "base: digits.yaml" in block]
     (folder / "mine.yaml").write_text(re.sub(r"^conditions:\n.*\n", "", sweep, flags=re.MULTILINE))
     patch.chdir(folder)
 
@@ -187,13 +259,13 @@ def test_run_directories_are_named_as_shown(own_classes: Path, monkeypatch: pyte
         changes |= {"actors": None} if "--in-process" in options else {}
         name = RunDirectory.name(load_setup(file, changes))
         if "results/" in output:
-            assert set(re.findall(r"results/([\w-]+)", output)) == {name}, case.id
+            assert set(re.findall(r"results/([\w+-]+)", output)) == {name}, case.id
             known += 1
     assert known > 8
 
 
 def test_every_option_has_its_row_in_the_mathematics() -> None:
-    for registry in (AGGREGATORS, ATTACKS, MODELS, DATASETS):
+    for registry in (AGGREGATORS, PREAGGREGATORS, ATTACKS, MODELS, DATASETS, SPLITS):
         missing = [name for name in registry.classes if f"`{name}`" not in TEXTS["mathematics.md"]]
         assert not missing
 

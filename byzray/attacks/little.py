@@ -18,8 +18,8 @@ class Little(LineAttack):
 
     The deviation has the h-1 denominator. With `negative`, the default as published with El-Mhamdi et al. (ICLR 2021),
     the factor is negated, also when it is searched. With the factor `auto` it is that of the attack's own paper, from
-    the number of workers and of those that attack: the normal quantile of (ceil(n/2) - 1) / (n - b), the share of
-    honest workers that has to lie further out for a majority.
+    the number of workers and of those that attack: the normal quantile of (ceil(n/2) - 1) / (n - b). So large a share
+    of the honest workers may lie nearer to the mean; the others and the attackers together are a majority.
 
     Needs honest >= 2, and for `auto` a share above 1/2: at least 2 that attack if n is odd, 3 if it is even.
 

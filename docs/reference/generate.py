@@ -39,6 +39,7 @@ FORMS: dict[tuple[type[BaseModel], str], str] = {
     (Setup, "learning_rate"): "number > 0, or mapping: [learning rate](#learning-rate)",
     (Setup, "study"): "`on`, `off`, or mapping: [study](#study)",
     (Setup, "attack"): "name, or mapping with `name` and options, or `none`",
+    (Setup, "pre"): "name, or mapping with `name` and options, or list of these, or `none`",
     (Setup, "actors"): "mapping: [actors](#actors), or `none`",
     (Setup, "faults"): "mapping: [faults](#faults), or `none`",
     (Actors, "gpus_per_actor"): "0, a share from 0.0001 to 1, a whole number, or null",
@@ -54,7 +55,9 @@ DEFAULTS: dict[tuple[type[BaseModel], str], str] = {
     (Setup, "tolerated"): "as `byzantine`",
     (Setup, "study"): "`on`",
     (Setup, "attack"): "`none`",
+    (Setup, "pre"): "`none`",
     (Setup, "faults"): "`none`",
+    (Momentum, "a"): "0.1 with `mvr`",
 }
 
 NO_MEANING = ("| field | type | default |", "|---|---|---|")
@@ -111,8 +114,8 @@ def setup() -> str:
     parts = [
         "# Fields of a setup",
         "Every field has a default but those of [events](#events-of-faults). How to write a setup, and how mistakes\n"
-        "are told: [setups](../setups.md). What `dataset`, `model`, `aggregator` and `attack` can name:\n"
-        "[rules, attacks, models, data sets](options.md).",
+        "are told: [setups](../setups.md). What `dataset`, `split`, `model`, `pre`, `aggregator` and\n"
+        "`attack` can name: [what a setup can name](options.md).",
     ]
     for title, (model, prefix) in SECTIONS.items():
         parts += [f"## {title}", _text(model), _fields(model, prefix)]
@@ -122,11 +125,19 @@ def setup() -> str:
 def options() -> str:
     """What a setup can name, with definitions, options and references."""
     parts = [
-        "# Rules, attacks, models, data sets",
-        "What a setup can name, in the words of the code. All formulas in one place, and the full citations:\n"
-        "[mathematics](../mathematics.md). A class of your own: [extending](../extending.md).",
+        "# What a setup can name",
+        "Rules, pre-aggregators, attacks, models, data sets and splits, in the words of the code. All formulas in one\n"
+        "place, and the full citations: [mathematics](../mathematics.md). A class of your own:\n"
+        "[extending](../extending.md).",
     ]
-    titles = {"aggregator": "Rules", "attack": "Attacks", "model": "Models", "dataset": "Data sets"}
+    titles = {
+        "aggregator": "Rules",
+        "pre": "Pre-aggregators",
+        "attack": "Attacks",
+        "model": "Models",
+        "dataset": "Data sets",
+        "split": "Splits",
+    }
     for kind, title in titles.items():
         parts += [f"## {title}", *_registry(REGISTRIES[kind])]
     return "\n\n".join(parts)

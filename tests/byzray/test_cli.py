@@ -25,7 +25,9 @@ from byzray.attacks import ATTACKS
 from byzray.datasets import DATASETS
 from byzray.models import MODELS
 from byzray.options import Registry
+from byzray.preaggregators import PREAGGREGATORS
 from byzray.setups import Setup, load_setup
+from byzray.splits import SPLITS
 from byzray.yaml import parse_yaml
 
 Byzray = Callable[..., tuple[int, str, str]]
@@ -208,7 +210,9 @@ def test_show(rule: str, bound: float | None, byzray: Byzray) -> None:
     assert about.startswith("# n = 7, f = 2, honest workers: 5, run directory: digits-")
     assert about.endswith(setup.digest())
     known = "no variance-norm bound is known" if bound is None else f"variance-norm bound {bound:.6g}"
-    assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}"
+    kappas = {"median": 4 * (1 + 2 / 3) ** 2, "trimmed-mean": 6 * 2 / 3 * (1 + 2 / 3)}
+    robust = f", kappa {kappas[rule]:.6g}" if rule in kappas else ""
+    assert verdict == f"# {setup.aggregator.label()}: valid for these n and f; {known}{robust}"
 
 
 def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path: Path) -> None:
@@ -236,13 +240,29 @@ def test_show_a_mixture(byzray: Byzray) -> None:
     assert code == 0
     bounds = {"random-mixture": krum_bound(7, 2), "median": 1 / math.sqrt(5), "krum": krum_bound(7, 2)}
     assert out.splitlines()[-3:] == [
-        f"# {name}: valid for these n and f; variance-norm bound {bound:.6g}" for name, bound in bounds.items()
+        f"# {name}: valid for these n and f; variance-norm bound {bound:.6g}"
+        + (f", kappa {4 * (1 + 2 / 3) ** 2:.6g}" if name == "median" else "")
+        for name, bound in bounds.items()
     ]
+
+
+def test_show_pre_aggregators(byzray: Byzray) -> None:
+    code, out, _ = byzray("show", "setup.yaml", "--set", "pre=bucketing", "--set", "byzantine=1", "--set", "attack=nan")
+    assert code == 0
+    valid = "# bucketing+median: valid for these n and f, median sees n = 4; no variance-norm bound is known"
+    assert out.splitlines()[-1] == valid
 
 
 @pytest.mark.parametrize(
     ("kind", "registry"),
-    [("aggregators", AGGREGATORS), ("attacks", ATTACKS), ("models", MODELS), ("datasets", DATASETS)],
+    [
+        ("aggregators", AGGREGATORS),
+        ("preaggregators", PREAGGREGATORS),
+        ("attacks", ATTACKS),
+        ("splits", SPLITS),
+        ("models", MODELS),
+        ("datasets", DATASETS),
+    ],
 )
 def test_list(kind: str, registry: Registry[Any], byzray: Byzray) -> None:
     code, out, _ = byzray("list", kind)

@@ -200,6 +200,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bulyan": {"aggregator": "bulyan"},
     "minimum-diameter": {"aggregator": "minimum-diameter"},
     "phocas, anti-cge": {"aggregator": "phocas", "attack": "anti-cge"},
+    "nnm": {"pre": "nnm"},
+    "nnm, searched": {"pre": "nnm", "aggregator": "trimmed-mean", "attack": {"name": "little", "factor": "searched"}},
     "local steps": {"local_steps": 3},
     "no study": {"study": None},
     "a falling rate": {"learning_rate": {"initial": 0.1, "half_life": 5, "every": 5}},
@@ -252,14 +254,22 @@ def test_steps_are_captured_on_a_gpu() -> None:
     assert graphs._replays
 
 
+def test_what_is_drawn_at_each_step_is_not_captured_on_a_gpu() -> None:
+    simulation = LocalSimulation(setup(pre="bucketing", aggregator="median"), MNIST)
+    assert simulation._step == simulation._plain_step
+    simulation.advance(14)
+    assert np.isfinite(simulation.parameters()).all()
+
+
 # Without waiting
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "minimum-diameter"], ids=str)
 @pytest.mark.parametrize("attack", ["little", {"name": "empire", "factor": "searched"}, "hidden", "anti-cge"], ids=str)
-def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any) -> None:
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
+def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any, pre: list[str]) -> None:
     """PyTorch raises where it would wait: for a value, or to copy a tensor of the host's."""
-    simulation = one_by_one(setup(aggregator=rule, attack=attack), MNIST)
+    simulation = one_by_one(setup(aggregator=rule, attack=attack, pre=pre), MNIST)
     simulation.advance(1)
     torch.cuda.set_sync_debug_mode("error")
     try:

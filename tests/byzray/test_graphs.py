@@ -86,6 +86,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "a falling rate": ({"learning_rate": {"initial": 0.1, "half_life": 5, "every": 5}}, 3),
     "a rate that falls at every step": ({"learning_rate": {"initial": 0.1, "half_life": 5, "every": 1}}, 0),
     "faults": ({"faults": {"missing": "drop", "events": [{"kind": "silent", "workers": [1], "steps": "4-6"}]}}, 1),
+    "a rule with a state": ({"aggregator": {"name": "centred-clipping", "tau": 0.5}}, 1),
+    "Byzantine workers that train": ({"attack": "label-flipping"}, 1),
+    "mvr": ({"momentum": {"name": "mvr"}}, 1),
     "stop": ({"divergence": "stop", "learning_rate": 1e6, "l2": 1e4, "clip": None}, 1),
 }
 

@@ -6,6 +6,8 @@ import torch
 
 from byzray.datasets import Data
 from byzray.sampling import Examples, TrainingStream
+from byzray.splits import Training
+from byzray.splits.shared import Shared
 
 CPU = torch.device("cpu")
 
@@ -16,8 +18,13 @@ def data(size: int = 50, shape: tuple[int, ...] = (1, 2, 3), **options: object) 
     return Data(x_train=x, y_train=y, x_test=x[:4], y_test=y[:4], classes=2, **options)  # type: ignore[arg-type]
 
 
+def shared(source: Data, seed: int, honest: int, batch: int, local: int) -> TrainingStream:
+    training = Training(source.y_train, source.classes, seed, honest, honest, batch, local, source.shuffle)
+    return TrainingStream(source, Shared().stream(training), CPU)
+
+
 def stream(seed: int = 1, size: int = 50, honest: int = 3, batch: int = 4, local: int = 1) -> TrainingStream:
-    return TrainingStream(data(size), seed, honest, batch, local, CPU)
+    return shared(data(size), seed, honest, batch, local)
 
 
 @pytest.mark.parametrize(("size", "batch", "local"), [(50, 4, 1), (50, 4, 2), (7, 5, 1), (3, 4, 1)])
@@ -43,7 +50,7 @@ def test_what_a_worker_draws_depends_on_nothing_but_seed_worker_and_step() -> No
 
 
 def test_without_shuffling_the_stream_is_the_data_in_order() -> None:
-    source = TrainingStream(data(shuffle=False), 1, 3, 4, 1, CPU)
+    source = shared(data(shuffle=False), 1, 3, 4, 1)
     assert source.indices(range(1, 3), 0).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
     assert source.indices(range(0, 1), 5).tolist() == [(60 + i) % 50 for i in range(4)]
 
@@ -56,14 +63,14 @@ def test_batches_pair_examples_with_their_labels() -> None:
 
 
 def test_flips_mirror_about_half_of_the_examples_along_the_width_and_are_addressed() -> None:
-    source = TrainingStream(data(size=400, flip_train=True), 1, 4, 50, 1, CPU)
+    source = shared(data(size=400, flip_train=True), 1, 4, 50, 1)
     batch, indices = source.batch(range(4), 0), source.indices(range(4), 0)
     raw = torch.from_numpy(source.data.x_train[indices])
     mirrored = (batch.x == raw.flip(-1)).flatten(1).all(1)
     kept = (batch.x == raw).flatten(1).all(1)
     assert (mirrored ^ kept).all()
     assert 60 < int(mirrored.sum()) < 140
-    alone = TrainingStream(source.data, 1, 4, 50, 1, CPU).batch(range(2, 3), 0)
+    alone = shared(source.data, 1, 4, 50, 1).batch(range(2, 3), 0)
     assert torch.equal(alone.x, batch.x[100:150])
 
 

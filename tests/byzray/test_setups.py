@@ -15,7 +15,7 @@ from byzray.results import RunDirectory
 from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 
-SWEEPS = ("sweep", "search")  # see tests/sweeps/test_definition.py
+SWEEPS = ("sweep", "search", "heterogeneous-sweep")  # see tests/sweeps/test_definition.py
 EXAMPLES = sorted(path for path in (Path(__file__).parents[2] / "examples").glob("*.yaml") if path.stem not in SWEEPS)
 
 ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median", "attack": "little"}
@@ -23,6 +23,7 @@ ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median
 # For every field another value than in ATTACKED, with what else has to change to keep the setup valid.
 CHANGES: dict[str, dict[str, Any]] = {
     "dataset": {"dataset": "mnist"},
+    "split": {"split": "dirichlet"},
     "model": {"model": {"name": "mlp", "hidden": [3, 5]}},
     "loss": {"loss": "cross-entropy"},
     "batch_size": {"batch_size": 5},
@@ -35,6 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "workers": {"workers": 12},
     "byzantine": {"byzantine": 1, "tolerated": 2},
     "tolerated": {"tolerated": 3},
+    "pre": {"pre": "nnm"},
     "aggregator": {"aggregator": {"name": "multi-krum", "m": 3}},
     "attack": {"attack": {"name": "little", "factor": 1.4}},
     "evaluation_interval": {"evaluation_interval": 0},
@@ -70,7 +72,7 @@ def test_examples_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
     assert again.yaml() == setup.yaml()
     assert setup.changed() == setup
     for field, value in parse_yaml(path.read_text(encoding="utf-8")).items():
-        if not isinstance(value, dict) and field not in ("dataset", "model", "aggregator", "learning_rate"):
+        if not isinstance(value, dict) and field not in ("dataset", "model", "pre", "aggregator", "learning_rate"):
             assert getattr(setup, field) == value
 
 
@@ -174,6 +176,13 @@ def test_schedule_in_any_order() -> None:
         ),
         ("momentum: {beta: 0.5}", {"momentum.placement": "update"}, {"momentum": {"beta": 0.5, "placement": "update"}}),
         ("", {"momentum.placement": "update"}, {"momentum": {"placement": "update"}}),
+        ("pre: nnm", {"aggregator": "krum"}, {"pre": ["nnm"], "aggregator": "krum"}),
+        ("pre: [nnm, bucketing]", {"pre": "none"}, {}),
+        (
+            "pre: {name: bucketing, size: 3}",
+            {"pre": ["nnm", "bucketing"]},
+            {"pre": [{"name": "nnm"}, {"name": "bucketing", "size": 2}]},
+        ),
         ("steps: 3", {"steps": 4}, {"steps": 4}),
         ("study: off", {"study.past": 3}, {"study": {"past": 3}}),
         ("study: on", {"study.past": 3}, {"study": {"past": 3}}),
