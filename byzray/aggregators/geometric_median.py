@@ -63,6 +63,8 @@ class GeometricMedian(Weighting):
         if rows_ND.is_cuda or not finite_N.all():
             centred_ND = torch.where(finite_N[:, None], centred_ND, 0)
         gram_NN = (centred_ND @ centred_ND.T).double()
+        if gram_NN.is_cuda or not gram_NN.isfinite().all():  # beyond the range of single precision
+            gram_NN = centred_ND.double() @ centred_ND.T.double()
         to_middle_N = norms(centred_ND)
         if self.iterations is not None:
             first_N = to_middle_N if self.start == "median" else submissions.norms_N()
