@@ -72,7 +72,7 @@ def test_the_parts_of_a_board_are_disjoint_and_begin_at_cache_lines(moments: boo
         assert part.storage_offset() % 16 == 0
     assert all((part == number).all() for number, part in enumerate(parts, start=1))
     assert [len(board.rows(index, 0)) for index in range(2)] == [3, 2]
-    assert board.point_D.shape == (5,)
+    assert board.point.shape == (5,)
     assert board.report(0, 6).data_ptr() == board.report(0, 4).data_ptr()
     assert board.submissions(6).data_ptr() == board.submissions(4).data_ptr()
     assert (board.submissions(5).data_ptr() == board.submissions(4).data_ptr()) == (turns == 1)

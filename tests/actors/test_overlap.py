@@ -69,7 +69,7 @@ def test_batches_drawn_ahead_are_those_of_their_step(small_setup: Setup, local_s
     data = load_data(setup)
     plain, ahead = (Cohort(setup, range(2, 4), data, CPU) for _ in range(2))
     point_D = Server(setup, data, CPU).point()
-    out, out_ahead = (torch.empty(2, plain.dimension) for _ in range(2))
+    out, out_ahead = (torch.empty(2, plain.gradients.network.dimension) for _ in range(2))
     for step in (1, 2, 3, 3):  # the last one again, as after a resumption
         if step in drawn:
             ahead.draw(step)
@@ -86,7 +86,7 @@ def test_a_single_worker_reports_the_moments_of_its_gradient(small_setup: Setup,
     point_D = Server(setup, data, CPU).point()
     if spoilt is not None:
         point_D[0] = spoilt
-    out = torch.empty(1, alone.dimension)
+    out = torch.empty(1, alone.gradients.network.dimension)
     reported = alone.step(point_D, 0, out).sampled
     assert reported is not None
     expected = Moments.of(out)  # without memory, momentum is the gradient

@@ -178,7 +178,7 @@ def test_mistakes_are_found_before_any_actor_starts(ray_cluster: str, small_setu
 
 def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Setup) -> None:
     setup = small_setup.changed(workers=2, byzantine=0, tolerated=0, attack=None, aggregator="average")
-    with pytest.raises(FleetError, match="a fleet of 3 worker actors cannot evenly hold 2 honest workers"):
+    with pytest.raises(FleetError, match="a fleet of 3 worker actors cannot evenly hold 2 workers"):
         actors.simulate(setup, fleet=fleet)
 
 
@@ -307,5 +307,5 @@ def test_a_fleet_records_the_layout_that_it_gives_a_run(fleet: Fleet, small_setu
     result = actors.simulate(small_setup, fleet=fleet)
     assert result.setup.actors == Actors(workers_per_actor=2, cpus_per_actor=0.1)
     assert result.parameters.flags.writeable
-    with pytest.raises(FleetError, match="cannot evenly hold 4 honest workers; expected a fleet of 2"):
+    with pytest.raises(FleetError, match="cannot evenly hold 4 workers; expected a fleet of 2"):
         actors.simulate(small_setup.changed(workers=6, tolerated=1), fleet=fleet)
