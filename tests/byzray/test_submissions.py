@@ -403,4 +403,6 @@ def test_weights_of_a_mean_count_a_row_as_often_as_it_is_selected() -> None:
     mixed = Mixed(torch.eye(N, dtype=torch.float64), Matrix(x_ND))
     torch.testing.assert_close(mixed.mean_of(rows_K), mean_of_rows(x_ND, rows_K))
     at = on_line(x_ND, 0.5)
-    torch.testing.assert_close(at.line.harm_of_mean(rows_K, at.x), at.line.harm(at.mean_of(rows_K)))
+    torch.testing.assert_close(
+        at.line.harm_of_weights(uniform(rows_K, at.n), torch.zeros_like(at.x), at.x), at.line.harm(at.mean_of(rows_K))
+    )
