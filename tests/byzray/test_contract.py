@@ -205,7 +205,7 @@ def test_an_attack_for_an_earlier_byzray_is_told_what_changed(small_setup: Setup
 
     old = Own()
     expected = (
-        r"^attack Own is written for byzray 0\.1: an attack is called with \(honest_HD, view\), which has byzantine, "
+        r"^attack .*Own is written for byzray 0\.1: an attack is called with \(honest_HD, view\), which has byzantine, "
         r"defence and step\.f; see docs/porting\.md$"
     )
     with pytest.raises(BrokenContract, match=expected):

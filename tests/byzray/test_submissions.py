@@ -241,7 +241,7 @@ def test_on_a_line_an_honest_row_that_is_not_finite_harms_without_end(case: str)
     assert torch.equal(at.distances_NN()[:7, :7], distances(x_ND[:7]))
     assert_lengths(at.norms_N()[:7], exact_lengths(x_ND[:7]), EXACT[torch.float64])
     weights_N = uniform(torch.tensor([0, 8]), N)
-    for harm in (at.line.harm(x_ND[0]), at.line.harm_of_weights(weights_N, at.x)):
+    for harm in (at.line.harm(x_ND[0]), at.line.harm_of_weights(weights_N, 1 - weights_N.sum(), at.x)):
         assert not harm.isfinite()
 
 
