@@ -42,11 +42,11 @@ class Defence:
         """
         n, f = step.n, step.f
         for part in self.pre:
-            weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), n, f)
+            weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), submissions, f)
             submissions = Mixed(weights_MN, submissions)
             n, f = part.sizes(n, f)
-        found, state = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)
-        aggregate = checked(self.rule, found, submissions)
+        returned = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)
+        aggregate, state = checked(self.rule, returned, submissions)
         if not isinstance(submissions, Mixed):
             return aggregate, state
         weights_M = aggregate.weights_N(submissions.n)

@@ -18,6 +18,13 @@ from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Matrix, Submissions, uniform
 
+# What a rule for byzray 0.1 may implement, which nothing calls any more.
+RENAMED = {
+    "select": "rows(submissions, f)",
+    "select_by_distances": "rows(submissions, f), which asks for submissions.distances_NN()",
+    "harm_along": "not needed",
+}
+
 
 class Aggregate:
     """The outcome of a rule.
@@ -28,14 +35,14 @@ class Aggregate:
         weights_N: float64, what it holds of each submission, if it is a combination of them.
 
     Attributes:
-        rows_K: as given.
+        rows_K, given_weights_N: as given.
     """
 
     def __init__(
         self, vector: Tensor | Callable[[], Tensor], rows_K: Tensor | None = None, weights_N: Tensor | None = None
     ) -> None:
         self._vector = vector
-        self._weights_N = weights_N
+        self.given_weights_N = weights_N
         self.rows_K = rows_K
 
     @cached_property
@@ -45,7 +52,7 @@ class Aggregate:
 
     def weights_N(self, n: int) -> Tensor | None:
         """What it holds of each of the n submissions, (N,) float64; none where that is not known."""
-        return self._weights_N if self.rows_K is None else uniform(self.rows_K, n)
+        return self.given_weights_N if self.rows_K is None else uniform(self.rows_K, n)
 
 
 class Aggregator(Options):
@@ -70,7 +77,7 @@ class Aggregator(Options):
 
     def aggregate(self, submissions: Submissions, f: int) -> Tensor:
         """The aggregate (D,), tolerating `f` Byzantine submissions."""
-        raise NotImplementedError(f"{self.label()} implements neither aggregate nor step")
+        raise NotImplementedError(f"{self.label()} makes nothing of submissions alone: it is asked by step")
 
     def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The state before the first step, by name.
@@ -92,8 +99,8 @@ class Aggregator(Options):
     def __call__(self, rows_ND: Tensor, f: int) -> Tensor:
         """The aggregate (D,) of the rows of a matrix at the first step of a run."""
         step = Step(n=len(rows_ND), f=f).of(self)
-        found, _ = self.step(Matrix(rows_ND), step, self.initial_state(step, rows_ND[0]))
-        return checked(self, found, Matrix(rows_ND)).vector_D
+        returned = self.step(Matrix(rows_ND), step, self.initial_state(step, rows_ND[0]))
+        return checked(self, returned, Matrix(rows_ND))[0].vector_D
 
     @property
     def root_examples(self) -> int:
@@ -123,6 +130,16 @@ class Aggregator(Options):
         return math.nan
 
     @classmethod
+    def outdated(cls) -> str | None:
+        users = [base for base in cls.__mro__ if issubclass(base, Options) and not base.is_builtin()]
+        own = {name for base in users for name in vars(base)}
+        if own.isdisjoint(("aggregate", "rows", "weights", "step")):
+            for name, now in RENAMED.items():
+                if name in own:
+                    return f"{name} is {now} since byzray 0.2, see docs/porting.md"
+        return None
+
+    @classmethod
     def lacking(cls) -> list[str]:
         whole = cls.aggregate is not Aggregator.aggregate or cls.step is not Aggregator.step
         return super().lacking() or ([] if whole else ["aggregate"])
@@ -135,18 +152,18 @@ class Selecting(Aggregator):
     def rows(self, submissions: Submissions, f: int) -> Tensor:
         """The indices (K,) int64 of the submissions to average, which are added up in this order."""
 
-    def mean(self, submissions: Submissions, rows_K: Tensor) -> Tensor:
+    def _mean(self, submissions: Submissions, rows_K: Tensor) -> Tensor:
         """The mean (D,) of the rows that were selected."""
         return submissions.mean_of(rows_K)
 
     def aggregate(self, submissions: Submissions, f: int) -> Tensor:
-        return self.mean(submissions, rows_of(self, self.rows(submissions, f), submissions.n))
+        return self._mean(submissions, rows_of(self, self.rows(submissions, f), submissions))
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         if type(self).aggregate is not Selecting.aggregate:  # of a user's class, which goes on from the mean
             return super().step(submissions, step, state)
-        rows_K = rows_of(self, self.rows(submissions, step.f), submissions.n)
-        return Aggregate(lambda: self.mean(submissions, rows_K), rows_K=rows_K), state
+        rows_K = rows_of(self, self.rows(submissions, step.f), submissions)
+        return Aggregate(lambda: self._mean(submissions, rows_K), rows_K=rows_K), state
 
 
 class Weighting(Aggregator):
@@ -166,33 +183,48 @@ class Weighting(Aggregator):
         return Aggregate(lambda: submissions.combine(weights_N), weights_N=weights_N), state
 
 
-def checked(rule: Aggregator, found: object, submissions: Submissions) -> Aggregate:
-    """What a rule returned for some submissions as an :class:`Aggregate`. The vector of a user's own rule is formed.
+def checked(rule: Aggregator, returned: object, submissions: Submissions) -> tuple[Aggregate, State]:
+    """What the step of a rule returned for some submissions, where a bare vector will do for an :class:`Aggregate`; the
+    vector of a user's own rule is formed.
 
     Raises:
-        BrokenContract: it is something else than a vector.
+        BrokenContract: it is something else than a vector and a state.
     """
     name = f"aggregator {rule.label()}"
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise BrokenContract(f"{name} returned {type(returned).__name__} from step, expected an aggregate and a state")
+    found, state = returned
     aggregate = found if isinstance(found, Aggregate) else None
     if aggregate is not None and rule.is_builtin():
-        return aggregate
+        return aggregate, state
     vector = found if aggregate is None else aggregate.vector_D
     if not isinstance(vector, Tensor):
         raise BrokenContract(f"{name} returned {type(vector).__name__}, expected a tensor (D,)")
     expected = tuple(submissions.rows_ND.shape[1:])
     if vector.shape != expected:
         raise BrokenContract(f"{name} returned shape {tuple(vector.shape)}, expected {expected}")
-    return Aggregate(vector) if aggregate is None else aggregate
+    if aggregate is None:
+        return Aggregate(vector), state
+    rows_K, weights_N = aggregate.rows_K, aggregate.given_weights_N
+    return (
+        Aggregate(
+            vector,
+            None if rows_K is None else rows_of(rule, rows_K, submissions),
+            None if weights_N is None else weights_of(rule, weights_N, submissions),
+        ),
+        state,
+    )
 
 
-def rows_of(rule: Aggregator, found: object, n: int) -> Tensor:
-    """What a rule selected of n rows as a tensor of indices.
+def rows_of(rule: Aggregator, found: object, submissions: Submissions) -> Tensor:
+    """What a rule selected of some submissions as a tensor of indices, where they are.
 
     Raises:
         BrokenContract: it is something else than indices of rows.
     """
     if isinstance(found, list | tuple) and all(type(row) is int for row in found):
         found = torch.tensor(found, dtype=torch.int64)
+    n = submissions.n
     if not isinstance(found, Tensor):
         what = type(found).__name__
     elif found.dtype not in (torch.int64, torch.int32):
@@ -216,7 +248,7 @@ def weights_of(rule: Aggregator, found: object, submissions: Submissions) -> Ten
         BrokenContract: they are something else than N real numbers.
     """
     if isinstance(found, list | tuple) and all(isinstance(weight, int | float) for weight in found):
-        found = torch.tensor(found, dtype=torch.float64, device=submissions.device)
+        found = torch.tensor(found, dtype=torch.float64)
     if not isinstance(found, Tensor):
         what = type(found).__name__
     elif not found.is_floating_point():
@@ -224,7 +256,7 @@ def weights_of(rule: Aggregator, found: object, submissions: Submissions) -> Ten
     elif found.shape != (submissions.n,):
         what = f"a tensor of shape {tuple(found.shape)}"
     else:
-        return found.detach().double()
+        return found.detach().double().to(submissions.device)
     raise BrokenContract(
         f"aggregator {rule.label()} returned {what} as weights, "
         f"expected {submissions.n} numbers, a tensor (N,) or a list"

@@ -16,5 +16,5 @@ class Average(Selecting):
     def rows(self, submissions: Submissions, f: int) -> Tensor:
         return torch.arange(submissions.n, device=submissions.device)
 
-    def mean(self, submissions: Submissions, rows_K: Tensor) -> Tensor:
+    def _mean(self, submissions: Submissions, rows_K: Tensor) -> Tensor:
         return submissions.mean()

@@ -651,7 +651,7 @@ class Counts(Aggregator):
 def test_the_states_of_a_mixture_are_apart_and_stay_where_a_rule_is_not_drawn() -> None:
     mixed = mixture({"rule": Counts()}, {"rule": "median"}, {"rule": Counts()})
     x = normal(5, 3)
-    state = mixed.start(Step(n=5, f=1), x[0])
+    state = mixed.initial_state(Step(n=5, f=1), x[0])
     assert set(state) == {"0.count", "2.count"}
     drawn = [mixed._drawn(7, number) for number in range(12)]
     assert set(drawn) == {0, 1, 2}

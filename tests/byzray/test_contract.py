@@ -14,6 +14,7 @@ from torch import Tensor
 
 from byzray import Setup, simulate
 from byzray.aggregators import Aggregate, Aggregator, Median, Selecting, Weighting
+from byzray.aggregators.krum import Krum
 from byzray.attacks import Attack, Little, View
 from byzray.mistakes import BrokenContract, Failure
 from byzray.preaggregators import PreAggregator
@@ -198,12 +199,13 @@ def test_a_derived_rule_for_an_earlier_byzray_is_told_what_changed(small_setup: 
 
 
 def test_an_attack_for_an_earlier_byzray_is_told_what_changed(small_setup: Setup) -> None:
-    def answer(self: Any, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:
-        return -honest_HD[:byzantine]
+    class Own(Attack):
+        def __call__(self, honest_HD: Tensor, byzantine: int, rule: Aggregator, f: int) -> Tensor:  # type: ignore[override]
+            return -honest_HD[:byzantine]
 
-    old = type("Own", (Attack,), {"__call__": answer})()
+    old = Own()
     expected = (
-        r"^attack Own is written for byzray 0\.1: an attack is called with \(honest_HD, view\), which has byzantine, "
+        r"^attack .*Own is written for byzray 0\.1: an attack is called with \(honest_HD, view\), which has byzantine, "
         r"defence and step\.f; see docs/porting\.md$"
     )
     with pytest.raises(BrokenContract, match=expected):
@@ -574,3 +576,44 @@ def test_an_attack_that_draws_is_warned_of_also_in_the_log(small_setup: Setup, t
 
 def test_broken_contracts_are_told_without_a_traceback() -> None:
     assert issubclass(BrokenContract, Failure)
+
+
+class Lonely(Aggregator):
+    """Returns the aggregate without a state."""
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> Any:
+        return submissions.rows_ND[0].clone()
+
+
+class LonelyAttack(Attack):
+    """Returns the submissions without a state."""
+
+    def step(self, honest_HD: Tensor, view: View, state: State) -> Any:
+        return honest_HD[: view.byzantine]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregator": Lonely()}, "aggregator Lonely returned Tensor from step, expected an aggregate and a state"),
+        ({"attack": LonelyAttack()}, "attack LonelyAttack returned Tensor from step, expected submissions and a state"),
+    ],
+)
+def test_a_step_returns_a_pair(small_setup: Setup, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BrokenContract, match=message):
+        simulate(small_setup.changed(**changes))
+
+
+class Older(Krum):
+    """Of byzray 0.1: it would be Krum."""
+
+    def select(self, gradients_ND: Tensor, f: int) -> Tensor:
+        return torch.arange(f)
+
+
+def test_a_method_of_an_earlier_version_is_refused_rather_than_ignored(small_setup: Setup) -> None:
+    message = r"written for an earlier version: select is rows\(submissions, f\) since byzray 0.2, see docs/porting.md"
+    with pytest.raises(ValueError, match=message):
+        small_setup.changed(aggregator=Older())
+    with pytest.raises(ValueError, match=message):
+        small_setup.changed(aggregator=f"{__name__}:Older")
