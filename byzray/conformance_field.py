@@ -22,8 +22,7 @@ from byzray.attacks import ATTACKS, View
 from byzray.defence import Defence
 from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
-from byzray.splits import SPLITS, PartitionSplit
-from byzray.splits._partition import label_skew
+from byzray.splits import SPLITS, PartitionSplit, label_skew
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed
 

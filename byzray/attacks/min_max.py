@@ -12,7 +12,8 @@ from byzray.distances import distances
 
 class MinMax(Perturbation):
     """a + gamma p with the largest gamma for which no honest submission is further away than the two that are furthest
-    apart. Directions p: see :class:`byzray.attacks._perturbation.Perturbation`.
+    apart. p is `direction`: `std`, the negated standard deviation of each coordinate, `unit`, -a/||a||, or `sign`,
+    -sign(a).
 
     gamma is computed, not searched: it is the least over i of the positive root of ||a + gamma p - s_i|| = diameter.
 

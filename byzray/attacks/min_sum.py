@@ -14,7 +14,8 @@ from byzray.attacks._perturbation import Perturbation
 class MinSum(Perturbation):
     """a + gamma p with the largest gamma for which the sum of squared distances to the honest submissions is at most
     that of the honest submission of the largest such sum (`bound: max`, the paper) or of the smallest (`min`, its
-    code). Directions p: see :class:`byzray.attacks._perturbation.Perturbation`.
+    code). p is `direction`: `std`, the negated standard deviation of each coordinate, `unit`, -a/||a||, or `sign`,
+    -sign(a).
 
     That is gamma = max_k ||s_k - a|| / ||p||, or min_k.
 

@@ -26,6 +26,7 @@ class Training(NamedTuple):
         batch_size: examples a batch.
         local_steps: batches a worker draws at each step.
         shuffle: whether the order is drawn anew in each epoch, where all share one stream.
+        owners: (N,) int64, the honest worker that each example belongs to, where a file says so.
     """
 
     y: NDArray[np.int64]
@@ -36,6 +37,7 @@ class Training(NamedTuple):
     batch_size: int
     local_steps: int
     shuffle: bool = True
+    owners: NDArray[np.int64] | None = None
 
 
 class Stream(ABC):

@@ -13,38 +13,29 @@ from byzray.randomness import generator
 from byzray.splits._base import Split, Stream, Training, in_epochs
 
 
-class PartitionSplit(Split):
+class Sharded(Split):
     """Deals the training set among the honest workers, each example to one of them: its shard.
 
     A worker goes through its shard in an order drawn anew in each epoch, and does not wait for the others. Byzantine
     workers that train draw from the whole training set: shards belong to the honest, whose mean is then that over all
-    data. A partition of your own derives from this class and implements :meth:`positions`.
+    data.
     """
 
     @abstractmethod
-    def positions(
-        self, y: NDArray[np.int64], workers: int, classes: int, generator: np.random.Generator
-    ) -> Sequence[NDArray[np.int64]]:
-        """The positions of each worker's examples.
-
-        Args:
-            y: (N,) the labels.
-            workers: how many shards to make.
-            classes: C; labels are 0..C-1.
-            generator: what random draws come from.
+    def dealt(self, training: Training) -> Sequence[NDArray[np.int64]]:
+        """The positions of each honest worker's examples.
 
         Raises:
             ValueError: the examples cannot be divided so.
         """
 
     def shards(self, training: Training) -> list[NDArray[np.int64]]:
-        """The positions of each honest worker's examples.
+        """What :meth:`dealt` returns, checked.
 
         Raises:
             ValueError: the examples cannot be divided so, or not each belongs to exactly one worker.
         """
-        drawn = generator(training.seed, "partition")
-        shards = [np.asarray(one) for one in self.positions(training.y, training.honest, training.classes, drawn)]
+        shards = [np.asarray(one) for one in self.dealt(training)]
         if len(shards) != training.honest:
             raise ValueError(f"split {self.label()} made {len(shards)} shards, expected {training.honest}")
         size = len(training.y)
@@ -67,6 +58,30 @@ class PartitionSplit(Split):
             f"a worker has {smallest} examples, fewer than batch_size = {batch_size}: its batches hold some "
             "examples more than once"
         ]
+
+
+class PartitionSplit(Sharded):
+    """Draws each honest worker's examples. A partition of your own derives from this class and implements
+    :meth:`positions`."""
+
+    @abstractmethod
+    def positions(
+        self, y: NDArray[np.int64], workers: int, classes: int, generator: np.random.Generator
+    ) -> Sequence[NDArray[np.int64]]:
+        """The positions of each worker's examples.
+
+        Args:
+            y: (N,) the labels.
+            workers: how many shards to make.
+            classes: C; labels are 0..C-1.
+            generator: what random draws come from.
+
+        Raises:
+            ValueError: the examples cannot be divided so.
+        """
+
+    def dealt(self, training: Training) -> Sequence[NDArray[np.int64]]:
+        return self.positions(training.y, training.honest, training.classes, generator(training.seed, "partition"))
 
 
 class _ShardStream(Stream):
