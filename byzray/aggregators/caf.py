@@ -14,13 +14,12 @@ from byzray.submissions import Submissions
 
 
 class Caf(Weighting):
-    """The weighted mean of the submissions of least largest eigenvalue, as they lose weight along the directions in
-    which they differ most: covariance-bound agnostic filter.
+    """A weighted mean, as submissions lose weight along the directions in which they differ most.
 
-    Weights c begin as 1. While they sum to more than n-2f, and once at least: mu is the weighted mean, (lambda, v) the
-    top eigenpair of the weighted covariance; if lambda is the smallest so far, mu is remembered; then c_i loses the
-    share tau_i / max tau, where tau_i = <x_i - mu, v>^2. Each round takes all weight of one submission. The rounds run
-    on the host.
+    The covariance-bound agnostic filter: weights c begin as 1. While they sum to more than n-2f, and once at least: mu
+    is the weighted mean, (lambda, v) the top eigenpair of the weighted covariance; if lambda is the smallest so far, mu
+    is remembered; then c_i loses the share tau_i / max tau, where tau_i = <x_i - mu, v>^2. Each round takes all weight
+    of one submission. The rounds run on the host.
 
     Needs n >= 2f+1. No bound; a kappa of the order of f/n is proven, without its constant.
 

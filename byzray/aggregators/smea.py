@@ -18,10 +18,10 @@ AT_ONCE = 4096
 
 
 class Smea(Selecting):
-    """Mean of the n-f submissions whose covariance has the smallest largest eigenvalue, of equals the first in
-    lexicographic order: smallest maximum eigenvalue averaging.
+    """Mean of the n-f submissions whose covariance has the smallest largest eigenvalue.
 
-    All subsets are looked at, on the host, so that at most a million are allowed.
+    That is smallest maximum eigenvalue averaging; of equal subsets it takes the first in lexicographic order. All
+    subsets are looked at, on the host, so that at most a million are allowed.
 
     Needs n >= 2f+1 and C(n, f) <= 1,000,000. No bound. kappa: 4f/(n-2f).
 

@@ -11,7 +11,9 @@ from byzray.distances import distances
 
 
 class MinMax(Perturbation):
-    """a + gamma p with the largest gamma for which no honest submission is further away than the two that are furthest
+    """The honest mean, moved along p until an honest submission is as far away as the furthest two are apart.
+
+    a + gamma p with the largest gamma for which no honest submission is further away than the two that are furthest
     apart. p is `direction`: `std`, the negated standard deviation of each coordinate, `unit`, -a/||a||, or `sign`,
     -sign(a).
 

@@ -12,10 +12,11 @@ from byzray.attacks._perturbation import Perturbation
 
 
 class MinSum(Perturbation):
-    """a + gamma p with the largest gamma for which the sum of squared distances to the honest submissions is at most
-    that of the honest submission of the largest such sum (`bound: max`, the paper) or of the smallest (`min`, its
-    code). p is `direction`: `std`, the negated standard deviation of each coordinate, `unit`, -a/||a||, or `sign`,
-    -sign(a).
+    """The honest mean, moved along p until its squared distances to the honest submissions add up to an honest one's.
+
+    a + gamma p with the largest gamma for which the sum of squared distances to the honest submissions is at most that
+    of the honest submission of the largest such sum (`bound: max`, the paper) or of the smallest (`min`, its code). p
+    is `direction`: `std`, the negated standard deviation of each coordinate, `unit`, -a/||a||, or `sign`, -sign(a).
 
     That is gamma = max_k ||s_k - a|| / ||p||, or min_k.
 

@@ -12,11 +12,10 @@ from byzray.splits._retrying import retried
 
 
 class Dirichlet(PartitionSplit):
-    """Of each class every worker gets a share, all shares drawn from a symmetric Dirichlet distribution: the smaller
-    `alpha`, the less alike the workers.
+    """Of each class every worker gets a share, drawn from a symmetric Dirichlet distribution.
 
-    The examples of a class are shuffled and cut at the shares. If some worker gets fewer than `minimum` examples, all
-    is drawn again, at most 100 times.
+    The smaller `alpha`, the less alike the workers. The examples of a class are shuffled and cut at the shares. If some
+    worker gets fewer than `minimum` examples, all is drawn again, at most 100 times.
 
     Reference: M. Yurochkin, M. Agarwal, S. Ghosh, K. Greenewald, T. N. Hoang, Y. Khazaeni. Bayesian Nonparametric
     Federated Learning of Neural Networks. ICML 2019.

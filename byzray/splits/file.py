@@ -15,8 +15,10 @@ ARRAY = "worker"
 
 
 class File(Sharded):
-    """A partition of your own: the numpy archive `path` holds the array `worker`, which says for each training example
-    to which honest worker, from 0 on, it belongs.
+    """A partition of your own, from an archive.
+
+    The numpy archive `path` holds the array `worker`, which says for each training example to which honest worker, from
+    0 on, it belongs.
 
     Each honest worker needs an example. The archive may be that of the data set `npz`.
 

@@ -12,11 +12,13 @@ from byzray.splits._retrying import retried
 
 
 class Quantity(PartitionSplit):
-    """Shares drawn from a symmetric Dirichlet distribution, of examples at random: the smaller `beta`, the less equal
-    the sizes. If some worker gets fewer than `minimum` examples, all is drawn again, at most 100 times.
+    """Shards of examples at random, of sizes drawn from a symmetric Dirichlet distribution.
 
-    Reference: Q. Li, Y. Diao, Q. Chen, B. He. Federated Learning on Non-IID Data Silos: An Experimental Study.
-    ICDE 2022.
+    The smaller `beta`, the less equal the sizes. If some worker gets fewer than `minimum` examples, all is drawn again,
+    at most 100 times.
+
+    Reference: Q. Li, Y. Diao, Q. Chen, B. He. Federated Learning on Non-IID Data Silos: An Experimental Study. ICDE
+    2022.
     """
 
     beta: Annotated[float, Field(gt=0.01, allow_inf_nan=False)] = 0.5

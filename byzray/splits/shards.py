@@ -10,8 +10,9 @@ from byzray.splits._partition import PartitionSplit
 
 
 class Shards(PartitionSplit):
-    """The examples, sorted by label, are cut into blocks, of which each worker gets `classes` at random: it sees about
-    so many classes.
+    """The examples, sorted by label, are cut into blocks, of which each worker gets `classes` at random.
+
+    A worker then sees about so many classes.
 
     Reference: B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas. Communication-Efficient Learning of Deep
     Networks from Decentralized Data. AISTATS 2017.

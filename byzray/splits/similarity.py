@@ -12,8 +12,9 @@ from byzray.splits._partition import PartitionSplit
 
 
 class Similarity(PartitionSplit):
-    """A share `gamma` of the examples is dealt at random, the others sorted by their labels: with 0 each worker sees
-    few classes, with 1 all are alike.
+    """A share `gamma` of the examples is dealt at random, the others sorted by their labels.
+
+    With 0 each worker sees few classes, with 1 all are alike.
 
     Reference: S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh. SCAFFOLD: Stochastic
     Controlled Averaging for Federated Learning. ICML 2020.
