@@ -60,7 +60,7 @@ class LocalSimulation:
         self.server.keep(plain_step(self.cohort, self.server))
 
     def evaluate(self) -> float:
-        return self.server.evaluate(mean_buffers(self.cohort.state()))
+        return self.server.evaluate(mean_buffers(self.cohort.state(), self.setup.honest))
 
     def parameters(self) -> NDArray[np.float32]:
         return self.server.theta_D.cpu().numpy().copy()
@@ -94,11 +94,12 @@ class LocalSimulation:
         return environment(self.device)
 
 
-def mean_buffers(state: State) -> dict[str, Tensor]:
-    """BatchNorm's statistics for an evaluation, from the workers' own: their mean. Empty where workers keep none."""
+def mean_buffers(state: State, honest: int) -> dict[str, Tensor]:
+    """BatchNorm's statistics for an evaluation: the mean of those of the honest workers, who come first. Empty where
+    workers keep none."""
     prefix = "buffer "
     return {
-        name.removeprefix(prefix): stacked.double().mean(dim=0).to(stacked.dtype)
+        name.removeprefix(prefix): stacked[:honest].double().mean(dim=0).to(stacked.dtype)
         for name, stacked in state.items()
         if name.startswith(prefix)
     }

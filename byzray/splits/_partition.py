@@ -58,12 +58,13 @@ class PartitionSplit(Split):
     def stream(self, training: Training) -> Stream:
         return _ShardStream(training, self.shards(training))
 
-    def notes(self, training: Training) -> list[str]:
-        smallest = min(len(shard) for shard in self.shards(training))
-        if smallest >= training.batch_size:
+    def notes(self, stream: Stream) -> list[str]:
+        assert isinstance(stream, _ShardStream)
+        smallest, batch_size = min(map(len, stream.shards)), stream.training.batch_size
+        if smallest >= batch_size:
             return []
         return [
-            f"a worker has {smallest} examples, fewer than batch_size = {training.batch_size}: its batches hold some "
+            f"a worker has {smallest} examples, fewer than batch_size = {batch_size}: its batches hold some "
             "examples more than once"
         ]
 

@@ -335,11 +335,11 @@ from byzray.attacks.label_flipping import LabelFlipping
 class Dying(LabelFlipping):
     flag: str
 
-    def poison(self, batch, classes, worker, step):
+    def poison(self, batch, classes, worker, step, generator):
         if step == 6 and not Path(self.flag).exists():
             Path(self.flag).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().poison(batch, classes, worker, step)
+        return super().poison(batch, classes, worker, step, generator)
 
 
 class Negating(Dying):
