@@ -219,7 +219,7 @@ class FleetSimulation:
         return self._patiently(self._evaluate)
 
     def _evaluate(self) -> float:
-        buffers = mean_buffers(self._worker_state()) if self.setup.model.training else {}
+        buffers = mean_buffers(self._worker_state(), self.setup.honest) if self.setup.model.training else {}
         began = time.monotonic()
         accuracy: float = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.patience.evaluation)[0]
         self.patience.learn_evaluation(time.monotonic() - began)

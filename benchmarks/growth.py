@@ -113,6 +113,12 @@ RULES_SET_BY = {
     "minimum-diameter": (DISTANCES, MEAN),
     "aksel": (f"{SORTED}, and n norms", "the n differences from the median"),
     "cge": ("n norms, and the mean of n-f rows", MEAN),
+    "geometric-median": ("the median, n differences and a product of them with each other", "the n differences"),
+    "dnc": ("one pass over n rows, and their product in some coordinates", "the n rows in those coordinates"),
+    "smea": (DISTANCES, MEAN),
+    "caf": (DISTANCES, "the weighted mean alone"),
+    "monna": (DISTANCES, MEAN),
+    "sign-majority": ("the signs of n rows, and their sum", "the signs of the n rows"),
     "centred-clipping": ("n differences, their norms, and their weighted sum", "the n differences from the last one"),
 }
 

@@ -268,9 +268,9 @@ def _interval(text: str | None) -> "CheckpointInterval":
 
 @app.command()
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
-    """Print a setup resolved, with its rule's validity and variance-norm bound."""
+    """Print a setup resolved, with its rule's validity and variance-norm bound, and how its split deals the labels."""
     setup = read_setup(setup_file, overrides)
-    untried = _untried(setup_file, setup)
+    of_data = _of_data(setup_file, setup)
     out.print(setup.yaml().rstrip(), markup=False)
     n, f = setup.workers, setup.tolerated
     out.print(f"# n = {n}, f = {f}, honest workers: {setup.honest}, run directory: {_directory_name(setup)}")
@@ -282,27 +282,42 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
         left, _ = defence.sizes(n, f)
         seen = "" if left == n else f", {defence.rule.label()} sees n = {left}"
         out.print(f"# {defence.label()}: valid for these n and f{seen}; {proven}{robust}")
-    if untried:
-        out.print(f"# {untried}", markup=False)
+    if of_data:
+        out.print(f"# {of_data}", markup=False)
 
 
-def _untried(setup_file: Path, setup: Setup) -> str | None:
-    """Why the model was not tried on the data set, whose shape is known only when it is read.
+def _of_data(setup_file: Path, setup: Setup) -> str | None:
+    """What is known when the data set is read: how its split deals the labels. Or that it is not here, if its shape is
+    known only then. It is read for these two alone.
 
     Raises:
-        SetupError: they do not fit.
+        SetupError: the model does not fit it, or it cannot be divided so.
     """
+    from byzray.division import training
     from byzray.simulation import load_data
+    from byzray.splits import Sharded, label_skew
+    from byzray.splits.file import File
 
-    if setup.dataset.shape is not None:
+    split = setup.split
+    if setup.dataset.shape is not None and not isinstance(split, Sharded):
         return None
     try:
-        load_data(setup)
+        data = load_data(setup)
     except MissingData:
-        return "the data set is not here, so it was not checked whether the model fits it"
+        absent = "the data set or the split's file" if isinstance(split, File) else "the data set"
+        if setup.dataset.shape is None:
+            return f"{absent} is not here, so it was not checked whether the model fits it"
+        return f"{absent} is not here, so the label skew is not known"
     except SetupError as error:
         raise SetupError(f"{setup_file}", error.mistakes) from error
-    return None
+    if not isinstance(split, Sharded):
+        return None
+    divided = training(data, setup)
+    shards = split.shards(divided)
+    sizes = sorted({len(shard) for shard in shards})
+    skew = label_skew(divided.y, shards, divided.classes)
+    spread = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+    return f"split {split.label()}: label skew {skew:.2f}, shards of {spread} examples"
 
 
 def _directory_name(setup: Setup) -> str:

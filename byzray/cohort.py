@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from byzray.contract import poisoned
 from byzray.datasets import Data
 from byzray.division import worker_stream
 from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
 from byzray.phases import Stopwatch
-from byzray.randomness import key
+from byzray.randomness import generator, key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
 from byzray.state import State, expect_like
@@ -157,18 +158,23 @@ class Cohort:
 
     def _batch(self, step: int, local_step: int) -> Batch:
         if self._drawn is not None and self._drawn[0] == step and local_step < len(self._drawn[1]):
-            return self._poisoned(self._drawn[1][local_step], step)
-        return self._poisoned(self.stream.batch(self.workers, step, local_step), step)
+            batch = self._drawn[1][local_step]
+        else:
+            batch = self.stream.batch(self.workers, step, local_step)
+        return self._poisoned(batch, step, local_step)
 
-    def _poisoned(self, batch: Batch, step: int) -> Batch:
+    def _poisoned(self, batch: Batch, step: int, local_step: int) -> Batch:
         """A batch with the part of Byzantine workers as the attack has it."""
         attack, honest = self.setup.attack, self.setup.honest
         byzantine = [i for i, worker in enumerate(self.workers) if worker >= honest and worker in self.setup.trained]
         if attack is None or not byzantine:
             return batch
+        purpose = "poison" if attack.is_builtin() else f"{attack.written()} poison"
         parts = [Batch(x, y) for x, y in zip(*(one.chunk(len(self.workers)) for one in batch), strict=True)]
         for i in byzantine:
-            parts[i] = attack.poison(parts[i], self.classes, self.workers[i], step)
+            worker = self.workers[i]
+            drawn = generator(self.setup.seed, purpose, worker, step, local_step)
+            parts[i] = poisoned(attack, parts[i], self.classes, worker, step, drawn)
         return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
     def state(self) -> State:

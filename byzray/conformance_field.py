@@ -22,8 +22,7 @@ from byzray.attacks import ATTACKS, View
 from byzray.defence import Defence
 from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
-from byzray.splits import SPLITS, PartitionSplit
-from byzray.splits._partition import label_skew
+from byzray.splits import SPLITS, PartitionSplit, label_skew
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed
 
@@ -98,11 +97,52 @@ def replay_field(directory: Path, arrays: Arrays, device: torch.device) -> Itera
             yield f"{name}: this version has no {missing}", math.nan, case["tolerance"]
             continue
         inputs = {role: arrays[array] for role, array in case["inputs"].items()}
+        _expect_inputs(case, inputs)
         found = kinds[case["kind"]](case, inputs, device)
         errors = [_difference(found[role], arrays[array]) for role, array in case["outputs"].items()]
         if "label_skew" in case and abs(float(found["label skew"]) - case["label_skew"]) > SKEW_TOLERANCE:
             errors.append(math.inf)
         yield name, math.nan if any(map(math.isnan, errors)) else max(errors), case["tolerance"]
+
+
+def _expect_inputs(case: dict[str, Any], inputs: Arrays) -> None:
+    """Expect the arrays of a case to have the shapes that its sizes ask for.
+
+    Raises:
+        ValueError: one has another, or is no permutation.
+    """
+    n, h, byzantine = case.get("n"), case.get("h"), case.get("byzantine")
+    wide = next((inputs[role] for role in ("submissions", "honest", "steps", "normals") if role in inputs), None)
+    d = wide.shape[-1] if wide is not None and wide.ndim > 1 else None
+    examples = len(inputs["labels"]) if "labels" in inputs else None
+    expected: dict[str, tuple[int | None, ...]] = {
+        "submissions": (n, d),
+        "honest": (h, d),
+        "steps": (None, h, d),
+        "normals": (byzantine, d),
+        "uniforms": (byzantine, d),
+        "root": (d,),
+        "previous": (d,),
+        "start": (d,),
+        "permutation": (n,),
+        "order": (examples,),
+        "orders": (examples,),
+        "shares": (case.get("classes"), case.get("workers")),
+    }
+    for role, array in inputs.items():
+        shape = expected.get(role, array.shape)
+        fits = array.ndim == len(shape) and all(
+            want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype.kind not in "fiu":
+            found = f"{array.shape} {array.dtype}"
+            raise ValueError(f"case {case['id']}: {role} is {found}, expected numbers of shape {shape}")
+        if role in ("permutation", "order", "orders"):
+            whole = array.dtype.kind in "iu" and np.array_equal(np.sort(array), np.arange(len(array)))
+            if not whole:
+                raise ValueError(f"case {case['id']}: {role} is no permutation of 0..{len(array) - 1}")
+    if not case["outputs"] or not isinstance(case["tolerance"], int | float):
+        raise ValueError(f"case {case['id']}: expected outputs, and a number as tolerance")
 
 
 def _lacking(case: dict[str, Any]) -> str | None:

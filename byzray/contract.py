@@ -25,6 +25,7 @@ from byzray.mistakes import BrokenContract, Failure, short
 from byzray.options import Options, own_functions
 from byzray.preaggregators import PreAggregator
 from byzray.process_state import RandomStates
+from byzray.sampling import Batch
 from byzray.state import State, apart, expect_like
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed, OnLine, Submissions
@@ -62,7 +63,7 @@ class Contract:
         Raises:
             BrokenContract: the rule broke it.
         """
-        with self._watched(like_D, *_own(defence), starts=True):
+        with self._watched([like_D], *_own(defence), starts=True):
             return self._state(defence.initial_state(step, like_D), f"aggregator {defence.rule.label()}")
 
     def start_attack(self, attack: Attack, step: Step, like_D: Tensor) -> State:
@@ -71,7 +72,7 @@ class Contract:
         Raises:
             BrokenContract: the attack broke it.
         """
-        with self._watched(like_D, f"attack {attack.label()}", attack, starts=True):
+        with self._watched([like_D], f"attack {attack.label()}", attack, starts=True):
             return self._state(attack.initial_state(step.of(attack), like_D), f"attack {attack.label()}")
 
     def attack(self, attack: Attack, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
@@ -81,7 +82,8 @@ class Contract:
             BrokenContract: the attack broke it.
         """
         name, expected = f"attack {attack.label()}", (view.byzantine, honest_HD.shape[1])
-        with self._watched(honest_HD, *_suspects(attack, view), states=(state, view.defence.state)):
+        watched = [one for one in (honest_HD, view.own_FD, view.step.theta_D) if one is not None]
+        with self._watched(watched, *_suspects(attack, view), states=(state, view.defence.state)):
             returned = attack.step(honest_HD, view, state)
         if not (isinstance(returned, tuple) and len(returned) == 2):
             found = type(returned).__name__
@@ -103,7 +105,8 @@ class Contract:
             BrokenContract: the rule or a pre-aggregator broke it.
         """
         name = f"aggregator {defence.rule.label()}"
-        with self._watched(submissions.rows_ND, *_own(defence), states=(state,)):
+        watched = [one for one in (submissions.rows_ND, step.theta_D) if one is not None]
+        with self._watched(watched, *_own(defence), states=(state,)):
             aggregate, after = defence.step(submissions, step, state)
             aggregate.vector_D = apart(self._plain(aggregate.vector_D, name), state)
         return aggregate, self._state(after, name, state)
@@ -113,7 +116,7 @@ class Contract:
         if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
             raise BrokenContract(f"{name} returned {short(found)} as its state, expected tensors by their names")
         if known is None:
-            return {key: self._plain(tensor, name).clone() for key, tensor in found.items()}
+            return {key: self._here(tensor, name).detach().clone() for key, tensor in found.items()}
         if found.keys() != known.keys():
             expected = ", ".join(known) or "none"
             raise BrokenContract(f"{name} returned a state of {', '.join(found) or 'nothing'}, expected {expected}")
@@ -127,22 +130,25 @@ class Contract:
         """Numbers on the device that do not remember how they were computed."""
         if found.is_complex() or found.dtype == torch.bool:
             raise BrokenContract(f"{name} returned {found.dtype}, expected torch.float32")
+        # Else theta would drag along how it was computed, step after step.
+        return self._here(found, name).detach() if found.requires_grad else self._here(found, name)
+
+    def _here(self, found: Tensor, name: str) -> Tensor:
         if found.device.type != self.device.type:
             raise BrokenContract(f"{name} returned a tensor on {found.device}, expected one on {self.device}")
-        # Else theta would drag along how it was computed, step after step.
-        return found.detach() if found.requires_grad else found
+        return found
 
     @contextmanager
     def _watched(
-        self, given: Tensor, name: str, *called: Options, states: Sequence[State] = (), starts: bool = False
+        self, given: Sequence[Tensor], name: str, *called: Options, states: Sequence[State] = (), starts: bool = False
     ) -> Iterator[None]:
-        """Watch what is called with a tensor: the class that `name` stands for, and others that it may ask.
+        """Watch what is called with some tensors: the class that `name` stands for, and others that it may ask.
 
         What remembers is looked for from step to step: at the start, and at the first step, a class may prepare."""
         own = [option for option in called if not option.is_builtin()]
-        version = given._version
+        before = [one._version for one in given]
         look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
-        copy = given.clone() if look and given.numel() <= LARGEST_COPY else None
+        copies = [one.clone() for one in given if look and one.numel() <= LARGEST_COPY]
         drawn = RandomStates.now(self.device) if own and name not in self._warned else None
         versions = _versions(states)
         try:
@@ -160,7 +166,9 @@ class Contract:
                 "there by a searched attack would stay"
             )
         # The bits are compared, as NaN is not equal to itself.
-        if given._version != version or not (copy is None or torch.equal(_bits(copy), _bits(given))):
+        kept = [one for one in given if one.numel() <= LARGEST_COPY]
+        same = all(torch.equal(_bits(copy), _bits(one)) for copy, one in zip(copies, kept, strict=False))
+        if [one._version for one in given] != before or not same:
             raise BrokenContract(
                 f"{name} changed the submissions it was given in place, expected that it leaves them as they are: "
                 "let it work on a copy, such as submissions.rows_ND.clone()"
@@ -190,6 +198,33 @@ class Contract:
             )
 
 
+def poisoned(attack: Attack, batch: Batch, classes: int, worker: int, step: int, drawn: np.random.Generator) -> Batch:
+    """What an attack makes of the batch of a worker that trains.
+
+    Raises:
+        BrokenContract: it is no batch of as many examples, or the one given was changed.
+    """
+    versions = [part._version for part in batch]
+    found = attack.poison(batch, classes, worker, step, drawn)
+    name = f"attack {attack.label()}"
+    if [part._version for part in batch] != versions:
+        raise BrokenContract(f"{name} changed the batch it was given in place, expected that poison returns another")
+    alike = isinstance(found, Batch) and all(
+        isinstance(one, Tensor) and one.shape == given.shape and one.dtype == given.dtype
+        for one, given in zip(found, batch, strict=True)
+    )
+    if not alike:
+        x, y = (f"{tuple(part.shape)} {part.dtype}" for part in batch)
+        raise BrokenContract(f"{name} returned {_formed(found)} from poison, expected a Batch of x {x} and y {y}")
+    return found
+
+
+def _formed(found: object) -> str:
+    if not isinstance(found, Batch) or not all(isinstance(part, Tensor) for part in found):
+        return type(found).__name__
+    return " and ".join(f"{tuple(part.shape)} {part.dtype}" for part in found)
+
+
 def _own(defence: Defence) -> tuple[str, Options, *tuple[Options, ...]]:
     """The name to give in messages about a defence, and its parts: first the rule, or the user's own part."""
     parts = sorted(defence.parts, key=lambda part: (part.is_builtin(), isinstance(part, PreAggregator)))
@@ -213,13 +248,16 @@ def _versions(states: Sequence[State]) -> list[int]:
 
 def _old_form(error: Exception) -> str | None:
     """What to change if an error looks like that of a class for byzray 0.1; none if it does not."""
-    if not isinstance(error, AttributeError | TypeError):
-        return None
-    # A derived rule goes on from the vector_D of its base.
-    if any(sign in str(error) for sign in (*(form.__name__ for form in (Matrix, OnLine, Mixed)), "vector_D")):
-        return "a rule is given Submissions, whose matrix is submissions.rows_ND, and returns a tensor"
-    if "missing 2 required positional arguments" in str(error):
-        return "an attack is called with (honest_HD, view), which has byzantine, defence and step.f"
+    rule = "a rule is given Submissions, whose matrix is submissions.rows_ND, and returns a tensor"
+    text = str(error)
+    if isinstance(error, AttributeError):
+        taken_for_matrix = isinstance(error.obj, Submissions) and hasattr(Tensor, error.name or "")
+        return rule if taken_for_matrix or error.name == "vector_D" else None
+    if isinstance(error, TypeError):
+        if any(form.__name__ in text for form in (Matrix, OnLine, Mixed)):
+            return rule
+        if "__call__() missing 2 required positional arguments" in text:
+            return "an attack is called with (honest_HD, view), which has byzantine, defence and step.f"
     return None
 
 

@@ -42,7 +42,7 @@ class Defence:
         """
         n, f = step.n, step.f
         for part in self.pre:
-            weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), n, f)
+            weights_MN = mixing(part, part.weights(submissions, replace(step.of(part), n=n, f=f)), submissions, f)
             submissions = Mixed(weights_MN, submissions)
             n, f = part.sizes(n, f)
         returned = self.rule.step(submissions, replace(step.of(self.rule), n=n, f=f), state)

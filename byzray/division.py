@@ -1,5 +1,8 @@
 """How a setup divides the training set: a part that the server keeps, and what the workers draw of the rest."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +13,24 @@ from byzray.sampling import TrainingStream
 from byzray.setups import Setup
 from byzray.splits import Stream, Training
 from byzray.splits._base import in_epochs
+from byzray.splits.file import File
+
+
+def with_owners(data: Data, setup: Setup, root: Path) -> Data:
+    """The data set, with the worker that each training example belongs to where a file of the split says so.
+
+    Args:
+        data: the data set.
+        setup: the setup.
+        root: the folder that holds data sets.
+
+    Raises:
+        byzray.datasets.MissingData: the file is not there.
+        ValueError: it does not hold what it should.
+    """
+    if not isinstance(setup.split, File):
+        return data
+    return replace(data, owners=setup.split.owners(root, len(data.y_train)))
 
 
 def worker_stream(data: Data, setup: Setup, device: torch.device) -> TrainingStream:
@@ -28,9 +49,10 @@ def training(data: Data, setup: Setup) -> Training:
     Raises:
         ValueError: the server's part leaves none.
     """
-    y = data.y_train
+    y, owners = data.y_train, data.owners
     if setup.defence.root_examples:
-        y = y[_parts(data, setup)[1]]
+        _, left = _parts(data, setup)
+        y, owners = y[left], None if owners is None else owners[left]
     return Training(
         y=y,
         classes=data.classes,
@@ -40,6 +62,7 @@ def training(data: Data, setup: Setup) -> Training:
         batch_size=setup.batch_size,
         local_steps=setup.local_steps,
         shuffle=data.shuffle,
+        owners=owners,
     )
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from byzray.datasets import Dataset, MissingData
+from byzray.datasets import MissingData
 from byzray.datasets.npz import Npz
 from byzray.options import Options, own_functions
 from byzray.setups import Setup
+from byzray.splits.file import File
 
 Environment = dict[str, Any]
 
@@ -65,7 +66,7 @@ def fingerprints(setup: Setup, root: Path) -> dict[str, str]:
         setup: the setup.
         root: the folder that holds data sets.
     """
-    return source_digests(setup) | file_digests(setup.dataset, root)
+    return source_digests(setup) | file_digests(setup, root)
 
 
 def source_digests(setup: Setup) -> dict[str, str]:
@@ -77,17 +78,21 @@ def source_digests(setup: Setup) -> dict[str, str]:
     return _digests(file for file in files.values() if file is not None) | typed
 
 
-def file_digests(dataset: Dataset, root: Path) -> dict[str, str]:
-    """The SHA-256 of a data set's file, if it is the user's own.
+def file_digests(setup: Setup, root: Path) -> dict[str, str]:
+    """The SHA-256 of the data set's file and of the split's, where they are the user's own.
 
     Args:
-        dataset: the data set.
+        setup: the setup.
         root: the folder that holds data sets.
     """
-    if isinstance(dataset, Npz):
-        with suppress(MissingData):  # what is missing is told when it is needed
-            return _digests([dataset.file(root)])
-    return {}
+    digests: dict[str, str] = {}
+    with suppress(MissingData):  # what is missing is told when it is needed
+        if isinstance(setup.dataset, Npz):
+            digests |= _digests([setup.dataset.file(root)])
+    with suppress(MissingData):
+        if isinstance(setup.split, File):  # the two files may have one name
+            digests |= {f"split {name}": digest for name, digest in _digests([setup.split.file(root)]).items()}
+    return digests
 
 
 def _digests(files: Iterable[Path]) -> dict[str, str]:

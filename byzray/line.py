@@ -61,24 +61,20 @@ class Line:
         """The harm of an aggregate, float64."""
         return (aggregate_D - self.mean_D).square().sum().double()
 
-    def harm_of_mean(self, rows_K: Tensor, x: Tensor) -> Tensor:
-        """The harm at x of the mean of some of the submissions, given by their indices: float64 and O(N^2)."""
-        h = len(self.honest_HD)
-        shares_K = self._gram.new_full((len(rows_K),), 1 / len(rows_K))
-        weights_N = self._gram.new_zeros(self.n).index_add(0, rows_K, shares_K)
-        share = weights_N[h:].sum()
-        coefficients_1P = torch.cat((weights_N[:h], torch.stack((share, share * x, torch.zeros_like(x)))))[None]
-        harm = self._squared_norms(coefficients_1P)[0]
-        # Beyond the range of the submissions' own precision the search must not go on, or its end is no vector.
-        return harm.masked_fill(harm > torch.finfo(self.mean_D.dtype).max, math.inf)
+    def harm_of_weights(self, weights_N: Tensor, rest: Tensor, x: Tensor) -> Tensor:
+        """The harm at x of the submissions combined with these weights, float64 and O(N^2).
 
-    def harm_of_weights(self, weights_N: Tensor, x: Tensor) -> Tensor:
-        """The harm at x of the submissions combined with these weights, float64, which need not sum to 1."""
+        Args:
+            weights_N: the weights, float64.
+            rest: how much they lack of 1; 0 for a mean, whatever rounding makes of the sum.
+            x: where.
+        """
         h = len(self.honest_HD)
-        share, rest = weights_N[h:].sum(), 1 - weights_N.sum()
+        share = weights_N[h:].sum()
         # The mean, of which the rest is lacking, is the start less the start less the mean.
         others_3 = torch.stack((share + rest, share * x, -rest))
         harm = self._squared_norms(torch.cat((weights_N[:h], others_3))[None])[0]
+        # Beyond the range of the submissions' own precision the search must not go on, or its end is no vector.
         return harm.masked_fill(harm > torch.finfo(self.mean_D.dtype).max, math.inf)
 
     def distances(self, x: Tensor) -> Tensor:

@@ -188,12 +188,13 @@ class Registry(Generic[T]):
             raise ValueError(f"cannot import the {self.kind} {name!r}: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise ValueError(f"{name!r} is no {self.kind}: expected a class derived from {self.base.__qualname__}")
-        if lacking := found.lacking():
-            raise ValueError(f"{name!r} is abstract: expected a class that implements {', '.join(lacking)}")
-        self._expect_current(found)
+        self._expect_whole(found)
         return found
 
-    def _expect_current(self, cls: type[Options]) -> None:
+    def _expect_whole(self, cls: type[Options]) -> None:
+        if lacking := cls.lacking():
+            name = cls.written()
+            raise ValueError(f"{name!r} is abstract: expected a class that implements {', '.join(lacking)}")
         if reason := cls.outdated():
             raise ValueError(f"the {self.kind} {cls.written()!r} is written for an earlier version: {reason}")
 
@@ -205,7 +206,7 @@ class Registry(Generic[T]):
             pydantic.ValidationError: an option is unknown or has a wrong value.
         """
         if isinstance(value, self.base):
-            self._expect_current(type(value))
+            self._expect_whole(type(value))
             return value
         if isinstance(value, str):
             value = {"name": value}

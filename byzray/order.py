@@ -27,6 +27,16 @@ def lower_median(gradients_ND: Tensor) -> Tensor:
     return order_statistics(gradients_ND, (len(gradients_ND) - 1) // 2, 1)[:, 0]
 
 
+def lower_median_of(gradients_ND: Tensor, counted_N: Tensor) -> Tensor:
+    """The (D,) middle values of every coordinate over the rows that are counted (N,) bool, the lower of the two if they
+    are even in number; without any, NaN."""
+    if not gradients_ND.is_cuda:  # where to look is not to wait
+        rows_ND = gradients_ND if counted_N.all() else gradients_ND[counted_N]
+        return lower_median(rows_ND) if len(rows_ND) else gradients_ND.new_full(gradients_ND.shape[1:], math.nan)
+    ranked_DN = sort_columns(torch.where(counted_N[:, None], gradients_ND, math.inf))
+    return ranked_DN.index_select(1, ((counted_N.sum() - 1) // 2).clamp(min=0)[None])[:, 0]
+
+
 def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     """The values of the ranks first, ..., first+count-1 of every coordinate, in ascending order: (D, count).
 

@@ -59,7 +59,7 @@ class Server:
         self.evaluation = Evaluation(setup, data, self.network)
         self.root = RootWorker(setup, data, device) if setup.defence.root_examples else None
         self.contract = Contract(device)
-        self._notes = setup.split.notes(training(data, setup))
+        self._notes = setup.split.notes(setup.split.stream(training(data, setup)))
         self.defence_state = self.contract.start_defence(setup.defence, self._step(setup.workers), self.theta_D)
         self.adversary = Adversary(setup, self.contract, self._step(setup.workers), self.theta_D)
 
@@ -113,7 +113,9 @@ class Server:
         sampled = self.study.sampled(came_ND[: len(workers_H)])
         self.watch.lap("study")
         self.momentum.receive(came_ND[: len(workers_H) + len(setup.trained) - setup.honest])
+        self.watch.lap("attack")
         root_D = self._root_submission()
+        self.watch.lap("root")
         # Pre-aggregators mix zeros of missing submissions in, and an adversary who asks the defence has to see them.
         if setup.pre and len(filled_ND := filled(setup, came_ND, self.step_number)) > len(came_ND):
             came_ND, workers_H = filled_ND, tuple(range(setup.honest))

@@ -141,11 +141,13 @@ class Momentum(Section):
     dampening: float = Field(default=0.0, ge=0, le=1)
     nesterov: bool = False
     placement: Placement = "worker"
-    a: float | None = Field(default=None, gt=0, le=1)
+    a: float | None = Field(default=None, ge=1e-6, le=1)
 
     @model_validator(mode="before")
     @classmethod
     def _of_one_kind(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"name": data}
         if not isinstance(data, dict):
             return data
         if data.get("name", "heavy-ball") != "mvr":
@@ -158,7 +160,7 @@ class Momentum(Section):
         if others:
             raise ValueError(f"expected no {sorted(others)[0]!r} beside mvr, which has 'a' alone, at the workers")
         a = data.get("a", 0.1)
-        known = isinstance(a, int | float) and not isinstance(a, bool) and 0 < a <= 1
+        known = isinstance(a, int | float) and not isinstance(a, bool) and 1e-6 <= a <= 1
         return {"name": "mvr", "a": a, **({"beta": 1.0 - a, "dampening": 1.0 - a} if known else {})}
 
     @model_serializer
@@ -443,7 +445,7 @@ class Setup(Section):
             if rule_checked and (reason := self.defence.check(n, f)):
                 came = f"at step {step} only {n} of {self.workers} submissions come"
                 found.setdefault("aggregator", f"{came}: {'' if self.pre else f'{self.aggregator.label()} '}{reason}")
-            if attack is not None and attack_checked and (reason := attack.check(h, self.byzantine, f)):
+            if attack is not None and attack_checked and (reason := attack.check_missing(h, self.byzantine, f)):
                 came = f"at step {step} only {h} of {self.honest} honest submissions come"
                 found.setdefault("attack", f"{came}: {attack.label()} {reason}")
         return found
@@ -541,6 +543,9 @@ def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, An
     """
     changed = dict(content)
     *parents, last = dotted.split(".")
+    if parents[:1] == ["pre"] and len(parents) == 2:
+        changed["pre"] = _with_option(changed.get("pre"), parents[1], last, value)
+        return changed
     here = changed
     for depth, part in enumerate(parents):
         inner = _in_full(part, here.get(part))
@@ -551,6 +556,18 @@ def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, An
         here = here[part]
     here[last] = value
     return changed
+
+
+def _with_option(pre: Any, name: str, option: str, value: Any) -> list[Any]:
+    """Pre-aggregators of which those of a name have an option replaced: ``pre.bucketing.size``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    parts = [_in_full("pre", part) for part in _list(pre)]
+    if not any(isinstance(part, dict) and part.get("name") == name for part in parts):
+        raise ValueError(f"pre.{name}.{option}: cannot be set, pre is {short(pre)}, without {name!r}")
+    return [{**part, option: value} if part.get("name") == name else part for part in parts]
 
 
 def _in_full(key: str, value: Any) -> Any:
@@ -569,13 +586,15 @@ def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
     section = str(loc[0])
     if len(loc) == 3 and loc[:2] == ("faults", "events"):
         return list(Event.model_fields)
+    if len(loc) == 2 and section == "pre" and isinstance(loc[1], int):
+        part = _list(data["pre"])[loc[1]]
+        return list(PREAGGREGATORS[part["name"]].model_fields)
     if len(loc) > 1:
         return []
     if section == "faults":
         return list(Faults.model_fields)
     if section in REGISTRIES:
-        named = data[section][loc[1]] if isinstance(data[section], list) else data[section]
-        return list(REGISTRIES[section][named["name"]].model_fields)
+        return list(REGISTRIES[section][data[section]["name"]].model_fields)
     return list(type(Setup.model_fields[section].default).model_fields)
 
 

@@ -13,7 +13,7 @@ from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
-from byzray.division import training
+from byzray.division import training, with_owners
 from byzray.environment import Environment, environment, fingerprints
 from byzray.graphs import StepGraphs, captures, plain_step
 from byzray.mistakes import SetupError
@@ -60,7 +60,7 @@ class LocalSimulation:
         self.server.keep(plain_step(self.cohort, self.server))
 
     def evaluate(self) -> float:
-        return self.server.evaluate(mean_buffers(self.cohort.state()))
+        return self.server.evaluate(mean_buffers(self.cohort.state(), self.setup.honest))
 
     def parameters(self) -> NDArray[np.float32]:
         return self.server.theta_D.cpu().numpy().copy()
@@ -94,18 +94,19 @@ class LocalSimulation:
         return environment(self.device)
 
 
-def mean_buffers(state: State) -> dict[str, Tensor]:
-    """BatchNorm's statistics for an evaluation, from the workers' own: their mean. Empty where workers keep none."""
+def mean_buffers(state: State, honest: int) -> dict[str, Tensor]:
+    """BatchNorm's statistics for an evaluation: the mean of those of the honest workers, who come first. Empty where
+    workers keep none."""
     prefix = "buffer "
     return {
-        name.removeprefix(prefix): stacked.double().mean(dim=0).to(stacked.dtype)
+        name.removeprefix(prefix): stacked[:honest].double().mean(dim=0).to(stacked.dtype)
         for name, stacked in state.items()
         if name.startswith(prefix)
     }
 
 
 def load_data(setup: Setup, root: str | Path | None = None, download: bool = False) -> Data:
-    """Read a setup's data set, and check what could not be checked before.
+    """Read a setup's data set, and the file of its split if it has one; check what could not be checked before.
 
     Args:
         setup: the setup.
@@ -116,10 +117,13 @@ def load_data(setup: Setup, root: str | Path | None = None, download: bool = Fal
         byzray.datasets.MissingData: the files are not there.
         SetupError: a file does not hold what it should, or the model does not fit the data.
     """
+    field = "dataset"
     try:
         data = setup.dataset.load(data_root(root), download)
+        field = "split"
+        data = with_owners(data, setup, data_root(root))
     except ValueError as error:
-        raise SetupError(setup.label(), [f"dataset: {error}"]) from error
+        raise SetupError(setup.label(), [f"{field}: {error}"]) from error
     check_data(setup, data)
     return data
 

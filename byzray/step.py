@@ -48,7 +48,8 @@ class Step:
 
     def generator_of_run(self, purpose: str, *more: int) -> np.random.Generator:
         """The same, but for the whole run: every step draws alike."""
-        return randomness.generator(self.seed, self.prefix + purpose, *more)
+        whole = " of the run" if self.prefix else ""  # the address must not be that of a step
+        return randomness.generator(self.seed, f"{self.prefix}{purpose}{whole}", *more)
 
     def root_submission(self) -> Tensor:
         """What a worker at the server submits that runs the honest code on the server's own data, (D,).
@@ -57,7 +58,7 @@ class Step:
             LookupError: the server has none; a rule asks for it by `root_examples`.
         """
         if self.root_D is None:
-            raise LookupError("the server has no data of its own: the rule has to ask for it by root_examples")
+            raise LookupError("there is no root submission: outside of a run, or for a rule without root_examples")
         return self.root_D
 
     def of(self, option: Options) -> Self:

@@ -57,6 +57,10 @@ class Submissions(ABC):
         """The mean (D,) of some rows, added up in the order of their indices (K,)."""
         return mean_of_rows(self.rows_ND, rows_K)
 
+    def mean(self) -> Tensor:
+        """The mean (D,) of all."""
+        return self.rows_ND.mean(dim=0)
+
     def combine(self, weights_N: Tensor) -> Tensor:
         """The sum (D,) of the rows times their weights, which need not sum to 1. Rows of weight 0 are not read: they
         may be NaN."""
@@ -145,6 +149,9 @@ class Mixed(Submissions):
 
     def mean_of(self, rows_K: Tensor) -> Tensor:
         return self.combine(uniform(rows_K, self.n))
+
+    def mean(self) -> Tensor:
+        return self.combine(torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.device))
 
     def of_others(self, weights_M: Tensor) -> Tensor:
         """What weights (M,) of these submissions are as weights (N,) of the others."""

@@ -157,7 +157,9 @@ def facts(content: Mapping[str, Any]) -> dict[str, Any]:
     known["pre"] = Named("+".join(map(str, parts)) or "none", {str(part): part for part in parts})
     if content.get("tolerated") is None:
         known["tolerated"] = known["byzantine"]
-    momentum = {**DEFAULTS["momentum"], **_mapping(known["momentum"])}
+    given = {"name": "heavy-ball", **_mapping(known["momentum"])}
+    heavy = given["name"] == "heavy-ball"
+    momentum = {**(DEFAULTS["momentum"] if heavy else {"a": 0.1, "placement": "worker", "nesterov": False}), **given}
     rate = known["learning_rate"]
     workers, byzantine = known["workers"], known["byzantine"]
     counted = isinstance(workers, int) and isinstance(byzantine, int)

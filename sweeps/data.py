@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import ray
 
-from byzray.datasets import Dataset
+from byzray.division import with_owners
 from byzray.environment import file_digests
 from byzray.setups import Setup
+from byzray.splits.file import File
 
 
 class SharedData(NamedTuple):
     """A data set that every node can get from Ray.
 
     Attributes:
-        data: the :class:`byzray.datasets.Data`.
-        digests: of its files, see :func:`byzray.environment.file_digests`.
+        data: the :class:`byzray.datasets.Data`, divided if a file of the split says how.
+        digests: of the files, see :func:`byzray.environment.file_digests`.
         tests: how many test examples it has.
     """
 
@@ -27,9 +28,11 @@ class SharedData(NamedTuple):
     tests: int
 
 
-def key(dataset: Dataset) -> str:
-    """What a data set is known by in processes that know its class by another path, or not yet."""
-    return json.dumps(dataset.describe(), sort_keys=True)
+def key(setup: Setup) -> str:
+    """What a setup's data set, with the file of its split, is known by in processes that know the classes by another
+    path, or not yet."""
+    split = setup.split.describe() if isinstance(setup.split, File) else None
+    return json.dumps([setup.dataset.describe(), split], sort_keys=True)
 
 
 def share(setups: Iterable[Setup], root: Path, download: bool) -> dict[str, SharedData]:
@@ -44,8 +47,8 @@ def share(setups: Iterable[Setup], root: Path, download: bool) -> dict[str, Shar
         By :func:`key`, all that can be read here. A run reads another one on its node, or fails there and tells why.
     """
     shared = {}
-    for dataset in {setup.dataset for setup in setups}:
+    for name, setup in {key(setup): setup for setup in setups}.items():
         with suppress(Exception):
-            data = dataset.load(root, download)
-            shared[key(dataset)] = SharedData(ray.put(data), file_digests(dataset, root), len(data.x_test))
+            data = with_owners(setup.dataset.load(root, download), setup, root)
+            shared[name] = SharedData(ray.put(data), file_digests(setup, root), len(data.x_test))
     return shared

@@ -163,7 +163,7 @@ def _expect_tests(sweep: Sweep, setups: Iterable[Setup], shared: Mapping[str, Sh
         return
     which = "search: optuna" if sweep.search is not None else "early_stopping"
     empty = {name for name, one in shared.items() if not one.tests}
-    without = {key(setup.dataset): setup.dataset for setup in setups if key(setup.dataset) in empty}
+    without = {key(setup): setup.dataset for setup in setups if key(setup) in empty}
     mistakes = [
         f"dataset: got {dataset.describe()}, which has no test examples, expected some, as {which} compares accuracies"
         for dataset in without.values()

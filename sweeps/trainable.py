@@ -21,7 +21,7 @@ from actors.monitoring import Monitor
 from actors.simulation import FleetSimulation
 from actors.supervision import Supervision
 from byzray.checkpoints import Checkpoints
-from byzray.datasets import Data, Dataset
+from byzray.datasets import Data
 from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
 from byzray.mistakes import Failure, SetupError
@@ -146,7 +146,7 @@ class RunTrainable(tune.Trainable):
         self.job = job
         self.storage = Storage(job.where)
         self.fleet: Fleet | None = None
-        self.known: tuple[Dataset, Data] | None = None
+        self.known: tuple[str, Data] | None = None
         self.shared: ray.ObjectRef | None = None  # the same data, in Ray's object store
         self.run: Setup | None = None
         self.monitor: Monitor | None = None
@@ -192,7 +192,7 @@ class RunTrainable(tune.Trainable):
         )
 
     def _fingerprints(self, setup: Setup) -> dict[str, str]:
-        shared = self.job.shared.get(key(setup.dataset))
+        shared = self.job.shared.get(key(setup))
         return fingerprints(setup, self.job.data) if shared is None else source_digests(setup) | shared.digests
 
     def _simulation(self, setup: Setup) -> Simulation:
@@ -212,13 +212,13 @@ class RunTrainable(tune.Trainable):
 
     def _data(self, setup: Setup) -> Data:
         """The data set that the driver read, of which a node holds one copy; else the one that can be read here."""
-        if self.known is None or self.known[0] != setup.dataset:
+        if self.known is None or self.known[0] != key(setup):
             self.known = self.shared = None  # so that two never lie in memory together
-            if found := self.job.shared.get(key(setup.dataset)):
+            if found := self.job.shared.get(key(setup)):
                 self.shared = found.data
-                self.known = (setup.dataset, ray.get(found.data))
+                self.known = (key(setup), ray.get(found.data))
             else:
-                self.known = (setup.dataset, load_data(setup, self.job.data, self.job.download))
+                self.known = (key(setup), load_data(setup, self.job.data, self.job.download))
         return self.known[1]
 
     def step(self) -> dict[str, Any]:

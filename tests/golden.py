@@ -138,17 +138,21 @@ def write_data(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
 
 
-def compute(folder: Path, only: str) -> None:
-    """Compute all runs with the code that is imported here, into a folder for each."""
+def compute(tree: Path, folder: Path, only: str) -> None:
+    """Compute all runs with the code that is imported here, which is that of a tree, into a folder for each."""
     import ray
     import torch
 
+    import actors
+    import byzray
     from actors import Fleet
     from actors import simulate as simulate_on_actors
     from actors.fleet import split
     from byzray import Setup, simulate
     from byzray.setups import Actors
 
+    for package in (byzray, actors):
+        assert Path(package.__file__).is_relative_to(tree), f"{package.__file__} is not of {tree}"
     torch.set_num_threads(1)
     for name, content in setups():
         if only in name:
@@ -164,6 +168,8 @@ def compute(folder: Path, only: str) -> None:
         logging_level="ERROR",
         object_store_memory=200 * 2**20,
     )
+    used = ray.get(ray.remote(lambda: __import__("actors").__file__).remote())
+    assert Path(used).is_relative_to(tree), f"Ray's workers use {used}, not {tree}"
     for size, layout in ((2, "packed"), (HONEST, "one worker an actor")):
         with Fleet("golden", split(HONEST, size), Actors(cpus_per_actor=0.1)) as fleet:
             for name, content in chosen.items():
@@ -189,7 +195,7 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 def computed_by(tree: Path, folder: Path, only: str) -> None:
     """Compute all runs with the code of a tree, in a process of its own whose working folder holds the data."""
-    command = [sys.executable, "-P", __file__, "--compute", folder, "--only", only]
+    command = [sys.executable, "-P", __file__, "--compute", tree, folder, "--only", only]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
     subprocess.run(command, check=True, env=environment, cwd=folder.parent)
 
@@ -210,10 +216,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", metavar="COMMIT", help="the commit to compare with")
     parser.add_argument("--only", metavar="TEXT", default="", help="only runs with this in their names")
-    parser.add_argument("--compute", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("--compute", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.compute is not None:
-        compute(arguments.compute, arguments.only)
+        compute(*arguments.compute, arguments.only)
         return 0
     if arguments.base is None:
         parser.error("expected --base COMMIT")

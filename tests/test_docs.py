@@ -30,6 +30,7 @@ from byzray.datasets import DATASETS
 from byzray.metrics import METRIC_COLUMNS
 from byzray.mistakes import BrokenContract
 from byzray.models import MODELS
+from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
 from byzray.results import RunDirectory
 from byzray.splits import SPLITS
@@ -184,6 +185,34 @@ def test_modules_that_moved_are_where_porting_says() -> None:
             assert importlib.util.find_spec(name) is None, name
 
 
+def test_a_partition_of_ones_own_is_dealt_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = TEXTS["heterogeneous.md"]
+    (script,) = [block for block in blocks(page, "python") if "np.savez" in block]
+    (tmp_path / "mine.yaml").write_text(blocks(page, "yaml")[0])
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "heterogeneous.md", "exec"), {})
+    for path, shown in zip(
+        (str(ROOT / "examples/heterogeneous.yaml"), "mine.yaml"),
+        re.findall(r"^```\n((?:# .*\n)+)```", page, re.MULTILINE),
+        strict=True,
+    ):
+        monkeypatch.setattr(sys, "argv", ["byzray", "show", path])
+        with contextlib.suppress(SystemExit):
+            main()
+        assert capsys.readouterr().out.endswith(f"\n{shown}")
+
+
+def test_the_figure_of_splits_shows_what_is_said() -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks/splits_figure.py"))
+    for name, split in tables["SPLITS"].items():
+        table, skew = tables["counts"](split)
+        sizes = table.sum(axis=0)
+        line = f"{name:<15} label skew {skew:.2f}, shards of {sizes.min()} to {sizes.max()} examples, "
+        assert line in TEXTS["heterogeneous.md"]
+
+
 def test_first_script_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(blocks(TEXTS["index.md"], "python")[0], "index.md", "exec"), {})
@@ -264,10 +293,22 @@ def test_run_directories_are_named_as_shown(own_classes: Path, monkeypatch: pyte
     assert known > 8
 
 
-def test_every_option_has_its_row_in_the_mathematics() -> None:
-    for registry in (AGGREGATORS, PREAGGREGATORS, ATTACKS, MODELS, DATASETS, SPLITS):
-        missing = [name for name in registry.classes if f"`{name}`" not in TEXTS["mathematics.md"]]
-        assert not missing
+@pytest.mark.parametrize(
+    ("registry", "page"),
+    [
+        (AGGREGATORS, "rules.md"),
+        (PREAGGREGATORS, "rules.md"),
+        (ATTACKS, "attacks.md"),
+        (MODELS, "mathematics.md"),
+        (DATASETS, "splits.md"),
+        (SPLITS, "splits.md"),
+    ],
+)
+def test_every_option_has_its_row_in_the_mathematics(registry: Registry[Any], page: str) -> None:
+    rows = re.findall(r"^\| (`.*?) \|", TEXTS[page], re.MULTILINE)
+    assert set(registry.classes) <= {name for row in rows for name in re.findall("`([^`]*)`", row)}
+    (listed,) = re.findall(r"^## What is in\n(.*?)^## ", TEXTS["README.md"], re.MULTILINE | re.DOTALL)
+    assert set(registry.classes) <= set(re.findall("`([^`]*)`", listed))
 
 
 def test_numbers_are_those_of_the_code() -> None:

@@ -35,14 +35,14 @@ class Aggregate:
         weights_N: float64, what it holds of each submission, if it is a combination of them.
 
     Attributes:
-        rows_K: as given.
+        rows_K, given_weights_N: as given.
     """
 
     def __init__(
         self, vector: Tensor | Callable[[], Tensor], rows_K: Tensor | None = None, weights_N: Tensor | None = None
     ) -> None:
         self._vector = vector
-        self._weights_N = weights_N
+        self.given_weights_N = weights_N
         self.rows_K = rows_K
 
     @cached_property
@@ -52,7 +52,7 @@ class Aggregate:
 
     def weights_N(self, n: int) -> Tensor | None:
         """What it holds of each of the n submissions, (N,) float64; none where that is not known."""
-        return self._weights_N if self.rows_K is None else uniform(self.rows_K, n)
+        return self.given_weights_N if self.rows_K is None else uniform(self.rows_K, n)
 
 
 class Aggregator(Options):
@@ -131,9 +131,12 @@ class Aggregator(Options):
 
     @classmethod
     def outdated(cls) -> str | None:
-        for name, now in RENAMED.items():
-            if not cls.is_builtin() and hasattr(cls, name):
-                return f"{name} is {now} since byzray 0.2, see docs/porting.md"
+        users = [base for base in cls.__mro__ if issubclass(base, Options) and not base.is_builtin()]
+        own = {name for base in users for name in vars(base)}
+        if own.isdisjoint(("aggregate", "rows", "weights", "step")):
+            for name, now in RENAMED.items():
+                if name in own:
+                    return f"{name} is {now} since byzray 0.2, see docs/porting.md"
         return None
 
     @classmethod
@@ -154,12 +157,12 @@ class Selecting(Aggregator):
         return submissions.mean_of(rows_K)
 
     def aggregate(self, submissions: Submissions, f: int) -> Tensor:
-        return self._mean(submissions, rows_of(self, self.rows(submissions, f), submissions.n))
+        return self._mean(submissions, rows_of(self, self.rows(submissions, f), submissions))
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         if type(self).aggregate is not Selecting.aggregate:  # of a user's class, which goes on from the mean
             return super().step(submissions, step, state)
-        rows_K = rows_of(self, self.rows(submissions, step.f), submissions.n)
+        rows_K = rows_of(self, self.rows(submissions, step.f), submissions)
         return Aggregate(lambda: self._mean(submissions, rows_K), rows_K=rows_K), state
 
 
@@ -200,17 +203,28 @@ def checked(rule: Aggregator, returned: object, submissions: Submissions) -> tup
     expected = tuple(submissions.rows_ND.shape[1:])
     if vector.shape != expected:
         raise BrokenContract(f"{name} returned shape {tuple(vector.shape)}, expected {expected}")
-    return Aggregate(vector) if aggregate is None else aggregate, state
+    if aggregate is None:
+        return Aggregate(vector), state
+    rows_K, weights_N = aggregate.rows_K, aggregate.given_weights_N
+    return (
+        Aggregate(
+            vector,
+            None if rows_K is None else rows_of(rule, rows_K, submissions),
+            None if weights_N is None else weights_of(rule, weights_N, submissions),
+        ),
+        state,
+    )
 
 
-def rows_of(rule: Aggregator, found: object, n: int) -> Tensor:
-    """What a rule selected of n rows as a tensor of indices.
+def rows_of(rule: Aggregator, found: object, submissions: Submissions) -> Tensor:
+    """What a rule selected of some submissions as a tensor of indices, where they are.
 
     Raises:
         BrokenContract: it is something else than indices of rows.
     """
     if isinstance(found, list | tuple) and all(type(row) is int for row in found):
         found = torch.tensor(found, dtype=torch.int64)
+    n = submissions.n
     if not isinstance(found, Tensor):
         what = type(found).__name__
     elif found.dtype not in (torch.int64, torch.int32):
@@ -234,7 +248,7 @@ def weights_of(rule: Aggregator, found: object, submissions: Submissions) -> Ten
         BrokenContract: they are something else than N real numbers.
     """
     if isinstance(found, list | tuple) and all(isinstance(weight, int | float) for weight in found):
-        found = torch.tensor(found, dtype=torch.float64, device=submissions.device)
+        found = torch.tensor(found, dtype=torch.float64)
     if not isinstance(found, Tensor):
         what = type(found).__name__
     elif not found.is_floating_point():
@@ -242,7 +256,7 @@ def weights_of(rule: Aggregator, found: object, submissions: Submissions) -> Ten
     elif found.shape != (submissions.n,):
         what = f"a tensor of shape {tuple(found.shape)}"
     else:
-        return found.detach().double()
+        return found.detach().double().to(submissions.device)
     raise BrokenContract(
         f"aggregator {rule.label()} returned {what} as weights, "
         f"expected {submissions.n} numbers, a tensor (N,) or a list"

@@ -3,8 +3,10 @@
 Shapes in names: N submissions, D parameters.
 """
 
+from typing import Annotated
+
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from byzray.aggregators._base import Aggregate, Aggregator, unmet
@@ -26,7 +28,7 @@ class CentredClipping(Aggregator):
     Reference: S. P. Karimireddy, L. He, M. Jaggi. Learning from History for Byzantine Robust Optimization. ICML 2021.
     """
 
-    tau: PositiveFloat = 10.0
+    tau: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 10.0
     iterations: PositiveInt = 1
 
     def initial_state(self, step: Step, like_D: Tensor) -> State:

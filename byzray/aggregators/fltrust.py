@@ -5,8 +5,10 @@ Shapes in names: N submissions, D parameters.
 
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
 from byzray.aggregators._base import Aggregate, Aggregator
+from byzray.order import BLOCK
 from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Submissions
@@ -35,10 +37,16 @@ class FlTrust(Aggregator):
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         root_D, norms_N = step.root_submission(), submissions.norms_N()
-        norm = torch.linalg.vector_norm(root_D.double())
-        cosines_N = (submissions.rows_ND @ root_D).double() / (norms_N * norm)
+        norm = torch.linalg.vector_norm(root_D, dtype=torch.float64)
         known_N = (norms_N > 0) & norms_N.isfinite() & (norm > 0)
-        trust_N = torch.where(known_N, cosines_N.clamp(min=0), 0)
+        cosines_N = _products(submissions.rows_ND, root_D) / (norms_N * norm)
+        trust_N = torch.where(known_N, cosines_N.clamp(0, 1), 0)
         total = trust_N.sum()
         weights_N = torch.where(trust_N > 0, trust_N * norm / norms_N / total, 0)
         return Aggregate(lambda: submissions.combine(weights_N), weights_N=weights_N), state
+
+
+def _products(rows_ND: Tensor, root_D: Tensor) -> Tensor:
+    """The inner products (N,) float64 with a vector: those of large submissions leave the range of single precision."""
+    parts = zip(rows_ND.split(BLOCK, dim=1), root_D.split(BLOCK), strict=True)
+    return torch.stack([rows_NB.double() @ root_B.double() for rows_NB, root_B in parts]).sum(dim=0)

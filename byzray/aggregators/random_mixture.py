@@ -34,8 +34,8 @@ class Component(BaseModel):
 class RandomMixture(Aggregator):
     """One of several `rules` at every step, drawn with given frequencies from the seed of the run.
 
-    A rule that is not drawn keeps its state. Needs what each of its rules needs. Bound: the smallest of theirs, NaN if
-    one has none.
+    A rule that is not drawn keeps its state. Rules that ask for data of the server's own share the largest part asked
+    for. Needs what each of its rules needs. Bound: the smallest of theirs, NaN if one has none; kappa: the largest.
     """
 
     rules: Annotated[list[Component], Field(min_length=1)]
@@ -78,3 +78,7 @@ class RandomMixture(Aggregator):
     def bound(self, n: int, f: int) -> float:
         bounds = [component.rule.bound(n, f) for component in self.rules]
         return math.nan if any(map(math.isnan, bounds)) else min(bounds)
+
+    def kappa(self, n: int, f: int) -> float:
+        kappas = [component.rule.kappa(n, f) for component in self.rules]
+        return math.nan if any(map(math.isnan, kappas)) else max(kappas)

@@ -6,6 +6,7 @@ Shapes in names: H honest submissions, F Byzantine ones, D parameters.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from byzray.defence import Bound
@@ -24,7 +25,8 @@ class View:
         byzantine: how many submissions to answer, at least 1.
         defence: the defence at this step: from :class:`byzray.submissions.Submissions` to their
             :class:`byzray.aggregators.Aggregate`. To ask it changes nothing.
-        workers_H: the numbers of the workers whose submissions are seen: some may be missing.
+        workers_H: the numbers of the workers whose submissions are seen: some may be missing. Where a setup has
+            pre-aggregators and zeros for missing submissions, the zeros are seen.
         own_FD: what the Byzantine workers computed, momentum included, if the attack has them train; not to be
             modified.
     """
@@ -77,20 +79,30 @@ class Attack(Options):
         given is not to be modified."""
         return self(honest_HD, view), state
 
-    def poison(self, batch: Batch, classes: int, worker: int, step: int) -> Batch:
+    def poison(self, batch: Batch, classes: int, worker: int, step: int, generator: np.random.Generator) -> Batch:
         """What a Byzantine worker that trains makes of a batch of its own; where it computes, nothing else is seen.
+
+        It may be asked more than once for the same batch.
 
         Args:
             batch: examples ready for the model, not to be modified.
             classes: C; labels are 0..C-1.
             worker: the number of the worker.
             step: the number of the step.
+            generator: what random draws come from, made anew for each worker, step and local step.
+
+        Returns:
+            as many examples, of the same shapes and types.
         """
         return batch
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         """Why the attack cannot be mounted, in the form "needs ..., got ..."; None if it can."""
         return None
+
+    def check_missing(self, honest: int, byzantine: int, f: int) -> str | None:
+        """Why the attack cannot work at a step at which so many honest submissions come; None if it can."""
+        return self.check(honest, byzantine, f)
 
     @classmethod
     def lacking(cls) -> list[str]:

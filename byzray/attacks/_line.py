@@ -7,6 +7,7 @@ from abc import abstractmethod
 from functools import partial
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -42,10 +43,11 @@ class LineAttack(Attack):
 def _harm(line: Line, defence: Bound, x: Tensor) -> Tensor:
     """How far the aggregate is from the honest mean at x, squared."""
     aggregate = defence(OnLine(line, x))
-    if aggregate.rows_K is not None:
-        return line.harm_of_mean(aggregate.rows_K, x)
     weights_N = aggregate.weights_N(line.n)
-    return line.harm(aggregate.vector_D) if weights_N is None else line.harm_of_weights(weights_N, x)
+    if weights_N is None:
+        return line.harm(aggregate.vector_D)
+    rest = 1 - weights_N.sum() if aggregate.rows_K is None else torch.zeros_like(x)
+    return line.harm_of_weights(weights_N, rest, x)
 
 
 def signed(direction_D: Tensor, negative: bool) -> Tensor:

@@ -3,6 +3,7 @@
 Shapes in names: H honest submissions, F Byzantine ones, D parameters.
 """
 
+import numpy as np
 from torch import Tensor
 
 from byzray.attacks._base import Attack, View
@@ -26,5 +27,5 @@ class LabelFlipping(Attack):
         assert view.own_FD is not None
         return view.own_FD
 
-    def poison(self, batch: Batch, classes: int, worker: int, step: int) -> Batch:
+    def poison(self, batch: Batch, classes: int, worker: int, step: int, generator: np.random.Generator) -> Batch:
         return Batch(batch.x, classes - 1 - batch.y)

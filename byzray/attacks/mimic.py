@@ -3,6 +3,7 @@
 Shapes in names: H honest submissions, F Byzantine ones, D parameters.
 """
 
+import math
 from typing import Self
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 
 from byzray.attacks._base import Attack, View
+from byzray.distances import norms
 from byzray.state import State
 from byzray.step import Step
 
@@ -22,7 +24,8 @@ class Mimic(Attack):
     mean a of the honest submissions s_i enters mu, the average of those so far, then u = sum_i <s_i - mu, z>(s_i - mu)
     enters z likewise, as u/||u||, and z is normalised; sent is the s_i of the largest <s_i - a, z>, ties to the lowest
     index. From T on it is that of the worker chosen last. z starts as normal noise, and its sign is that of the draw.
-    If the submission of the worker is missing, sent is that of the largest <s_i - a, z>, without a warm-up the first.
+    If the submission of the worker is missing, sent is that of the largest <s_i - a, z>, without a warm-up the first;
+    where the defence sees a zero vector in its place, that.
 
     It hurts only where the workers' data differ. Needs honest > target.
 
@@ -54,25 +57,41 @@ class Mimic(Attack):
             return honest_HD[target].expand(view.byzantine, -1), state
         if view.step.number < self.warmup:
             state = self._learned(honest_HD, view, state)
-        pulls_H = (honest_HD - honest_HD.mean(dim=0)) @ state["z"]
-        workers_H = torch.tensor(view.workers_H, device=honest_HD.device)
-        chosen_H = workers_H == state["worker"]
-        position = torch.where(chosen_H.any(), chosen_H.int().argmax(), pulls_H.argmax())
+        chosen_H = _numbers(view, honest_HD) == state["worker"]
+        position = torch.where(chosen_H.any(), chosen_H.int().argmax(), _furthest(honest_HD, state["z"]))
         return honest_HD.index_select(0, position[None]).expand(view.byzantine, -1), state
 
     def _learned(self, honest_HD: Tensor, view: View, state: State) -> State:
-        """The state after a step of the warm-up."""
+        """The state after a step of the warm-up. What is not finite is left out."""
         t = view.step.number
-        mean_D = honest_HD.mean(dim=0)
+        finite_H = norms(honest_HD).isfinite()
+        finite_HD = torch.where(finite_H[:, None], honest_HD, 0)
+        mean_D = finite_HD.sum(dim=0) / finite_H.sum().clamp(min=1)
         mu_D = (t * state["mu"] + mean_D) / (t + 1)
-        deviations_HD = honest_HD - mu_D
+        deviations_HD = torch.where(finite_H[:, None], finite_HD - mu_D, 0)
         u_D = (deviations_HD @ state["z"]) @ deviations_HD
         length = torch.linalg.vector_norm(u_D)
         moved_D = (t * state["z"] + u_D / length) / (t + 1)
         z_D = torch.where(length > 0, moved_D / torch.linalg.vector_norm(moved_D), state["z"])
-        pulls_H = (honest_HD - mean_D) @ z_D
-        worker = torch.tensor(view.workers_H, device=honest_HD.device)[pulls_H.argmax()]
+        worker = _numbers(view, honest_HD).index_select(0, _furthest(honest_HD, z_D)[None])[0]
         return {"mu": mu_D, "z": z_D, "worker": worker}
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         return None if honest > self.target else f"needs honest > target, got honest = {honest}, target = {self.target}"
+
+    def check_missing(self, honest: int, byzantine: int, f: int) -> str | None:
+        return None  # another one stands in for the target
+
+
+def _numbers(view: View, like: Tensor) -> Tensor:
+    """The numbers (H,) of the workers that are seen; all of them are on a GPU without waiting."""
+    h = len(view.workers_H)
+    if view.workers_H[-1] == h - 1:
+        return torch.arange(h, device=like.device)
+    return torch.tensor(view.workers_H, device=like.device)
+
+
+def _furthest(honest_HD: Tensor, z_D: Tensor) -> Tensor:
+    """The position of the submission that is furthest along z; what is not finite is not."""
+    pulls_H = (honest_HD - honest_HD.nan_to_num(posinf=0, neginf=0).mean(dim=0)) @ z_D
+    return pulls_H.nan_to_num(nan=-math.inf, posinf=-math.inf).argmax()

@@ -33,6 +33,7 @@ class Data:
         flip_train: whether training images are flipped horizontally with probability 1/2.
         flip_test: the same for test images.
         shuffle: whether the training stream is shuffled anew in each epoch, rather than read in order.
+        owners: (N,) int64, the honest worker that each training example belongs to, where the split `file` says so.
     """
 
     x_train: NDArray[np.generic]
@@ -46,6 +47,7 @@ class Data:
     flip_train: bool = False
     flip_test: bool = False
     shuffle: bool = True
+    owners: NDArray[np.int64] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,6 +28,32 @@ def listed(paths: Iterable[Path]) -> str:
     return "".join(f"\n  {path.absolute()}" for path in paths)
 
 
+def located(name: str, path: str, root: Path) -> Path:
+    """Where a file of the user's own lies: a relative path is looked up in the folder that holds data sets, then in the
+    working folder.
+
+    Args:
+        name: what needs it, in the message.
+        path: the path, as the user wrote it.
+        root: the folder that holds data sets.
+
+    Raises:
+        MissingData: it is nowhere it could be.
+    """
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        given = Path(path)
+    candidates = [given] if given.is_absolute() else [root / given, given]
+    for candidate in candidates:
+        if is_file(candidate):
+            return candidate.absolute()
+    raise MissingData(
+        f"The {name} needs a file that does not exist; looked for:{listed(candidates)}\n"
+        "Set its 'path', or the folder that holds data sets with --data DIR or the variable BYZRAY_DATA."
+    )
+
+
 def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None, instead: str = "") -> None:
     """Make sure that the files of a data set exist.
 

@@ -8,8 +8,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from byzray.arrays import open_archive, read_array
-from byzray.datasets._base import Data, Dataset, MissingData
-from byzray.datasets._files import is_file, listed
+from byzray.datasets._base import Data, Dataset
+from byzray.datasets._files import located
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -52,18 +52,7 @@ class Npz(Dataset):
         Raises:
             MissingData: it is nowhere it could be.
         """
-        try:
-            path = Path(self.path).expanduser()
-        except RuntimeError:  # there is no such user
-            path = Path(self.path)
-        candidates = [path] if path.is_absolute() else [root / path, path]
-        for candidate in candidates:
-            if is_file(candidate):
-                return candidate.absolute()
-        raise MissingData(
-            f"The data set npz needs a file that does not exist; looked for:{listed(candidates)}\n"
-            "Set its 'path', or the folder that holds data sets with --data DIR or the variable BYZRAY_DATA."
-        )
+        return located("data set npz", self.path, root)
 
 
 def _wrong(path: Path, array: str, found: object, expected: str) -> ValueError:

@@ -45,13 +45,13 @@ class PreAggregator(Options):
         return math.nan
 
 
-def mixing(part: PreAggregator, found: object, n: int, f: int) -> Tensor:
-    """The weights that a pre-aggregator returned for n submissions of which f may be Byzantine, (M, N) float64.
+def mixing(part: PreAggregator, found: object, submissions: Submissions, f: int) -> Tensor:
+    """The weights that a pre-aggregator returned for submissions of which f may be Byzantine, (M, N) float64.
 
     Raises:
         BrokenContract: they are something else than M times N real numbers.
     """
-    expected = part.sizes(n, f)[0], n
+    expected = part.sizes(submissions.n, f)[0], submissions.n
     if not isinstance(found, Tensor):
         what = type(found).__name__
     elif not found.is_floating_point():
@@ -59,7 +59,7 @@ def mixing(part: PreAggregator, found: object, n: int, f: int) -> Tensor:
     elif found.shape != expected:
         what = f"a tensor of shape {tuple(found.shape)}"
     else:
-        return found.detach().double()
+        return found.detach().double().to(submissions.device)
     raise BrokenContract(
         f"pre-aggregator {part.label()} returned {what} as weights, expected a tensor (M, N) of shape {expected}"
     )

@@ -12,8 +12,9 @@ from byzray.submissions import Submissions
 
 
 class Nnm(PreAggregator):
-    """Each submission becomes the mean of the n-f nearest to it, itself included, ties to the lowest index:
-    nearest-neighbour mixing.
+    """Each submission becomes the mean of the n-f nearest to it, itself included: nearest-neighbour mixing.
+
+    Ties go to the submission itself, then to the lowest index.
 
     Needs n >= 2f+1. kappa: 8f/(n-f) (kappa of what follows + 1).
 

@@ -236,7 +236,7 @@ def _reference(attacked: Plain, setups: dict[str, Plain], candidates: list[str])
 
     def rank(key: str) -> tuple[int, str]:
         setup = setups[key]
-        average = setup["aggregator"]["name"] == "average"
+        average = setup["aggregator"]["name"] == "average" and not setup.get("pre")
         if setup["workers"] == honest:
             return (0 if average else 3), key
         return (1 if average else 2) if setup["workers"] == attacked["workers"] else 4, key

@@ -4,6 +4,7 @@ Shapes in names: N examples, K workers, B examples a batch.
 """
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ class Training(NamedTuple):
         batch_size: examples a batch.
         local_steps: batches a worker draws at each step.
         shuffle: whether the order is drawn anew in each epoch, where all share one stream.
+        owners: (N,) int64, the honest worker that each example belongs to, where a file says so.
     """
 
     y: NDArray[np.int64]
@@ -35,6 +37,7 @@ class Training(NamedTuple):
     batch_size: int
     local_steps: int
     shuffle: bool = True
+    owners: NDArray[np.int64] | None = None
 
 
 class Stream(ABC):
@@ -63,8 +66,8 @@ class Split(Options):
             ValueError: these examples cannot be divided so.
         """
 
-    def notes(self, training: Training) -> list[str]:
-        """What the user should know of these examples divided so."""
+    def notes(self, stream: Stream) -> list[str]:
+        """What the user should know of examples divided so."""
         return []
 
 
@@ -73,6 +76,12 @@ def in_epochs(size: int, first: int, count: int, seed: int, purpose: str, *addre
     0..size-1, in an order drawn from the seed, the purpose, the address and the number of the epoch."""
     pieces = []
     for epoch in range(first // size, (first + count - 1) // size + 1):
-        order = generator(seed, purpose, *address, epoch).permutation(size)
+        order = _order(size, seed, purpose, *address, epoch)
         pieces.append(order[max(first - epoch * size, 0) : first + count - epoch * size])
     return np.concatenate(pieces)
+
+
+# A worker stays in an epoch for many steps.
+@lru_cache(maxsize=128)
+def _order(size: int, seed: int, purpose: str, *address: int) -> NDArray[np.int64]:
+    return generator(seed, purpose, *address).permutation(size)

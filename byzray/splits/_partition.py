@@ -13,13 +13,56 @@ from byzray.randomness import generator
 from byzray.splits._base import Split, Stream, Training, in_epochs
 
 
-class PartitionSplit(Split):
+class Sharded(Split):
     """Deals the training set among the honest workers, each example to one of them: its shard.
 
     A worker goes through its shard in an order drawn anew in each epoch, and does not wait for the others. Byzantine
     workers that train draw from the whole training set: shards belong to the honest, whose mean is then that over all
-    data. A partition of your own derives from this class and implements :meth:`positions`.
+    data.
     """
+
+    @abstractmethod
+    def dealt(self, training: Training) -> Sequence[NDArray[np.int64]]:
+        """The positions of each honest worker's examples.
+
+        Raises:
+            ValueError: the examples cannot be divided so.
+        """
+
+    def shards(self, training: Training) -> list[NDArray[np.int64]]:
+        """What :meth:`dealt` returns, checked.
+
+        Raises:
+            ValueError: the examples cannot be divided so, or not each belongs to exactly one worker.
+        """
+        shards = [np.asarray(one) for one in self.dealt(training)]
+        if len(shards) != training.honest:
+            raise ValueError(f"split {self.label()} made {len(shards)} shards, expected {training.honest}")
+        size = len(training.y)
+        dealt = np.concatenate(shards)
+        if not np.issubdtype(dealt.dtype, np.integer) or not np.array_equal(np.sort(dealt), np.arange(size)):
+            raise ValueError(f"split {self.label()} did not give each of the {size} examples to exactly one worker")
+        if empty := [worker for worker, shard in enumerate(shards) if not len(shard)]:
+            raise ValueError(f"split {self.label()} gave worker {empty[0]} no example")
+        return shards
+
+    def stream(self, training: Training) -> Stream:
+        return _ShardStream(training, self.shards(training))
+
+    def notes(self, stream: Stream) -> list[str]:
+        assert isinstance(stream, _ShardStream)
+        smallest, batch_size = min(map(len, stream.shards)), stream.training.batch_size
+        if smallest >= batch_size:
+            return []
+        return [
+            f"a worker has {smallest} examples, fewer than batch_size = {batch_size}: its batches hold some "
+            "examples more than once"
+        ]
+
+
+class PartitionSplit(Sharded):
+    """Draws each honest worker's examples. A partition of your own derives from this class and implements
+    :meth:`positions`."""
 
     @abstractmethod
     def positions(
@@ -37,35 +80,8 @@ class PartitionSplit(Split):
             ValueError: the examples cannot be divided so.
         """
 
-    def shards(self, training: Training) -> list[NDArray[np.int64]]:
-        """The positions of each honest worker's examples.
-
-        Raises:
-            ValueError: the examples cannot be divided so, or not each belongs to exactly one worker.
-        """
-        drawn = generator(training.seed, "partition")
-        shards = [np.asarray(one) for one in self.positions(training.y, training.honest, training.classes, drawn)]
-        if len(shards) != training.honest:
-            raise ValueError(f"split {self.label()} made {len(shards)} shards, expected {training.honest}")
-        size = len(training.y)
-        dealt = np.concatenate(shards)
-        if not np.issubdtype(dealt.dtype, np.integer) or not np.array_equal(np.sort(dealt), np.arange(size)):
-            raise ValueError(f"split {self.label()} did not give each of the {size} examples to exactly one worker")
-        if empty := [worker for worker, shard in enumerate(shards) if not len(shard)]:
-            raise ValueError(f"split {self.label()} gave worker {empty[0]} no example")
-        return shards
-
-    def stream(self, training: Training) -> Stream:
-        return _ShardStream(training, self.shards(training))
-
-    def notes(self, training: Training) -> list[str]:
-        smallest = min(len(shard) for shard in self.shards(training))
-        if smallest >= training.batch_size:
-            return []
-        return [
-            f"a worker has {smallest} examples, fewer than batch_size = {training.batch_size}: its batches hold some "
-            "examples more than once"
-        ]
+    def dealt(self, training: Training) -> Sequence[NDArray[np.int64]]:
+        return self.positions(training.y, training.honest, training.classes, generator(training.seed, "partition"))
 
 
 class _ShardStream(Stream):

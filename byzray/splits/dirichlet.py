@@ -8,16 +8,14 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from byzray.splits._partition import PartitionSplit
-
-TRIES = 100
+from byzray.splits._retrying import retried
 
 
 class Dirichlet(PartitionSplit):
-    """Of each class every worker gets a share, all shares drawn from a symmetric Dirichlet distribution: the smaller
-    `alpha`, the less alike the workers.
+    """Of each class every worker gets a share, drawn from a symmetric Dirichlet distribution.
 
-    The examples of a class are shuffled and cut at the shares. If some worker gets fewer than `minimum` examples, all
-    is drawn again, at most 100 times.
+    The smaller `alpha`, the less alike the workers. The examples of a class are shuffled and cut at the shares. If some
+    worker gets fewer than `minimum` examples, all is drawn again, at most 100 times.
 
     Reference: M. Yurochkin, M. Agarwal, S. Ghosh, K. Greenewald, T. N. Hoang, Y. Khazaeni. Bayesian Nonparametric
     Federated Learning of Neural Networks. ICML 2019.
@@ -29,18 +27,13 @@ class Dirichlet(PartitionSplit):
     def positions(
         self, y: NDArray[np.int64], workers: int, classes: int, generator: np.random.Generator
     ) -> Sequence[NDArray[np.int64]]:
-        if workers * self.minimum > len(y):
-            raise ValueError(
-                f"split dirichlet needs minimum * workers <= examples, got minimum = {self.minimum}, "
-                f"workers = {workers}, examples = {len(y)}"
-            )
-        for _ in range(TRIES):
-            shards = self._drawn(y, workers, classes, generator)
-            if min(map(len, shards)) >= self.minimum:
-                return shards
-        raise ValueError(
-            f"split dirichlet with alpha = {self.alpha} left some of {workers} workers with fewer than "
-            f"minimum = {self.minimum} examples in each of {TRIES} tries; expected a larger alpha or a smaller minimum"
+        return retried(
+            lambda: self._drawn(y, workers, classes, generator),
+            f"dirichlet with alpha = {self.alpha}",
+            "alpha",
+            self.minimum,
+            workers,
+            len(y),
         )
 
     def _drawn(

@@ -126,8 +126,9 @@ def options() -> str:
     """What a setup can name, with definitions, options and references."""
     parts = [
         "# What a setup can name",
-        "Rules, pre-aggregators, attacks, models, data sets and splits, in the words of the code. All formulas in one\n"
-        "place, and the full citations: [mathematics](../mathematics.md). A class of your own:\n"
+        "Rules, pre-aggregators, attacks, models, data sets and splits, in the words of the code. With all formulas:\n"
+        "[rules and pre-aggregators](../rules.md), [attacks](../attacks.md), [data and splits](../splits.md),\n"
+        "[models](../mathematics.md#models). Full citations: [references](../references.md). A class of your own:\n"
         "[extending](../extending.md).",
     ]
     titles = {

@@ -15,23 +15,29 @@ FORMULA = re.compile(r"\\\((.*?)\\\)|\\\[(.*?)\\\]", re.DOTALL)
 # Commands with arguments, the innermost first: no braces are left within theirs.
 GROUP = r"\s*\{([^{}]*)\}"
 STRUCTURES = {
-    rf"\\(?:text|mathtt|mathcal|mathbb){GROUP}": "{}",
+    rf"\\(?:text|mathtt|mathcal|mathbb|operatorname){GROUP}": "{}",
     rf"\\sqrt{GROUP}": "√{}",
     rf"\\[dt]?frac{GROUP}{GROUP}": "{} / {}",
+    rf"\\binom{GROUP}{GROUP}": "C({}, {})",
     rf"_{GROUP}": "_{}",
     rf"\^{GROUP}": "^{}",
 }
 SYMBOLS = {
     "alpha": "α",
     "beta": "β",
+    "gamma": "γ",
     "eta": "η",
     "theta": "θ",
     "kappa": "κ",
+    "lambda": "λ",
     "mu": "μ",
+    "nu": "ν",
     "sigma": "σ",
     "tau": "τ",
     "Phi": "Φ",
     "sum": "Σ",
+    "infty": "∞",
+    "nabla": "∇",
     "lVert": "‖",
     "rVert": "‖",
     "lfloor": "⌊",
@@ -52,6 +58,7 @@ SYMBOLS = {
     "min": "min",
     "max": "max",
     "cos": "cos",
+    "bmod": "mod",
     "qquad": " ",
     "left": "",
     "right": "",

@@ -186,11 +186,12 @@ def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
     assert whole.metrics.equals(again.metrics)
 
 
-def test_batch_statistics_are_handed_back_too(mortal: Fleet, tmp_path: Path) -> None:
+def normalising(tmp_path: Path) -> Setup:
+    """Workers whose networks normalise by their batches."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
     np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
-    setup = Setup.model_validate(
+    return Setup.model_validate(
         {
             "dataset": {"name": "npz", "path": str(tmp_path / "images.npz")},
             "model": {"name": "empire-cnn", "hidden": 4, "training": True},
@@ -201,6 +202,10 @@ def test_batch_statistics_are_handed_back_too(mortal: Fleet, tmp_path: Path) -> 
             "evaluation_interval": 1,
         }
     )
+
+
+def test_batch_statistics_are_handed_back_too(mortal: Fleet, tmp_path: Path) -> None:
+    setup = normalising(tmp_path)
     whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
     lost = actors.simulate(
         setup, fleet=mortal, output=tmp_path / "lost", progress=at_step(3, kill(mortal, 1))
@@ -335,11 +340,11 @@ from byzray.attacks.label_flipping import LabelFlipping
 class Dying(LabelFlipping):
     flag: str
 
-    def poison(self, batch, classes, worker, step):
+    def poison(self, batch, classes, worker, step, generator):
         if step == 6 and not Path(self.flag).exists():
             Path(self.flag).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().poison(batch, classes, worker, step)
+        return super().poison(batch, classes, worker, step, generator)
 
 
 class Negating(Dying):
@@ -371,10 +376,13 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "root worker": {"aggregator": {"name": "fltrust", "root": 20}, "attack": "label-flipping"},
     "attack": {"attack": {"name": "mimic", "warmup": 8}, "split": {"name": "dirichlet", "minimum": 3}},
     "mvr": {"momentum": {"name": "mvr", "a": 0.2}},
+    "nnm, gaussian": {"pre": "nnm", "aggregator": "median", "attack": "gaussian"},
+    "bucketing": {"pre": "bucketing", "aggregator": "median", "byzantine": 1},
+    "label-flipping, update": {"attack": "label-flipping", "momentum": {"placement": "update", "nesterov": True}},
 }
 
 
-@pytest.mark.parametrize("kind", STATEFUL)
+@pytest.mark.parametrize("kind", [pytest.param(one, marks=LONG if one == "bucketing" else ()) for one in STATEFUL])
 def test_all_state_outlasts_a_worker_and_the_server(
     mortal: Fleet, small_setup: Setup, tmp_path: Path, kind: str
 ) -> None:
@@ -388,6 +396,7 @@ def test_all_state_outlasts_a_worker_and_the_server(
         lost = actors.simulate(setup, fleet=mortal, output=tmp_path / f"lost {rank}", **options).directory
         same(whole, lost)
         assert lost is not None
+        assert ("goes on from step 4" in (lost / "log.txt").read_text()) == (rank == 0)
         assert f"actor {mortal.roles[rank]!r} was lost" in (lost / "log.txt").read_text()
 
 
@@ -412,3 +421,64 @@ def test_a_run_that_stops_where_it_diverges_leaves_the_fleet_usable(mortal: Flee
     assert len(result.metrics) == 1
     after = actors.simulate(small_setup, fleet=mortal)
     assert np.array_equal(before.parameters, after.parameters)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attack": "label-flipping", "byzantine": 1},
+        pytest.param({"momentum": {"name": "mvr", "a": 0.2}, "attack": "label-flipping", "byzantine": 1}, marks=LONG),
+    ],
+    ids=["heavy-ball", "mvr"],
+)
+def test_batch_statistics_of_all_that_train_outlast_a_worker_and_the_server(
+    mortal: Fleet, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    setup = normalising(tmp_path).changed(workers=5, aggregator="median", **options)
+    whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
+    for rank in (2, 0):
+        more: dict[str, Any] = {"progress": at_step(3, kill(mortal, rank)), "checkpoints": CheckpointInterval(steps=2)}
+        lost = actors.simulate(setup, fleet=mortal, output=tmp_path / f"lost {rank}", **more).directory
+        same(whole, lost)
+        assert lost is not None
+        assert f"actor {mortal.roles[rank]!r} was lost (process" in (lost / "log.txt").read_text()
+
+
+DRAWING = """
+from pathlib import Path
+
+from byzray.attacks.label_flipping import LabelFlipping
+from byzray.sampling import Batch
+
+
+class Drawing(LabelFlipping):
+    folder: str
+
+    def poison(self, batch, classes, worker, step, generator):
+        drawn = int(generator.integers(2**60))
+        with Path(self.folder, f"{worker} {step}").open("a") as file:
+            file.write(f"{drawn}\\n")
+        return Batch(batch.x, (batch.y + drawn) % classes)
+"""
+
+
+def test_byzantine_workers_draw_the_same_again_after_a_kill(
+    mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "drawing_attack.py").write_text(DRAWING)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def drawn(name: str, progress: Callable[[Update], None] | None, **more: Any) -> tuple[dict[str, list[str]], Any]:
+        (folder := tmp_path / name).mkdir()
+        setup = small_setup.changed(attack={"name": "drawing_attack:Drawing", "folder": str(folder)}, local_steps=2)
+        result = actors.simulate(setup, fleet=mortal, progress=progress, **more)
+        return {file.name: file.read_text().split() for file in folder.iterdir()}, result.parameters
+
+    found, parameters = drawn("whole", None)
+    assert set(found) == {f"{worker} {step}" for worker in (5, 6) for step in range(12)}
+    for rank in (2, 0):
+        again, same_parameters = drawn(f"lost {rank}", at_step(5, kill(mortal, rank)))
+        assert {name: list(dict.fromkeys(draws)) for name, draws in again.items()} == found
+        assert np.array_equal(same_parameters, parameters)
+        # Some steps were repeated.
+        assert rank == 2 or any(len(draws) > 2 for draws in again.values())

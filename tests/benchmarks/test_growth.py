@@ -67,6 +67,6 @@ def test_no_label_covers_another() -> None:
     FigureCanvasAgg(figure).draw()
     shown = [text for ax in figure.axes for text in ax.texts] + [ax.yaxis.label for ax in figure.axes]
     boxes = [text.get_window_extent() for text in shown]
-    assert len(boxes) == 2 * (3 + 12) + 2 + 3 + 6
+    assert len(boxes) == 2 * (3 + len(growth.RULES_SET_BY)) + 2 + 3 + 6
     assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)

@@ -234,6 +234,32 @@ def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path
     assert out.rstrip().endswith("# the data set is not here, so it was not checked whether the model fits it")
 
 
+def test_show_how_a_split_deals_the_labels(byzray: Byzray, tmp_path: Path) -> None:
+    code, out, _ = byzray("show", "setup.yaml", "--set", "split=dirichlet")
+    found = re.search(
+        r"^# split dirichlet: label skew (0\.\d\d), shards of (\d+) to (\d+) examples$", out, re.MULTILINE
+    )
+    assert code == 0
+    assert found is not None
+    assert 0.2 < float(found[1]) < 0.8
+    assert 10 <= int(found[2]) < int(found[3]) < 1438
+    np.savez(tmp_path / "parts.npz", worker=np.arange(1438) % 2, labels=np.zeros(3))
+    two = ["--set", "workers=2", "--set", "byzantine=0", "--set", "attack=none"]
+    code, out, _ = byzray("show", "setup.yaml", "--set", "split={name: file, path: parts.npz}", *two)
+    assert re.search(r"^# split file: label skew 0\.0\d, shards of 719 examples$", out, re.MULTILINE)
+    code, out, _ = byzray("show", "setup.yaml", "--set", "split={name: file, path: none.npz}", *two)
+    assert code == 0
+    assert out.splitlines()[-1] == "# the data set or the split's file is not here, so the label skew is not known"
+    code, _, err = byzray("show", "setup.yaml", "--set", "split={name: file, path: parts.npz}")
+    assert code == 2
+    assert err.startswith(
+        "byzray: setup.yaml: 1 mistake in the setup\n  split: parts.npz: array 'worker': found no exam"
+    )
+    code, out, _ = byzray("show", "setup.yaml", "--set", "split=iid", "--set", "dataset=mnist", "--set", "model=full")
+    assert code == 0
+    assert out.splitlines()[-1] == "# the data set is not here, so the label skew is not known"
+
+
 def test_show_a_mixture(byzray: Byzray) -> None:
     mixture = "aggregator={name: random-mixture, rules: [{rule: median}, {rule: krum}]}"
     code, out, _ = byzray("show", "setup.yaml", "--set", mixture)

@@ -11,6 +11,7 @@ Shapes in names: N submissions, of which H honest, D parameters, K selected rows
 import math
 import os
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -21,13 +22,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from byzray import parallel
-from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, RandomMixture, Selecting
+from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, CentredClipping, RandomMixture, Selecting
 from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan, View
 from byzray.attacks._line import _harm
 from byzray.defence import Bound, Defence
 from byzray.distances import FURTHEST, distances, norms
 from byzray.line import Line
 from byzray.order import mean, mean_of_rows
+from byzray.preaggregators import PREAGGREGATORS
+from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Matrix
 
@@ -258,6 +261,122 @@ def test_hostile_rows_at_every_step_of_a_mixture(data: st.DataObject) -> None:
     given = data.draw(submissions(n, f, 9, data.draw(st.sampled_from(DTYPES), "dtype")), "submissions")
     for step in range(3):
         assert_output_is_sound(mixture.at_step(given.x_ND.shape[0], step), given, f)
+
+
+# Defences with a state, a root submission or pre-aggregators
+
+DEFENCES: dict[str, tuple[list[Any], Any]] = {
+    "fltrust": ([], "fltrust"),
+    "centred-clipping": ([], "centred-clipping"),
+    "centred-clipping, three times": ([], {"name": "centred-clipping", "tau": 0.5, "iterations": 3}),
+    "nnm+median": (["nnm"], "median"),
+    "bucketing+median": (["bucketing"], "median"),
+    "nnm+centred-clipping": (["nnm"], "centred-clipping"),
+}
+
+
+def defence(name: str) -> Defence:
+    pre, rule = DEFENCES[name]
+    return Defence([PREAGGREGATORS.parse(part) for part in pre], AGGREGATORS.parse(rule))
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+@settings(max_examples=40 * CHAOS, deadline=None)
+@given(data=st.data())
+def test_hostile_rows_at_three_steps_of_a_defence(name: str, data: st.DataObject) -> None:
+    attacked = defence(name)
+    valid = [(n, f) for n in range(1, N_MAX + 1) for f in range(n) if attacked.check(n, f) is None]
+    if data.draw(st.booleans(), "nothing to spare"):
+        valid = [(n, f) for n, f in valid if n == min(m for m, g in valid if g == f)]
+    n, f = data.draw(st.sampled_from(valid), "n, f")
+    d = data.draw(st.sampled_from([1, 2, 3, 17, 65, 300]), "d")
+    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
+    root_D = honest_rows(data.draw(st.sampled_from(HONEST), "root"), 1, d, dtype, data.draw(st.integers(0, 9), "seed"))[
+        0
+    ]
+    step = Step(n=n, f=f, root_D=root_D)
+    state = attacked.initial_state(step, root_D)
+    for number in range(3):
+        given = data.draw(submissions(n, f, d, dtype), "submissions")
+        hostile = torch.nonzero(~given.honest_N)[:, 0].tolist()
+        if hostile and data.draw(st.booleans(), "copies of an honest row"):
+            given.x_ND[hostile[0]] = given.x_ND[given.honest_N][0]
+        now = replace(step, number=number)
+        aggregate, after = attacked.step(Matrix(given.x_ND), now, state)
+        vector_D = aggregate.vector_D
+        assert vector_D.isfinite().all()
+        assert vector_D.shape == (d,)
+        assert vector_D.dtype is dtype
+        infinite_ND = given.x_ND.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        for x_ND in (given.x_ND, infinite_ND):  # again; and NaN is +inf to every defence
+            assert torch.equal(bits(attacked.step(Matrix(x_ND), now, state)[0].vector_D), bits(vector_D))
+        if given.x_ND.nan_to_num(0, 0, 0).abs().max() < FURTHEST / 1e4:  # beyond, norms are FURTHEST
+            assert_defence_holds(attacked, given, now, state, vector_D)
+        state = after
+
+
+def assert_defence_holds(attacked: Defence, given: Given, step: Step, state: State, vector_D: Tensor) -> None:
+    """How far the aggregate can be moved, by the definitions."""
+    info = torch.finfo(vector_D.dtype)
+    slack, least = 1 + 8 * N_MAX * info.eps, N_MAX * info.smallest_normal
+    if attacked.rule.name == "fltrust":  # an average of vectors of one norm
+        assert step.root_D is not None
+        assert vector_D.double().norm() <= slack * step.root_D.double().norm() + least * len(vector_D)
+    elif attacked.rule.name == "centred-clipping":
+        assert isinstance(attacked.rule, CentredClipping)
+        before_D = state["previous"].double()
+        rounding = N_MAX * info.eps * before_D.norm() + least * len(vector_D)
+        moved = (vector_D.double() - before_D).norm()
+        assert moved <= slack * attacked.rule.iterations * attacked.rule.tau + rounding
+    elif attacked.pre[0].name == "bucketing" or not given.x_ND[~given.honest_N].isfinite().all(dim=1).any():
+        honest_HD = given.x_ND[given.honest_N].double()
+        rounding = 4 * N_MAX * info.eps * given.bound + least
+        assert (vector_D.double() >= honest_HD.amin(dim=0) - rounding).all()
+        assert (vector_D.double() <= honest_HD.amax(dim=0) + rounding).all()
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38, 1e-42, "copies"])
+def test_whole_rows_at_the_ends_of_single_precision(name: str, value: float | str) -> None:
+    attacked = defence(name)
+    n = next(n for n in range(1, N_MAX) if attacked.check(n, 2) is None and n > 4)
+    x_ND = honest_rows("far from zero", n, 40, torch.float32, 3)
+    root_D = honest_rows("far from zero", 1, 40, torch.float32, 4)[0]
+    for row in (1, n - 1):
+        x_ND[row] = x_ND[0] if value == "copies" else value
+    step = Step(n=n, f=2, root_D=root_D)
+    vector_D = attacked.step(Matrix(x_ND), step, attacked.initial_state(step, root_D))[0].vector_D
+    assert vector_D.isfinite().all()
+    assert 0 < vector_D.norm() < 2 * x_ND[0].norm()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (torch.float32, 3e38),
+        (torch.float32, 1e-42),
+        (torch.float64, 3e38),
+        (torch.float64, 1e140),
+        (torch.float64, 1e300),
+        (torch.float16, 6e4),
+        (torch.bfloat16, 3e38),
+    ],
+)
+def test_fltrust_scales_any_row_to_the_length_of_its_own(dtype: torch.dtype, value: float) -> None:
+    rows_ND = torch.tensor([[1, 1], [1, 1], [value, value]], dtype=dtype)
+    step = Step(n=3, f=1, root_D=torch.tensor([2, 2], dtype=dtype))
+    vector_D = defence("fltrust").step(Matrix(rows_ND), step, {})[0].vector_D
+    torch.testing.assert_close(vector_D, torch.tensor([2, 2], dtype=dtype))
+
+
+def test_squares_that_vanish_make_no_row_longer_for_fltrust() -> None:
+    """Of the last row's squares only one does not: from those it would seem a hundred times shorter than it is."""
+    rows_ND = torch.ones(3, 40_000)
+    rows_ND[2] = 2.6e-23
+    rows_ND[2, 0] = 3e-23
+    root_D = torch.ones(40_000)
+    vector_D = defence("fltrust").step(Matrix(rows_ND), Step(n=3, f=1, root_D=root_D), {})[0].vector_D
+    assert vector_D.norm() <= (1 + 1e-4) * root_D.norm()
 
 
 # The input

@@ -34,7 +34,7 @@ from byzray.line import Line
 from byzray.order import order_statistics
 from byzray.preaggregators import PREAGGREGATORS
 from byzray.step import Step
-from byzray.submissions import Matrix, Submissions
+from byzray.submissions import Matrix, Submissions, uniform
 
 VARIANTS: list[Any] = [
     "average",
@@ -181,14 +181,17 @@ def test_any_ranks_with_ties_and_whatever_is_sent(data: st.DataObject) -> None:
     assert torch.equal(line.ranks(first, count, x), order_statistics(line.submissions(x), first, count))
 
 
+def harm_of_mean(line: Line) -> Tensor:
+    """That of rows 1, 3 and 6, at 2."""
+    return line.harm_of_weights(uniform(torch.tensor([1, 3, 6]), line.n), number(0), number(2))
+
+
 def test_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = line_of(Little(), normal(6, 100, 5), 2)
-    found = whole.distances(number(2)), whole.harm_of_mean(torch.tensor([1, 3, 6]), number(2))
+    found = whole.distances(number(2)), harm_of_mean(whole)
     monkeypatch.setattr(line_module, "BLOCK", 7)
     parts = line_of(Little(), normal(6, 100, 5), 2)
-    torch.testing.assert_close(
-        (parts.distances(number(2)), parts.harm_of_mean(torch.tensor([1, 3, 6]), number(2))), found
-    )
+    torch.testing.assert_close((parts.distances(number(2)), harm_of_mean(parts)), found)
 
 
 # What the search must survive

@@ -1,5 +1,7 @@
 """Momentum with variance reduction, against its definition in numpy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,34 @@ def test_it_is_dampened_momentum_where_the_point_stays(small_setup: Setup) -> No
     begun = 0.75**5 * 0.75 * first.server.trained_TD
     expected = dampened.state()["worker momentum"] + begun
     torch.testing.assert_close(reduced.state()["worker momentum"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_previous_point_does_not_move_batch_statistics(small_setup: Setup, tmp_path: Path) -> None:
+    """Those are of this point's batches alone: where points are the same, they are those of the usual momentum."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
+    setup = small_setup.changed(
+        dataset={"name": "npz", "path": str(tmp_path / "images.npz")},
+        model={"name": "empire-cnn", "hidden": 4, "training": True},
+        batch_size=2,
+        learning_rate=1e-30,
+        workers=3,
+        byzantine=1,
+        aggregator="median",
+        attack="label-flipping",
+    )
+    runs = [LocalSimulation(setup.changed(momentum=one), load_data(setup)) for one in ({}, {"name": "mvr", "a": 0.5})]
+    for run in runs:
+        run.advance(3)
+    usual, reduced = (run.state() for run in runs)
+    names = [name for name in usual if name.startswith("buffer ")]
+    assert any("running_var" in name for name in names)
+    for name in names:
+        assert torch.equal(usual[name], reduced[name]), name
+    counts = [name for name in names if name.endswith("num_batches_tracked")]
+    assert all(usual[name].tolist() == [3, 3, 3] for name in counts)
+    assert not torch.equal(usual["worker momentum"], reduced["worker momentum"])
 
 
 def test_it_is_written_by_its_own_fields(small_setup: Setup) -> None:

@@ -1,13 +1,18 @@
 """Splits: which examples are whose."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from byzray import Setup, SetupError, simulate
+from byzray import RunExists, Setup, SetupError, simulate
+from byzray.datasets import MissingData
+from byzray.division import training as of
+from byzray.environment import fingerprints
 from byzray.simulation import LocalSimulation, load_data
-from byzray.splits import SPLITS, PartitionSplit, Training
-from byzray.splits._partition import label_skew
+from byzray.splits import SPLITS, PartitionSplit, Training, label_skew
 
 Y = np.random.default_rng(3).integers(0, 10, size=2000)
 
@@ -151,8 +156,98 @@ def test_honest_batches_come_from_the_shards(small_setup: Setup) -> None:
     run = LocalSimulation(setup, load_data(setup))
     split = setup.split
     assert isinstance(split, PartitionSplit)
-    from byzray.division import training as of
-
     shards = split.shards(of(load_data(setup), setup))
     for worker, shard in enumerate(shards):
         assert set(run.cohort.stream.indices(range(worker, worker + 1), 3)) <= set(shard)
+
+
+def assigned(small_setup: Setup, folder: Path, **arrays: Any) -> Setup:
+    """The setup with a partition of the user's own; the data of `small_setup` are 60 examples."""
+    np.savez(folder / "parts.npz", **arrays)
+    return small_setup.changed(split={"name": "file", "path": str(folder / "parts.npz")})
+
+
+def test_a_file_says_whose_the_examples_are(small_setup: Setup, tmp_path: Path) -> None:
+    worker = np.arange(60, dtype=np.uint8) ** 2 % small_setup.honest
+    worker[: small_setup.honest] = np.arange(small_setup.honest)
+    setup = assigned(small_setup, tmp_path, worker=worker)
+    run = LocalSimulation(setup, load_data(setup))
+    for i in range(setup.honest):
+        drawn = np.concatenate([run.cohort.stream.indices(range(i, i + 1), step) for step in range(40)])
+        assert np.array_equal(np.unique(drawn), np.flatnonzero(worker == i))
+    assert simulate(setup).parameters.std() > 0
+
+
+def test_a_root_part_leaves_the_file_the_others(small_setup: Setup, tmp_path: Path) -> None:
+    worker = np.arange(60) % small_setup.honest
+    setup = assigned(small_setup, tmp_path, worker=worker).changed(aggregator={"name": "fltrust", "root": 9})
+    run = LocalSimulation(setup, load_data(setup))
+    for i in range(setup.honest):
+        assert set(worker[run.cohort.stream.indices(range(i, i + 1), 3)]) == {i}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"workers": np.zeros(60, int)}, "array 'worker': found only workers, expected this array"),
+        ({}, "array 'worker': found only an empty archive, expected this array"),
+        ({"worker": np.zeros(60)}, "array 'worker': found values of type float64, expected integers"),
+        ({"worker": np.zeros(59, int)}, r"array 'worker': found shape \(59,\), expected \(60,\), one worker for each"),
+        ({"worker": np.zeros((60, 1), int)}, r"array 'worker': found shape \(60, 1\), expected \(60,\)"),
+        ({"worker": np.arange(60) - 1}, "array 'worker': found worker -1, expected the numbers of honest workers"),
+        ({"worker": np.full(60, 2**64 - 1, np.uint64)}, "array 'worker': found worker 18446744073709551615, expected"),
+        ({"worker": np.arange(60)}, "array 'worker': found worker 59, expected honest workers, 0..[0-9]$"),
+        ({"worker": np.zeros(60, int)}, "array 'worker': found no example of worker 1, expected at least one for each"),
+        ({"worker": np.array([None] * 60)}, r"array 'worker': found what numpy cannot read \(.*\), expected plain"),
+    ],
+)
+def test_mistakes_in_the_file(arrays: dict[str, Any], message: str, small_setup: Setup, tmp_path: Path) -> None:
+    setup = assigned(small_setup, tmp_path, **arrays)
+    with pytest.raises(SetupError, match=rf"split: {tmp_path}/parts.npz: {message}"):
+        simulate(setup)
+
+
+def test_no_file_or_another_one(small_setup: Setup, tmp_path: Path) -> None:
+    setup = assigned(small_setup, tmp_path)
+    (tmp_path / "parts.npz").write_text("worker: 3")
+    with pytest.raises(
+        SetupError, match=r"parts.npz: found .*, expected a numpy archive \(.npz\) with the array 'worker'"
+    ):
+        simulate(setup)
+    (tmp_path / "parts.npz").unlink()
+    with pytest.raises(MissingData, match="The split file needs a file that does not exist") as missing:
+        simulate(setup)
+    assert str(tmp_path / "parts.npz") in str(missing.value)
+    assert "split parts.npz" not in fingerprints(setup, tmp_path)
+
+
+def test_the_file_is_looked_up_where_data_sets_are(
+    small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    assigned(small_setup, tmp_path / "data", worker=np.arange(60) % small_setup.honest)
+    setup = small_setup.changed(split={"name": "file", "path": "parts.npz"})
+    assert simulate(setup, data=tmp_path / "data").parameters.std() > 0
+    monkeypatch.chdir(tmp_path / "data")
+    assert simulate(setup, data=tmp_path).parameters.std() > 0
+
+
+def test_a_run_belongs_to_the_file_that_it_began_with(small_setup: Setup, tmp_path: Path) -> None:
+    worker = np.arange(60) % small_setup.honest
+    setup = assigned(small_setup, tmp_path, worker=worker)
+    first = simulate(setup, output=tmp_path / "results")
+    assert simulate(setup, output=tmp_path / "results").reused
+    assert first.directory is not None
+    assigned(small_setup, tmp_path, worker=worker[::-1].copy())
+    with pytest.raises(RunExists, match=r"was computed with another content of split parts\.npz"):
+        simulate(setup, output=tmp_path / "results")
+
+
+def test_one_archive_may_hold_data_and_partition(small_setup: Setup, tmp_path: Path) -> None:
+    data = load_data(small_setup)
+    worker = np.arange(60) % small_setup.honest
+    arrays = {name: getattr(data, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    setup = assigned(small_setup, tmp_path, worker=worker, **arrays)
+    setup = setup.changed(dataset={"name": "npz", "path": str(tmp_path / "parts.npz")})
+    assert fingerprints(setup, tmp_path).keys() == {"parts.npz", "split parts.npz"}
+    assert simulate(setup).parameters.std() > 0

@@ -241,7 +241,7 @@ def test_on_a_line_an_honest_row_that_is_not_finite_harms_without_end(case: str)
     assert torch.equal(at.distances_NN()[:7, :7], distances(x_ND[:7]))
     assert_lengths(at.norms_N()[:7], exact_lengths(x_ND[:7]), EXACT[torch.float64])
     weights_N = uniform(torch.tensor([0, 8]), N)
-    for harm in (at.line.harm(x_ND[0]), at.line.harm_of_weights(weights_N, at.x)):
+    for harm in (at.line.harm(x_ND[0]), at.line.harm_of_weights(weights_N, 1 - weights_N.sum(), at.x)):
         assert not harm.isfinite()
 
 
@@ -403,4 +403,6 @@ def test_weights_of_a_mean_count_a_row_as_often_as_it_is_selected() -> None:
     mixed = Mixed(torch.eye(N, dtype=torch.float64), Matrix(x_ND))
     torch.testing.assert_close(mixed.mean_of(rows_K), mean_of_rows(x_ND, rows_K))
     at = on_line(x_ND, 0.5)
-    torch.testing.assert_close(at.line.harm_of_mean(rows_K, at.x), at.line.harm(at.mean_of(rows_K)))
+    torch.testing.assert_close(
+        at.line.harm_of_weights(uniform(rows_K, at.n), torch.zeros_like(at.x), at.x), at.line.harm(at.mean_of(rows_K))
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -89,9 +90,13 @@ def test_data_are_shared_once_and_what_cannot_be_read_is_left_to_the_run(far: Fa
     plan = make_plan(load_sweep(str(tmp_path / "mine.yaml")), Storage(str(tmp_path)), far.data)
     setups = [run.setup for run in plan.runs]
     missing = setups[0].changed(dataset={"name": "npz", "path": "nowhere.npz"})
-    shared = share([*setups, missing], far.data, False)
-    assert list(shared) == [key(setups[0].dataset)]
-    assert ray.get(shared[key(setups[0].dataset)].data).x_train.shape == (60, 5)
+    np.savez(far.data / "parts.npz", worker=np.arange(60) % setups[0].honest)
+    divided = setups[0].changed(split={"name": "file", "path": "parts.npz"})
+    shared = share([*setups, missing, divided], far.data, False)
+    assert list(shared) == [key(setups[0]), key(divided)]
+    assert ray.get(shared[key(setups[0])].data).x_train.shape == (60, 5)
+    assert len(ray.get(shared[key(divided)].data).owners) == 60
+    assert shared[key(divided)].digests.keys() == {"small.npz", "split parts.npz"}
 
 
 def test_results_that_other_nodes_would_keep_to_themselves_are_refused(far: Far, tmp_path: Path) -> None:
