@@ -565,9 +565,10 @@ def _with_option(pre: Any, name: str, option: str, value: Any) -> list[Any]:
         ValueError: there is none of that name.
     """
     parts = [_in_full("pre", part) for part in _list(pre)]
-    if not any(isinstance(part, dict) and part.get("name") == name for part in parts):
+    meant = [isinstance(part, dict) and part.get("name") == name for part in parts]
+    if not any(meant):
         raise ValueError(f"pre.{name}.{option}: cannot be set, pre is {short(pre)}, without {name!r}")
-    return [{**part, option: value} if part.get("name") == name else part for part in parts]
+    return [{**part, option: value} if this else part for part, this in zip(parts, meant, strict=True)]
 
 
 def _in_full(key: str, value: Any) -> Any:

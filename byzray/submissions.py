@@ -57,7 +57,7 @@ class Submissions(ABC):
         """The mean (D,) of some rows, added up in the order of their indices (K,)."""
         return mean_of_rows(self.rows_ND, rows_K)
 
-    def mean(self) -> Tensor:
+    def mean_of_all(self) -> Tensor:
         """The mean (D,) of all."""
         return self.rows_ND.mean(dim=0)
 
@@ -150,7 +150,7 @@ class Mixed(Submissions):
     def mean_of(self, rows_K: Tensor) -> Tensor:
         return self.combine(uniform(rows_K, self.n))
 
-    def mean(self) -> Tensor:
+    def mean_of_all(self) -> Tensor:
         return self.combine(torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.device))
 
     def of_others(self, weights_M: Tensor) -> Tensor:

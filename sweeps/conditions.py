@@ -157,7 +157,8 @@ def facts(content: Mapping[str, Any]) -> dict[str, Any]:
     known["pre"] = Named("+".join(map(str, parts)) or "none", {str(part): part for part in parts})
     if content.get("tolerated") is None:
         known["tolerated"] = known["byzantine"]
-    given = {"name": "heavy-ball", **_mapping(known["momentum"])}
+    written = {"name": known["momentum"]} if isinstance(known["momentum"], str) else _mapping(known["momentum"])
+    given = {"name": "heavy-ball", **written}
     heavy = given["name"] == "heavy-ball"
     momentum = {**(DEFAULTS["momentum"] if heavy else {"a": 0.1, "placement": "worker", "nesterov": False}), **given}
     rate = known["learning_rate"]

@@ -232,7 +232,7 @@ def rows_of(rule: Aggregator, found: object, submissions: Submissions) -> Tensor
     elif found.dim() != 1 or not len(found):
         what = f"a tensor of shape {tuple(found.shape)}"
     elif rule.is_builtin() or found.is_cuda or 0 <= found.min() <= found.max() < n:  # a GPU would be waited for
-        return found.long()
+        return found.long().to(submissions.device)
     else:
         what = f"indices from {found.min()} to {found.max()}"
     raise BrokenContract(

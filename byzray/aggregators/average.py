@@ -17,4 +17,4 @@ class Average(Selecting):
         return torch.arange(submissions.n, device=submissions.device)
 
     def _mean(self, submissions: Submissions, rows_K: Tensor) -> Tensor:
-        return submissions.mean()
+        return submissions.mean_of_all()

@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from byzray.aggregators._base import Aggregate, Aggregator
+from byzray.distances import FURTHEST
 from byzray.order import BLOCK
 from byzray.state import State
 from byzray.step import Step
@@ -36,17 +37,27 @@ class FlTrust(Aggregator):
         return self.root
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
-        root_D, norms_N = step.root_submission(), submissions.norms_N()
+        rows_ND, root_D = submissions.rows_ND, step.root_submission()
         norm = torch.linalg.vector_norm(root_D, dtype=torch.float64)
-        known_N = (norms_N > 0) & norms_N.isfinite() & (norm > 0)
-        cosines_N = _products(submissions.rows_ND, root_D) / (norms_N * norm)
+        norms_N, cosines_N = _compared(rows_ND, root_D / norm.to(root_D.dtype))
+        ratios_N = norm / norms_N
+        known_N = (norms_N > 0) & (norms_N < FURTHEST) & (ratios_N < torch.finfo(rows_ND.dtype).max) & (norm > 0)
         trust_N = torch.where(known_N, cosines_N.clamp(0, 1), 0)
         total = trust_N.sum()
-        weights_N = torch.where(trust_N > 0, trust_N * norm / norms_N / total, 0)
+        weights_N = torch.where(trust_N > 0, trust_N * ratios_N / total, 0)
         return Aggregate(lambda: submissions.combine(weights_N), weights_N=weights_N), state
 
 
-def _products(rows_ND: Tensor, root_D: Tensor) -> Tensor:
-    """The inner products (N,) float64 with a vector: those of large submissions leave the range of single precision."""
-    parts = zip(rows_ND.split(BLOCK, dim=1), root_D.split(BLOCK), strict=True)
-    return torch.stack([rows_NB.double() @ root_B.double() for rows_NB, root_B in parts]).sum(dim=0)
+def _compared(rows_ND: Tensor, unit_D: Tensor) -> tuple[Tensor, Tensor]:
+    """The norms (N,) of some submissions and their cosines with a vector of norm 1, float64; NaN of what is not finite.
+
+    Submissions are divided by their largest coordinate, as squares of large and of small ones leave the range.
+    """
+    largest_N = rows_ND.abs().amax(dim=1).double()
+    products_N, squares_N = torch.zeros_like(largest_N), torch.zeros_like(largest_N)
+    for rows_NB, unit_B in zip(rows_ND.split(BLOCK, dim=1), unit_D.split(BLOCK), strict=True):
+        scaled_NB = rows_NB.double() / largest_N[:, None]
+        products_N += scaled_NB @ unit_B.double()
+        squares_N += scaled_NB.square().sum(dim=1)
+    lengths_N = squares_N.sqrt()
+    return lengths_N * largest_N, products_N / lengths_N

@@ -219,6 +219,8 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
         "aggregator: 'own_classes:Half'",
         "aggregator: got .* 'own_classes:Half' is abstract: .* that implements aggregate",
     ),
+    "option of a pre-aggregator": ("pre: [nnm, {name: bucketing, sizes: 3}]", "pre.1.sizes: .* did you mean 'size'?"),
+    "option of the only one": ("pre: {name: bucketing, sizes: 3}", "pre.0.sizes: .* did you mean 'size'?"),
     "own option": ("aggregator: {name: 'own_classes:Rule', radis: 1}", "aggregator.radis: .* did you mean 'radius'?"),
     "own bound": ("aggregator: 'own_classes:Rule'", "aggregator: got {'name': 'own_classes:Rule', .* needs n >= 99,"),
     "faults from number": ("faults: 3", "faults: got 3, expected a mapping with missing, events"),

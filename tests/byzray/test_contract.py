@@ -14,6 +14,7 @@ from torch import Tensor
 
 from byzray import Setup, simulate
 from byzray.aggregators import Aggregate, Aggregator, Median, Selecting, Weighting
+from byzray.aggregators._base import rows_of, weights_of
 from byzray.aggregators.krum import Krum
 from byzray.attacks import Attack, Little, View
 from byzray.mistakes import BrokenContract, Failure
@@ -21,7 +22,7 @@ from byzray.preaggregators import PreAggregator
 from byzray.simulation import LocalSimulation, load_data
 from byzray.state import State
 from byzray.step import Step
-from byzray.submissions import Submissions
+from byzray.submissions import Matrix, Submissions
 
 Rule = Callable[[Tensor], Any]
 
@@ -86,6 +87,31 @@ WRONG_RULES: dict[str, tuple[Aggregator, str]] = {
     "weighs too few": (weighting(lambda g: [0.5] * 6), rf"returned a tensor of shape \(6,\) as weights, {WEIGHTS}"),
     "weighs with integers": (
         weighting(lambda g: torch.ones(7, dtype=torch.int64)),
+        f"returned a tensor of torch.int64 as weights, {WEIGHTS}",
+    ),
+    "an aggregate of a row": (stepping(lambda g: Aggregate(mean(g), rows_K=3)), f"selected int, {ROWS}"),  # type: ignore[arg-type]
+    "an aggregate of a mask": (
+        stepping(lambda g: Aggregate(mean(g), rows_K=g[:, 0] < 9)),
+        f"selected a tensor of torch.bool, {ROWS}",
+    ),
+    "an aggregate of no rows": (
+        stepping(lambda g: Aggregate(mean(g), rows_K=torch.arange(0))),
+        rf"selected a tensor of shape \(0,\), {ROWS}",
+    ),
+    "an aggregate of rows beyond": (
+        stepping(lambda g: Aggregate(mean(g), rows_K=torch.tensor([3, 7]))),
+        f"selected indices from 3 to 7, {ROWS}",
+    ),
+    "an aggregate of too few weights": (
+        stepping(lambda g: Aggregate(mean(g), weights_N=torch.ones(6))),
+        rf"returned a tensor of shape \(6,\) as weights, {WEIGHTS}",
+    ),
+    "an aggregate of a weight": (
+        stepping(lambda g: Aggregate(mean(g), weights_N=0.5)),  # type: ignore[arg-type]
+        f"returned float as weights, {WEIGHTS}",
+    ),
+    "an aggregate of integer weights": (
+        stepping(lambda g: Aggregate(mean(g), weights_N=torch.ones(7, dtype=torch.int64))),
         f"returned a tensor of torch.int64 as weights, {WEIGHTS}",
     ),
 }
@@ -155,6 +181,69 @@ def test_any_of_these_may_be_returned(small_setup: Setup, case: str, searched: b
 def test_a_pre_aggregator_may_return_weights_of_any_precision(small_setup: Setup, weights: Rule) -> None:
     found = simulate(small_setup.changed(pre=[mixing(weights)]))
     np.testing.assert_allclose(found.parameters, simulate(small_setup).parameters, rtol=1e-4, atol=1e-6)
+
+
+SHARES = [0.0, 0.0, *[0.2] * 5]
+KNOWN: dict[str, Rule] = {
+    "rows": lambda g: Aggregate(mean(g[2:]), rows_K=torch.arange(2, 7)),
+    "rows of 32 bits": lambda g: Aggregate(mean(g[2:]), rows_K=torch.arange(2, 7, dtype=torch.int32)),
+    "a list of rows": lambda g: Aggregate(mean(g[2:]), rows_K=[2, 3, 4, 5, 6]),  # type: ignore[arg-type]
+    "weights": lambda g: Aggregate(mean(g[2:]), weights_N=torch.tensor(SHARES, dtype=torch.float64)),
+    "weights of 32 bits": lambda g: Aggregate(mean(g[2:]), weights_N=torch.tensor(SHARES)),
+    "a list of weights": lambda g: Aggregate(mean(g[2:]), weights_N=SHARES),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("pre", [[], [mixing(lambda g: torch.eye(7))]], ids=["alone", "mixed"])
+@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize("case", KNOWN)
+def test_what_an_aggregate_holds_of_each_row_is_known(
+    small_setup: Setup, case: str, searched: bool, pre: list[PreAggregator]
+) -> None:
+    setup = small_setup.changed(pre=pre, **({"attack": SEARCHED} if searched else {}))
+    found = simulate(setup.changed(aggregator=stepping(KNOWN[case])))
+    expected = simulate(setup.changed(aggregator=rule(lambda g: mean(g[2:]))))
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.metrics["Attack acceptation ratio"], 0.4, rtol=1e-6)
+
+
+def test_lists_go_where_the_submissions_are() -> None:
+    elsewhere = Matrix(torch.empty(7, 3, device="meta"))
+    for own in (rule(mean), Median()):
+        assert rows_of(own, [2, 3], elsewhere).device == elsewhere.device
+        assert weights_of(own, [1.0] * 7, elsewhere).device == elsewhere.device
+    here = Matrix(torch.zeros(7, 3))
+    assert rows_of(rule(mean), (2, 3), here).tolist() == [2, 3]
+    assert weights_of(rule(mean), (1,) * 7, here).tolist() == [1.0] * 7
+
+
+# Mistakes that have nothing to do with an earlier version
+
+
+def helper(rows_ND: Tensor, f: int) -> Tensor:
+    return rows_ND[f]
+
+
+SLIPS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    "a typo": (lambda given: given.row_ND.mean(dim=0), AttributeError, "no attribute 'row_ND'"),
+    "a typo in a tensor": (lambda given: given.rows_ND.maen(dim=0), AttributeError, "no attribute 'maen'"),
+    "a forgotten argument": (lambda given: helper(), TypeError, "missing 2 required positional arguments"),  # type: ignore[call-arg]
+    "None": (lambda given: None + given.rows_ND, TypeError, "unsupported operand"),  # type: ignore[operator]
+}
+
+
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=str)
+@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize("case", SLIPS)
+def test_a_slip_keeps_pythons_own_words(small_setup: Setup, case: str, searched: bool, pre: list[str]) -> None:
+    slip, kind, message = SLIPS[case]
+    wrong = type("Own", (Aggregator,), {"aggregate": lambda self, submissions, f: slip(submissions)})()
+    setup = small_setup.changed(aggregator=wrong, pre=pre, **({"attack": SEARCHED} if searched else {}))
+    with pytest.raises(kind, match=message) as caught:
+        simulate(setup)
+    assert not isinstance(caught.value, BrokenContract)
+    assert "0.1" not in str(caught.value)
+    assert caught.value.__notes__ == ["raised by aggregator Own"]
 
 
 # Classes written for byzray 0.1
@@ -300,6 +389,26 @@ def test_a_state_that_an_attack_changes_in_place_is_noticed(small_setup: Setup) 
     expected = "^attack Own changed the state it was given in place, expected that it returns another"
     with pytest.raises(BrokenContract, match=expected):
         simulate(small_setup.changed(attack=wrong))
+
+
+def test_a_state_of_truth_values_goes_on_where_a_run_is_continued(small_setup: Setup) -> None:
+    def first() -> State:
+        return {"flags": torch.tensor([True, False, True])}
+
+    def turn(state: State) -> State:
+        return {"flags": state["flags"].roll(1) ^ state["flags"]}
+
+    for kind, own in (("aggregator", Stated), ("attack", StatedAttack)):
+        setup = small_setup.changed(**{kind: own(first=first, then=turn)})
+        whole, part, again = (LocalSimulation(setup, load_data(setup)) for _ in range(3))
+        whole.advance(9)
+        part.advance(5)
+        again.restore({name: tensor.clone() for name, tensor in part.state().items()}, 5)
+        again.advance(9)
+        name = "rule.flags" if kind == "aggregator" else "attack.flags"
+        assert part.state()[name].dtype is torch.bool
+        assert not torch.equal(part.state()[name], whole.state()[name])
+        assert torch.equal(again.state()[name], whole.state()[name])
 
 
 class StepsAhead(Attack):

@@ -210,6 +210,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stop": {"divergence": "stop", "learning_rate": 1e6, "l2": 1e4, "clip": None, "attack": "empire"},
     "empire-cnn": {"model": "empire-cnn", "dataset": "cifar10"},
     "empire-cnn, nesterov": {"model": "empire-cnn", "dataset": "cifar10", "momentum": {"nesterov": True}},
+    "centred-clipping": {"aggregator": {"name": "centred-clipping", "tau": 0.5, "iterations": 2}},
+    "centred-clipping, searched": {
+        "aggregator": "centred-clipping",
+        "attack": {"name": "empire", "factor": "searched", "evaluations": 5},
+    },
+    "fltrust": {"aggregator": {"name": "fltrust", "root": 40}},
+    "mvr": {"momentum": {"name": "mvr", "a": 0.3}},
+    "label-flipping": {"attack": "label-flipping"},
+    "label-flipping, mvr": {"attack": "label-flipping", "momentum": {"name": "mvr", "a": 0.3}},
+    "label-flipping, dirichlet": {"attack": "label-flipping", "split": {"name": "dirichlet", "minimum": 3}},
+    "mimic": {"attack": {"name": "mimic", "warmup": 6}},
+    "gaussian": {"attack": "gaussian"},
+    "nnm, gaussian": {"pre": "nnm", "aggregator": "median", "attack": "gaussian"},
+    "bucketing": {"pre": "bucketing", "aggregator": "median"},
+    "dirichlet": {"split": {"name": "dirichlet", "minimum": 3}},
 }
 
 
@@ -226,6 +241,17 @@ def one_by_one(wanted: Setup, data: Data) -> LocalSimulation:
     return simulation
 
 
+def is_captured(wanted: Setup) -> bool:
+    """Whether steps are captured: not where something looks at values on the host, or asks for the step."""
+    parts = [part for part in (wanted.attack, *wanted.pre, wanted.aggregator) if part is not None]
+    return not (wanted.aggregator.computes_on_host or any(part.depends_on_step for part in parts))
+
+
+def test_steps_of_most_variants_are_captured_on_a_gpu() -> None:
+    others = {name for name, changes in VARIANTS.items() if not is_captured(setup(**changes))}
+    assert others == {"minimum-diameter", "fltrust", "mimic", "gaussian", "nnm, gaussian", "bucketing"}
+
+
 def test_a_captured_step_is_that_taken_one_by_one_on_a_gpu(variant: tuple[Setup, Data]) -> None:
     """To the bit; and again, and from a state that was saved."""
     plain = one_by_one(*variant)
@@ -234,8 +260,8 @@ def test_a_captured_step_is_that_taken_one_by_one_on_a_gpu(variant: tuple[Setup,
         simulation = LocalSimulation(*variant)
         assert np.array_equal(simulation.advance(14), expected, equal_nan=True)
         assert np.array_equal(simulation.parameters(), expected_D, equal_nan=True)
-    on_host = variant[0].aggregator.computes_on_host
-    assert bool(simulation._step.__self__._replays) != on_host  # type: ignore[attr-defined]
+    graphs = simulation._step.__self__  # type: ignore[attr-defined]
+    assert (isinstance(graphs, StepGraphs) and bool(graphs._replays)) == is_captured(variant[0])
     simulation = LocalSimulation(*variant)
     simulation.advance(8)
     state = {name: tensor.cpu().clone() for name, tensor in simulation.state().items()}
@@ -268,8 +294,35 @@ def test_what_is_drawn_at_each_step_is_not_captured_on_a_gpu() -> None:
 @pytest.mark.parametrize("attack", ["little", {"name": "empire", "factor": "searched"}, "hidden", "anti-cge"], ids=str)
 @pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
 def test_the_host_does_not_wait_on_a_gpu(rule: Any, attack: Any, pre: list[str]) -> None:
+    does_not_wait(one_by_one(setup(aggregator=rule, attack=attack, pre=pre), MNIST))
+
+
+# All that carries a state or trains, but bucketing and gaussian, which draw on the host at every step.
+WITHOUT_WAITING = [
+    "centred-clipping",
+    "centred-clipping, searched",
+    "fltrust",
+    "mvr",
+    "label-flipping",
+    "label-flipping, mvr",
+    "label-flipping, dirichlet",
+    "mimic",
+    "dirichlet",
+    "nnm, searched",
+]
+
+
+@pytest.mark.parametrize("name", WITHOUT_WAITING)
+def test_the_host_does_not_wait_for_what_has_state_on_a_gpu(name: str) -> None:
+    does_not_wait(one_by_one(setup(**VARIANTS[name]), MNIST))
+
+
+def test_the_host_does_not_wait_once_a_warm_up_is_over_on_a_gpu() -> None:
+    does_not_wait(one_by_one(setup(attack={"name": "mimic", "warmup": 1}), MNIST))
+
+
+def does_not_wait(simulation: LocalSimulation) -> None:
     """PyTorch raises where it would wait: for a value, or to copy a tensor of the host's."""
-    simulation = one_by_one(setup(aggregator=rule, attack=attack, pre=pre), MNIST)
     simulation.advance(1)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -291,9 +291,9 @@ def test_hostile_rows_at_three_steps_of_a_defence(name: str, data: st.DataObject
     n, f = data.draw(st.sampled_from(valid), "n, f")
     d = data.draw(st.sampled_from([1, 2, 3, 17, 65, 300]), "d")
     dtype = data.draw(st.sampled_from(DTYPES), "dtype")
-    root_D = honest_rows(data.draw(st.sampled_from(HONEST), "root"), 1, d, dtype, data.draw(st.integers(0, 9), "seed"))[
-        0
-    ]
+    kinds = [kind for kind in HONEST if kind not in ("1e160", "near the end")]  # whose lengths leave the range
+    kind = data.draw(st.sampled_from(kinds), "root submission")
+    root_D = honest_rows(kind, 1, d, dtype, data.draw(st.integers(0, 9), "seed"))[0] / math.sqrt(d)
     step = Step(n=n, f=f, root_D=root_D)
     state = attacked.initial_state(step, root_D)
     for number in range(3):

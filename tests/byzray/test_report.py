@@ -102,6 +102,21 @@ def test_panel_holds_rules_attacks_and_placements_and_prefers_the_average_over_h
     assert arrange([*members, changed(honest, l2=0.1)]).panels[-1].reference == ""
 
 
+def test_the_reference_is_the_average_without_pre_aggregators(plain: Plain) -> None:
+    attacked = changed(plain, pre=[{"name": "nnm"}])
+    pure, mixed = unattacked(plain), unattacked(plain, pre=[{"name": "nnm"}])
+    for order in ([attacked, mixed, pure], [pure, mixed, attacked]):
+        grid = arrange(order)
+        (reference,) = {panel.reference for panel in grid.panels if panel.reference}
+        assert grid.setups[reference] == pure
+    # So it is whatever the identities of both sort like.
+    for seed in range(8):
+        pair = [unattacked(plain, batch_size=seed + 1, pre=[*pre]) for pre in ([{"name": "nnm"}], [])]
+        grid = arrange([changed(attacked, batch_size=seed + 1), *pair])
+        (reference,) = {panel.reference for panel in grid.panels if panel.reference}
+        assert grid.setups[reference] == pair[1]
+
+
 def test_tolerated_that_follows_byzantine_is_no_difference_and_one_that_does_not_is(plain: Plain) -> None:
     assert len(arrange([plain, changed(plain, tolerated=1)]).panels) == 2
     honest = unattacked(plain, tolerated=0)

@@ -5,16 +5,38 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from byzray import Interrupted, Setup, Update, simulate
+from byzray.aggregators import Aggregate, Aggregator
 from byzray.datasets import Data
 from byzray.recording import CheckpointInterval
 from byzray.simulation import LocalSimulation, load_data
+from byzray.state import State
+from byzray.step import Step
+from byzray.submissions import Submissions
 
 MIXTURE = {
     "name": "random-mixture",
     "rules": [{"rule": "centred-clipping"}, {"rule": "median"}, {"rule": {"name": "fltrust", "root": 10}}],
 }
+
+TWO_ROOTS = {
+    "name": "random-mixture",
+    "rules": [{"rule": {"name": "fltrust", "root": 10}}, {"rule": {"name": "fltrust", "root": 20}}],
+}
+
+
+class EverySecond(Aggregator):
+    """The mean, of which a coordinate is kept at every second step: those that are marked."""
+
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
+        return {"marked": torch.arange(len(like_D), device=like_D.device) % 2 == 0}
+
+    def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
+        return Aggregate(submissions.rows_ND.mean(dim=0) * state["marked"]), {"marked": ~state["marked"]}
+
 
 SETUPS: dict[str, dict[str, Any]] = {
     "centred-clipping": {"aggregator": {"name": "centred-clipping", "tau": 0.5, "iterations": 2}},
@@ -36,6 +58,8 @@ SETUPS: dict[str, dict[str, Any]] = {
     "label-flipping, dirichlet": {"attack": "label-flipping", "split": {"name": "dirichlet", "minimum": 3}},
     "mvr": {"momentum": {"name": "mvr", "a": 0.3}},
     "a mixture": {"aggregator": MIXTURE},
+    "two roots": {"aggregator": TWO_ROOTS},
+    "truth values": {"aggregator": f"{__name__}:EverySecond"},
 }
 
 
@@ -71,7 +95,8 @@ def test_the_state_is_needed(small_setup: Setup, kind: str) -> None:
         if name in ("attack.worker", "attack.mu"):  # chosen anew in the warm-up; of too little weight to be seen here
             continue
         changed = LocalSimulation(setup, data)
-        changed.restore({**state, name: 1 - 3 * state[name]}, 6)
+        kept = state[name]
+        changed.restore({**state, name: ~kept if kept.dtype is torch.bool else 1 - 3 * kept}, 6)
         changed.advance(12)
         assert not np.array_equal(changed.parameters(), expected), name
 
@@ -107,3 +132,32 @@ def test_the_root_part_is_taken_from_the_workers(small_setup: Setup) -> None:
     assert len(kept) == 15
     assert not kept & drawn
     assert len(kept | drawn) == len(data.x_train)
+
+
+def test_rules_of_a_mixture_share_the_largest_root(small_setup: Setup) -> None:
+    both = small_setup.changed(aggregator=TWO_ROOTS)
+    alike = [{"rule": {"name": "fltrust", "root": 20}}] * 2
+    expected = small_setup.changed(aggregator={"name": "random-mixture", "rules": alike})
+    assert both.defence.root_examples == 20
+    assert np.array_equal(simulate(both).parameters, simulate(expected).parameters)
+
+
+def test_draws_of_a_step_and_of_the_run_are_apart(small_setup: Setup) -> None:
+    """Also where the further numbers of one are those of the other."""
+    step = Step(seed=3, number=5).of(EverySecond())
+    drawn = [
+        step.generator("x"),
+        step.generator_of_run("x", 5),
+        step.generator_of_run("x"),
+        step.generator("x", 1),
+        step.generator_of_run("x", 5, 1),
+        step.generator("y"),
+        Step(seed=3, number=5).generator("x"),
+    ]
+    values = [int(one.integers(2**60)) for one in drawn]
+    assert len(set(values)) == len(values)
+    again = Step(seed=3, number=5).of(EverySecond())
+    assert int(again.generator("x").integers(2**60)) == values[0]
+    elsewhere = Step(seed=3, number=6).of(EverySecond())
+    assert int(elsewhere.generator_of_run("x").integers(2**60)) == values[2]
+    assert int(elsewhere.generator("x").integers(2**60)) != values[0]

@@ -1,9 +1,11 @@
 """Sweep files: what they stand for, and what is said of wrong ones."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from byzray import Setup
 from sweeps.conditions import Condition, ConditionError, facts
 from sweeps.definition import load_sweep, parse_seeds
 from sweeps.grid import SweepError
@@ -214,6 +216,97 @@ def test_wrong_seeds(text: str) -> None:
 def test_conditions(text: str, holds: bool) -> None:
     content = {"aggregator": "median", "attack": {"name": "little"}, "byzantine": 4, "learning_rate": 0.2}
     assert Condition(text).holds(facts(content)) is holds
+
+
+MVR = {"momentum": {"name": "mvr", "a": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "holds"),
+    [
+        ({}, "momentum.name == 'mvr'", False),
+        ({}, "momentum.name == 'heavy-ball' and momentum.beta == 0.9", True),
+        ({"momentum": {"beta": 0.5}}, "momentum.name == 'mvr' or momentum.beta == 0.5", True),
+        (MVR, "momentum.name == 'mvr' and momentum.a == 0.3", True),
+        ({"momentum": {"name": "mvr"}}, "momentum.a == 0.1", True),
+        ({"momentum": "mvr"}, "momentum.name == 'mvr' and momentum.a == 0.1", True),
+        ({"momentum": "heavy-ball"}, "momentum.name == 'heavy-ball' and momentum.beta == 0.9", True),
+        (MVR, "momentum.name != 'mvr' and momentum.beta > 0.5", False),
+        (MVR, "placement == 'worker' and not nesterov", True),
+    ],
+)
+def test_conditions_on_the_momentum(content: dict[str, Any], text: str, holds: bool) -> None:
+    assert Condition(text).holds(facts(content)) is holds
+    described = Setup.model_validate(content).describe()  # as `--only` sees it
+    assert Condition(text).holds(facts(described)) is holds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [MVR, {"momentum": "mvr"}, Setup.model_validate(MVR).describe()],
+    ids=["a mapping", "a name", "a description"],
+)
+@pytest.mark.parametrize("option", ["beta", "dampening"])
+def test_an_option_of_the_other_momentum_is_not_there(content: dict[str, Any], option: str) -> None:
+    with pytest.raises(ConditionError, match=option):
+        Condition(f"momentum.{option} >= 0").holds(facts(content))
+
+
+def test_an_axis_of_momenta_is_told_apart_by_a_condition(tmp_path: Path) -> None:
+    text = """
+base: {dataset: digits, workers: 5, aggregator: median}
+axes: {momentum: [mvr, {name: mvr, a: 0.5}, {beta: 0.5}], local_steps: [1, 2]}
+conditions: ["momentum.name != 'mvr' or local_steps == 1"]
+"""
+    setups = load_sweep(write(tmp_path, text)).setups()
+    assert [(one.momentum.name, one.momentum.a, one.local_steps) for one in setups] == [
+        ("mvr", 0.1, 1),
+        ("mvr", 0.5, 1),
+        ("heavy-ball", None, 1),
+        ("heavy-ball", None, 2),
+    ]
+
+
+PRE = "base: {dataset: digits, workers: 11, byzantine: 1, attack: little, aggregator: median, pre: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("pre", "expected"),
+    [
+        ("[{name: bucketing, size: 2}, nnm]", ["bucketing", "nnm"]),
+        ("[nnm, bucketing]", ["nnm", "bucketing"]),
+        ("bucketing", ["bucketing"]),
+        ("{name: bucketing, size: 2}", ["bucketing"]),
+    ],
+)
+def test_an_axis_may_be_an_option_of_a_pre_aggregator(tmp_path: Path, pre: str, expected: list[str]) -> None:
+    text = f"{PRE % pre}axes: {{pre.bucketing.size: [1, 3]}}\nreference: false"
+    setups = load_sweep(write(tmp_path, text)).setups()
+    assert [[part.label() for part in one.pre] for one in setups] == [expected, expected]
+    position = expected.index("bucketing")
+    assert [one.describe()["pre"][position] for one in setups] == [{"name": "bucketing", "size": k} for k in (1, 3)]
+
+
+def test_a_condition_on_an_option_of_a_pre_aggregator(tmp_path: Path) -> None:
+    text = f"{PRE % '[bucketing, nnm]'}axes: {{pre.bucketing.size: [1, 2, 3]}}\nreference: false\n"
+    setups = load_sweep(write(tmp_path, f"{text}conditions: ['pre.bucketing.size > 1']")).setups()
+    assert [one.describe()["pre"][0]["size"] for one in setups] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("pre", "axis", "message"),
+    [
+        ("nnm", "pre.bucketing.size: [2]", "pre.bucketing.size: cannot be set, pre is 'nnm', without 'bucketing'"),
+        ("none", "pre.bucketing.size: [2]", "pre.bucketing.size: cannot be set, pre is 'none', without 'bucketing'"),
+        ("[bucketing]", "pre.bucketing.sizes: [2]", "pre.0.sizes: unknown key, did you mean 'size'?"),
+        ("[bucketing]", "pre.bucketing.size: [0]", "pre.0.size: got 0, expected a number > 0"),
+        ("[3, bucketing]", "pre.bucketing.size: [2]", "pre.0: got 3, expected"),
+    ],
+)
+def test_a_wrong_axis_of_a_pre_aggregator_gets_one_message(tmp_path: Path, pre: str, axis: str, message: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        load_sweep(write(tmp_path, f"{PRE % pre}axes: {{{axis}}}"))
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["__import__('os').getcwd()", "n.__class__ == 1", "open('x') == 1", "9**9**9 > 1"])
