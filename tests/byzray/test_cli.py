@@ -234,7 +234,7 @@ def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path
     assert out.rstrip().endswith("# the data set is not here, so it was not checked whether the model fits it")
 
 
-def test_show_how_a_split_deals_the_labels(byzray: Byzray, tmp_path: Path) -> None:
+def test_show_how_a_split_deals_the_labels(byzray: Byzray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = byzray("show", "setup.yaml", "--set", "split=dirichlet")
     found = re.search(
         r"^# split dirichlet: label skew (0\.\d\d), shards of (\d+) to (\d+) examples$", out, re.MULTILINE
@@ -255,6 +255,7 @@ def test_show_how_a_split_deals_the_labels(byzray: Byzray, tmp_path: Path) -> No
     assert err.startswith(
         "byzray: setup.yaml: 1 mistake in the setup\n  split: parts.npz: array 'worker': found no exam"
     )
+    monkeypatch.setenv("BYZRAY_DATA", str(tmp_path))
     code, out, _ = byzray("show", "setup.yaml", "--set", "split=iid", "--set", "dataset=mnist", "--set", "model=full")
     assert code == 0
     assert out.splitlines()[-1] == "# the data set is not here, so the label skew is not known"

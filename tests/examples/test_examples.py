@@ -86,7 +86,8 @@ def test_the_sweep_over_pre_aggregators_runs() -> None:
     pres = {(setup.defence.label(), setup.split.describe()["alpha"]) for setup in setups if setup.byzantine}
     assert ("median", 1.0) in pres
     assert ("nnm+median", 1.0) not in pres, "a condition on the option of the split"
-    assert {part.describe().get("size") for setup in setups for part in setup.pre} == {None, 2}, "and of `pre`"
+    sizes = {(setup.byzantine, part.describe().get("size")) for setup in setups for part in setup.pre}
+    assert sizes == {(2, None), (2, 2), (2, 3), (3, None), (3, 2)}, "and of `pre`"
     for setup in setups:
         if setup.aggregator.label() != "trimmed-mean":
             assert len(simulate(setup.changed(steps=2)).metrics) == 2

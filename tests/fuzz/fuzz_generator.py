@@ -93,7 +93,7 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
 
 def _option(base: type[Options], rng: random.Random) -> Any:
     registry = next(one for one in REGISTRIES.values() if issubclass(base, one.base))
-    name = rng.choice(list(registry.classes))
+    name = rng.choice([one for one in registry.classes if one != "file"])  # a partition fits one data set alone
     options = _section(registry.classes[name], rng)
     return name if not options and rng.random() < 0.5 else {"name": name, **options}
 
