@@ -33,7 +33,7 @@ class Caf(Weighting):
         squares_NN = finite_squares(submissions.distances_NN().cpu())
         c_N = (~submissions.norms_N().isinf()).cpu().double()
         best_N, least = c_N / c_N.sum().clamp(min=1), math.inf
-        while True:
+        while c_N.any():  # none is finite in a run that diverged
             weights_N = c_N / c_N.sum()
             gram_NN = centred_gram(squares_NN, weights_N)
             roots_N = weights_N.sqrt()
