@@ -354,7 +354,7 @@ class Negating(Dying):
 
 
 @pytest.mark.parametrize("attack", ["Dying", "Negating"])
-@pytest.mark.parametrize("placement", ["worker", "server"])
+@pytest.mark.parametrize("placement", ["worker", pytest.param("server", marks=LONG)])
 def test_byzantine_workers_that_train_get_their_own_momentum_back(
     mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, placement: str
 ) -> None:
