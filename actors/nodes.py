@@ -106,7 +106,9 @@ def unshared(folder: Path) -> list[str]:
     Raises:
         OSError: this process cannot write to it.
     """
-    return [node.name for node in sharing(folder)[1]]
+    bad = sharing(folder)[1]
+    alive = nodes()  # one that was lost meanwhile shares nothing, and computes nothing either
+    return [node.name for node in bad if node in alive]
 
 
 def sharing(folder: Path, among: Iterable[Node] | None = None) -> tuple[list[Node], dict[Node, str]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import ray
 
-from actors.nodes import nodes, on_every_node, sharing, unshared
+from actors.nodes import Node, nodes, on_every_node, sharing, unshared
 
 
 class Second(NamedTuple):
@@ -87,3 +87,12 @@ def test_folders_that_are_not_shared(second: Second) -> None:
         assert {node.id for node in shared} == {node.id for node in nodes()} - {second.id}
         assert unshared(folder) == [node.name for node in nodes() if node.id == second.id]
     assert not [path for folder in second[1:] for path in folder.iterdir()]  # type: ignore[union-attr]
+
+
+def test_a_node_that_was_lost_meanwhile_is_not_one_without_the_folder(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = nodes()[0]
+    lost = Node("f" * 56, "192.0.2.77", "192.0.2.77")
+    monkeypatch.setattr("actors.nodes.sharing", lambda folder: ([], {lost: "was lost", here: "is missing there"}))
+    assert unshared(tmp_path) == [here.name]
