@@ -148,7 +148,7 @@ class Contract:
         own = [option for option in called if not option.is_builtin()]
         before = [one._version for one in given]
         look = bool(own) and not starts and self._looks[type(called[0])] < CLOSE_LOOKS
-        copies = [one.clone() for one in given if look and one.numel() <= LARGEST_COPY]
+        copies = [(one, one.clone()) for one in given if look and one.numel() <= LARGEST_COPY]
         drawn = RandomStates.now(self.device) if own and name not in self._warned else None
         versions = _versions(states)
         try:
@@ -166,8 +166,7 @@ class Contract:
                 "there by a searched attack would stay"
             )
         # The bits are compared, as NaN is not equal to itself.
-        kept = [one for one in given if one.numel() <= LARGEST_COPY]
-        same = all(torch.equal(_bits(copy), _bits(one)) for copy, one in zip(copies, kept, strict=False))
+        same = all(torch.equal(_bits(copy), _bits(one)) for one, copy in copies)
         if [one._version for one in given] != before or not same:
             raise BrokenContract(
                 f"{name} changed the submissions it was given in place, expected that it leaves them as they are: "
@@ -204,9 +203,13 @@ def poisoned(attack: Attack, batch: Batch, classes: int, worker: int, step: int,
     Raises:
         BrokenContract: it is no batch of as many examples, or the one given was changed.
     """
-    versions = [part._version for part in batch]
-    found = attack.poison(batch, classes, worker, step, drawn)
     name = f"attack {attack.label()}"
+    versions = [part._version for part in batch]
+    try:
+        found = attack.poison(batch, classes, worker, step, drawn)
+    except Exception as error:
+        error.add_note(f"raised by {name}")
+        raise
     if [part._version for part in batch] != versions:
         raise BrokenContract(f"{name} changed the batch it was given in place, expected that poison returns another")
     alike = isinstance(found, Batch) and all(

@@ -1,5 +1,6 @@
 """The defence: pre-aggregators and a rule, from submissions to the aggregate."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,11 +29,12 @@ class Defence:
 
     def label(self) -> str:
         """``nnm+trimmed-mean``."""
-        return "+".join(part.label() for part in (*self.pre, self.rule))
+        return "+".join(part.label() for part in self.parts)
 
     def initial_state(self, step: Step, like_D: Tensor) -> State:
         """The rule's state before the first step."""
-        return self.rule.initial_state(self._last(step), like_D)
+        n, f = self.sizes(step.n, step.f)
+        return self.rule.initial_state(replace(step.of(self.rule), n=n, f=f), like_D)
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         """The aggregate of a step, as a combination of these submissions where that is known, and the state after it.
@@ -57,11 +59,6 @@ class Defence:
         """This defence at a step."""
         return Bound(self, step, state)
 
-    def _last(self, step: Step) -> Step:
-        """The step as the rule sees it."""
-        n, f = self.sizes(step.n, step.f)
-        return replace(step.of(self.rule), n=n, f=f)
-
     def sizes(self, n: int, f: int) -> tuple[int, int]:
         """How many submissions reach the rule, and how many of them may be Byzantine."""
         for part in self.pre:
@@ -69,7 +66,7 @@ class Defence:
         return n, f
 
     def check(self, n: int, f: int) -> str | None:
-        """Why the defence cannot do with n submissions tolerating f; None if it can."""
+        """Why the defence cannot work with n submissions tolerating f; None if it can."""
         left = ""
         for part in self.parts:
             if reason := part.check(n, f):
@@ -83,7 +80,7 @@ class Defence:
 
     def bound(self, n: int, f: int) -> float:
         """The variance-norm bound of the rule, see :meth:`Aggregator.bound`; NaN with any pre-aggregator."""
-        return self.rule.bound(n, f) if not self.pre else float("nan")
+        return math.nan if self.pre else self.rule.bound(n, f)
 
     def kappa(self, n: int, f: int) -> float:
         """The robustness coefficient, see :meth:`Aggregator.kappa`."""

@@ -86,7 +86,7 @@ def file_digests(setup: Setup, root: Path) -> dict[str, str]:
         root: the folder that holds data sets.
     """
     digests: dict[str, str] = {}
-    with suppress(MissingData):  # what is missing is told when it is needed
+    with suppress(MissingData):  # what is missing is reported when it is needed
         if isinstance(setup.dataset, Npz):
             digests |= _digests([setup.dataset.file(root)])
     with suppress(MissingData):

@@ -158,7 +158,9 @@ class Momentum(Section):
         if data.get("placement") == "worker":
             others -= {"placement"}
         if others:
-            raise ValueError(f"expected no {sorted(others)[0]!r} beside mvr, which has 'a' alone, at the workers")
+            raise ValueError(
+                f"expected no {sorted(others)[0]!r} with mvr, whose only option is 'a': it is kept at the workers"
+            )
         a = data.get("a", 0.1)
         known = isinstance(a, int | float) and not isinstance(a, bool) and 1e-6 <= a <= 1
         return {"name": "mvr", "a": a, **({"beta": 1.0 - a, "dampening": 1.0 - a} if known else {})}

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
 from byzray import randomness
 from byzray.options import Options
+from byzray.state import State
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,22 @@ class Step:
     def of(self, option: Options) -> Self:
         """The step as a class sees it: what a user's own draws is apart from what byzray draws."""
         return self if option.is_builtin() else replace(self, prefix=f"{option.written()} ")
+
+
+class Stateful(Options):
+    """What rules and attacks have in common: they may carry something from one step to the next, and ask the step.
+
+    Attributes:
+        depends_on_step: whether it asks the step for more than n and f; such steps are not captured on a GPU.
+    """
+
+    depends_on_step: ClassVar[bool] = False
+
+    def initial_state(self, step: Step, like_D: Tensor) -> State:
+        """The state before the first step, by name.
+
+        Args:
+            step: the first step.
+            like_D: a vector of the shape, the type and the device of a submission, without meaning.
+        """
+        return {}

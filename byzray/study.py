@@ -201,7 +201,7 @@ class Study:
 
 def acceptance(aggregate: Aggregate, honest: int, byzantine: int) -> Tensor:
     """How much of an aggregate is Byzantine, (1,) float64: the share of the rows that a rule selected, else the weight
-    of the Byzantine submissions; NaN where the rule tells neither."""
+    of the Byzantine submissions; NaN where neither is known."""
     if aggregate.rows_K is not None:
         return (aggregate.rows_K >= honest).double().mean().reshape(1)
     weights_N = aggregate.weights_N(honest + byzantine)

@@ -15,7 +15,7 @@ from torch import Tensor
 from byzray.mistakes import BrokenContract
 from byzray.options import Options
 from byzray.state import State
-from byzray.step import Step
+from byzray.step import Stateful, Step
 from byzray.submissions import Matrix, Submissions, uniform
 
 # What a rule for byzray 0.1 may implement, which nothing calls any more.
@@ -55,7 +55,7 @@ class Aggregate:
         return self.given_weights_N if self.rows_K is None else uniform(self.rows_K, n)
 
 
-class Aggregator(Options):
+class Aggregator(Stateful):
     """An aggregation rule: N submissions, of which up to f may be Byzantine, to one (D,) vector.
 
     A rule neither modifies nor returns (a view of) what it is given, and depends on that alone: what it carries from
@@ -69,24 +69,13 @@ class Aggregator(Options):
 
     Attributes:
         computes_on_host: whether the rule looks at values on the host, which waits for a GPU at every step.
-        depends_on_step: whether the rule asks the step for more than n and f; such steps are not captured on a GPU.
     """
 
     computes_on_host: ClassVar[bool] = False
-    depends_on_step: ClassVar[bool] = False
 
     def aggregate(self, submissions: Submissions, f: int) -> Tensor:
         """The aggregate (D,), tolerating `f` Byzantine submissions."""
         raise NotImplementedError(f"{self.label()} makes nothing of submissions alone: it is asked by step")
-
-    def initial_state(self, step: Step, like_D: Tensor) -> State:
-        """The state before the first step, by name.
-
-        Args:
-            step: the first step.
-            like_D: a vector of the shape, the type and the device of a submission, without meaning.
-        """
-        return {}
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         """The aggregate of a step and the state after it: tensors of the same names and shapes.

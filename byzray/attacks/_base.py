@@ -10,15 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from byzray.defence import Bound
-from byzray.options import Options
 from byzray.sampling import Batch
 from byzray.state import State
-from byzray.step import Step
+from byzray.step import Stateful, Step
 
 
 @dataclass(frozen=True)
 class View:
-    """What the adversary sees of a step beside the honest submissions.
+    """What the adversary sees of a step in addition to the honest submissions.
 
     Attributes:
         step: the step.
@@ -38,7 +37,7 @@ class View:
     own_FD: Tensor | None = None
 
 
-class Attack(Options):
+class Attack(Stateful):
     """The adversary's strategy: it sees every honest submission and the server's defence, and answers for all
     Byzantine workers at once.
 
@@ -47,11 +46,9 @@ class Attack(Options):
 
     Attributes:
         trains: whether the Byzantine workers run the honest code, on data that :meth:`poison` changes.
-        depends_on_step: whether it asks the step for more than n and f; such steps are not captured on a GPU.
     """
 
     trains: ClassVar[bool] = False
-    depends_on_step: ClassVar[bool] = False
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         """The Byzantine submissions.
@@ -64,15 +61,6 @@ class Attack(Options):
             (byzantine, D) submissions; equal rows may be an expanded view of one.
         """
         raise NotImplementedError(f"{self.label()} makes nothing of one step alone: it is asked by step")
-
-    def initial_state(self, step: Step, like_D: Tensor) -> State:
-        """The state before the first step, by name.
-
-        Args:
-            step: the first step.
-            like_D: a vector of the shape, the type and the device of a submission, without meaning.
-        """
-        return {}
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
         """The Byzantine submissions of a step and the state after it: tensors of the same names and shapes. The state

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from byzray.splits._dealing import dealt
 from byzray.splits._partition import PartitionSplit
 
 
@@ -15,4 +14,4 @@ class Iid(PartitionSplit):
     def positions(
         self, y: NDArray[np.int64], workers: int, classes: int, generator: np.random.Generator
     ) -> Sequence[NDArray[np.int64]]:
-        return dealt(generator.permutation(len(y)), workers)
+        return np.array_split(generator.permutation(len(y)), workers)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from byzray.splits._dealing import dealt
 from byzray.splits._partition import PartitionSplit
 
 
@@ -28,4 +27,7 @@ class Similarity(PartitionSplit):
         order = generator.permutation(len(y))
         alike, rest = np.split(order, [round(self.gamma * len(y))])
         by_label = rest[np.argsort(y[rest], kind="stable")]
-        return [np.concatenate(both) for both in zip(dealt(alike, workers), dealt(by_label, workers), strict=True)]
+        return [
+            np.concatenate(both)
+            for both in zip(np.array_split(alike, workers), np.array_split(by_label, workers), strict=True)
+        ]

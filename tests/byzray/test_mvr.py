@@ -91,8 +91,8 @@ def test_it_is_written_by_its_own_fields(small_setup: Setup) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"momentum": {"name": "mvr", "beta": 0.9}}, "expected no 'beta' beside mvr"),
-        ({"momentum": {"name": "mvr", "placement": "server"}}, "expected no 'placement' beside mvr"),
+        ({"momentum": {"name": "mvr", "beta": 0.9}}, "expected no 'beta' with mvr"),
+        ({"momentum": {"name": "mvr", "placement": "server"}}, "expected no 'placement' with mvr"),
         ({"momentum": {"a": 0.1}}, "expected no 'a', which belongs to {name: mvr}"),
         ({"momentum": {"name": "mvr", "a": 0}}, "momentum.a"),
         ({"momentum": {"name": "mvr", "a": "x"}}, "momentum.a"),
