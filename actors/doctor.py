@@ -29,9 +29,9 @@ from actors.cluster import CONNECT_SECONDS, connect, nobody_at
 from actors.group import LOOPBACK, Group, Meeting
 from actors.imports import worker_environment
 from actors.nodes import Node, answers, nodes, on_every_node, on_node, sharing
+from byzray.commands.machine import Finding, State, load_all
+from byzray.data import data_root
 from byzray.datasets import Data
-from byzray.doctor import Finding, State, load_all
-from byzray.simulation import data_root
 
 PACKAGES = ("byzray", "ray", "torch", "numpy")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from actors.publishing import Sample, Source, counter
 from byzray.phases import Timings
-from byzray.recording import Update
-from byzray.results import RunDirectory
+from byzray.recording.update import Update
+from byzray.runs.directory import RunDirectory
 from byzray.setups import Setup
 
 # What variance-norm ratios are of, and what the metrics call it.
@@ -17,7 +17,7 @@ RATIOS = {"sampled": "Sampled", "submitted": "Honest"}
 
 def run_tags(setup: Setup, sweep: str) -> dict[str, str]:
     """The tags of a run's metrics: sweep (empty for a single run), its directory, rule and attack, seed."""
-    return {"sweep": sweep, "run": RunDirectory.name(setup), "setup": setup.contest(), "seed": str(setup.seed)}
+    return {"sweep": sweep, "run": RunDirectory.name(setup), "setup": setup.matchup(), "seed": str(setup.seed)}
 
 
 class Monitor(Source):

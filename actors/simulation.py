@@ -1,7 +1,6 @@
 """A run on a fleet of actors."""
 
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +18,20 @@ from actors.fleet import GRACE_SECONDS, Fleet
 from actors.monitoring import Monitor, run_tags
 from actors.server import Rescued, Stretch
 from actors.supervision import ActorLost, FleetError, Patience, Supervision
+from byzray.data import data_root, load_data
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
 from byzray.mistakes import SetupError
 from byzray.phases import Timings
-from byzray.recording import CheckpointInterval, Progress, StateLost, Update, record
-from byzray.results import Result
+from byzray.recording.loop import record
+from byzray.recording.progress import shown
+from byzray.recording.recorder import CheckpointInterval
+from byzray.recording.simulation import StateLost
+from byzray.recording.update import Progress, Update
+from byzray.runs.result import Result
 from byzray.setups import Actors, Setup
-from byzray.simulation import data_root, load_data, mean_buffers
+from byzray.simulation import mean_buffers
 from byzray.state import State
 
 T = TypeVar("T")
@@ -37,8 +41,8 @@ class FleetSimulation:
     """A run on a fleet. Actors that are lost are replaced, and no bit of the run changes.
 
     A worker actor gets its momentum back from the server, and the step under way is repeated. If the server is lost,
-    :class:`byzray.recording.StateLost` is raised as soon as the fleet is complete again: the run can go on from a
-    checkpoint.
+    :class:`byzray.recording.simulation.StateLost` is raised as soon as the fleet is complete again: the run can go on
+    from a checkpoint.
 
     Args:
         setup: the setup.
@@ -328,19 +332,17 @@ def simulate(
         monitors.append(Monitor(setup))
         return FleetSimulation(setup, loaded, fleet or own[0])
 
-    def show(update: Update) -> bool | None:
-        for monitor in monitors:  # none, where a run that is there already gets its figure
-            monitor.show(update)
-        if progress is not None:
-            return progress(update)
-        for event in update.events:
-            warnings.warn(event, stacklevel=4)  # where the user called simulate
-        return None
-
+    files = fingerprints(setup, data_root(data))
+    options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints}
     try:
-        files = fingerprints(setup, data_root(data))
-        options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": show}
-        return record(setup, start, fingerprints=files, **options)
+        with shown(setup, progress, depth=1) as show:
+
+            def report(update: Update) -> bool | None:
+                for monitor in monitors:  # none, where a run that is there already gets its figure
+                    monitor.show(update)
+                return show(update)
+
+            return record(setup, start, progress=report, fingerprints=files, **options)
     finally:
         for monitor in monitors:
             monitor.end()

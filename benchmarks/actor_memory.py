@@ -18,7 +18,7 @@ from rich.table import Table
 import actors
 from actors.fleet import split
 from byzray import Setup
-from byzray.simulation import load_data
+from byzray.data import load_data
 
 MB = 1e6
 

@@ -30,12 +30,13 @@ from actors.fleet import split
 from actors.simulation import FleetSimulation
 from byzray import Setup, Update
 from byzray.cohort import Cohort, Contribution
+from byzray.data import load_data
 from byzray.datasets import Data
 from byzray.environment import environment
 from byzray.metrics import Moments
 from byzray.server import Server
 from byzray.setups import Actors
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 # What is timed at once: long enough that the one call for each stretch of steps does not show.
 CHUNK = 10

@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from byzray import Interrupted, Setup, Update
-from byzray.checkpoints import Checkpoint, Checkpoints
+from byzray.data import load_data
 from byzray.files import write_atomically
-from byzray.recording import CheckpointInterval, record
-from byzray.simulation import LocalSimulation, load_data
+from byzray.recording.loop import record
+from byzray.recording.recorder import CheckpointInterval, Recorder
+from byzray.runs.checkpoints import Checkpoint, Checkpoints
+from byzray.simulation import LocalSimulation
 
 INTERVALS = {
     "default": CheckpointInterval(),
@@ -60,11 +62,8 @@ def setup(dataset: str) -> Setup:
 
 def share(chosen: Setup, data: Any, interval: CheckpointInterval, seconds: float) -> dict[str, float]:
     """The share of a run of so many seconds that saving took, tables and status included."""
-    from byzray import recording
-
-    recorder = recording._Recording
-    clock = Clock(recorder._save)
-    original, recorder._save = recorder._save, clock  # type: ignore[method-assign,assignment]
+    clock = Clock(Recorder._save)
+    original, Recorder._save = Recorder._save, clock  # type: ignore[method-assign,assignment]
     began = time.perf_counter()
 
     def progress(update: Update) -> bool:
@@ -83,7 +82,7 @@ def share(chosen: Setup, data: Any, interval: CheckpointInterval, seconds: float
     except Interrupted:
         pass
     finally:
-        recorder._save = original  # type: ignore[method-assign]
+        Recorder._save = original  # type: ignore[method-assign]
     took = time.perf_counter() - began
     return {"seconds": took, "checkpoints": clock.calls, "share": clock.seconds / took}
 

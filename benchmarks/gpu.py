@@ -50,10 +50,11 @@ from rich.console import Console
 from rich.table import Table
 
 from byzray import Setup
+from byzray.data import data_root
 from byzray.datasets import DATASETS, Data, MissingData
 from byzray.environment import environment
 from byzray.files import write_atomically
-from byzray.simulation import LocalSimulation, data_root
+from byzray.simulation import LocalSimulation
 from sweeps.grid import setups
 from sweeps.paper import CIFAR, MNIST, SEEDS
 

@@ -28,7 +28,7 @@ from rich.table import Table
 import actors
 from actors.simulation import FleetSimulation
 from byzray import Setup
-from byzray.simulation import data_root, load_data
+from byzray.data import data_root, load_data
 
 STEPS = 60
 KILLED_AFTER = 20

@@ -43,9 +43,10 @@ from rich.table import Table
 import byzray
 from byzray import Setup, Update
 from byzray.aggregators import AGGREGATORS
+from byzray.data import data_root, load_data
 from byzray.environment import environment
 from byzray.files import write_atomically
-from byzray.simulation import LocalSimulation, data_root, load_data
+from byzray.simulation import LocalSimulation
 from sweeps.paper import DEMO, MNIST
 
 Figures = dict[str, Any]

@@ -23,10 +23,11 @@ import actors
 from actors import publishing
 from actors.monitoring import Monitor
 from byzray import Interrupted, Setup, Update
+from byzray.data import load_data
 from byzray.files import write_atomically
 from byzray.phases import Stopwatch
-from byzray.recording import record
-from byzray.simulation import LocalSimulation, load_data
+from byzray.recording.loop import record
+from byzray.simulation import LocalSimulation
 
 TURNS = 6
 

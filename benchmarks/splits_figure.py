@@ -14,8 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from byzray import Setup
+from byzray.data import load_data
 from byzray.division import training
-from byzray.simulation import load_data
 from byzray.splits import Sharded, label_skew
 
 WORKERS = 10

@@ -37,15 +37,16 @@ from rich.table import Table
 import byzray.cohort
 import byzray.server
 from byzray import Setup
+from byzray.data import data_root, load_data
 from byzray.datasets import Data
 from byzray.environment import environment
 from byzray.gradients import Gradients
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
-from byzray.recording import Update
+from byzray.recording.update import Update
 from byzray.sampling import TrainingStream
 from byzray.server import Server
-from byzray.simulation import LocalSimulation, data_root, load_data
+from byzray.simulation import LocalSimulation
 from sweeps.paper import ATTACKS, MNIST
 
 # Our names of the rules, and those of the published code.

@@ -1,7 +1,7 @@
-"""What a sweep costs beside its computation: actors that compute run after run against one actor a run.
+"""What a sweep costs in addition to its computation.
 
-Runs the same sweep twice on one local Ray cluster, both times with one CPU a run, and prints for each the share of the
-time in which its slots computed steps and evaluations, and what a run cost beyond that. The time counts from when Tune
+Runs a sweep on a local Ray cluster with one CPU a run, and prints the share of the time in which its slots computed
+steps and evaluations, and what a run cost beyond that. The time counts from when Tune
 starts the first trial, whose actor has yet to import PyTorch, to the end.
 
     python benchmarks/sweep_overhead.py --runs 20 --seconds 5
@@ -22,15 +22,17 @@ from rich.table import Table
 import actors
 import byzray
 from byzray import Setup
+from byzray.data import data_root
 from byzray.environment import environment
-from byzray.simulation import data_root
 from sweeps.definition import Sweep
 from sweeps.grid import Point
+from sweeps.observer import Observer
+from sweeps.outcome import Outcome
 from sweeps.paper import MNIST
 from sweeps.plan import make_plan
 from sweeps.storage import Storage
-from sweeps.sweep import Options, Outcome, run_sweep
 from sweeps.trainable import Resources
+from sweeps.tuner import Options, run_sweep
 
 # Of the demo, and of the paper.
 SETUPS = {
@@ -64,19 +66,19 @@ def calibrated(setup: Setup, seconds: float, data: Path) -> Setup:
     return setup.changed(steps=max(1, round(300 * seconds / tried.seconds)))
 
 
-def measure(setup: Setup, runs: int, reuse: bool, data: Path) -> Outcome:
+def measure(setup: Setup, runs: int, data: Path) -> Outcome:
     """Compute so many runs, in a folder that is removed again."""
     sweep = Sweep("overhead", (Point(setup),), tuple(range(1, runs + 1)))
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        options = Options(Resources(cpus=1), 0, data, reuse_actors=reuse)
-        return run_sweep(make_plan(sweep, storage, data), storage, options, Console(quiet=True))
+        options = Options(Resources(cpus=1), 0, data)
+        return run_sweep(make_plan(sweep, storage, data), storage, options, Observer())
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="runs in each of the two sweeps")
+    parser.add_argument("--runs", type=int, default=20, help="runs in the sweep")
     parser.add_argument("--dataset", choices=SETUPS, default="digits", help="whose setup: the demo's or the paper's")
     parser.add_argument("--seconds", type=float, default=5.0, help="about how long one computes, alone")
     parser.add_argument("--steps", type=int, help="steps of a run, in place of --seconds")
@@ -89,21 +91,14 @@ def main() -> None:
     actors.connect(dashboard=False, output=False)
     console = Console()
     console.print(f"{given.runs} runs of {setup.steps} steps on {given.dataset}, {os.cpu_count()} CPUs")
-    table = Table("actors", "slots", "seconds", "computing", "a run computes", "a run costs beside")
-    figures = {}
-    for name, reuse in (("reused", True), ("one a run", False)):
-        outcome = measure(setup, given.runs, reuse, data)
-        computing = outcome.busy * outcome.seconds * outcome.slots / given.runs
-        beside = outcome.seconds * outcome.slots / given.runs - computing
-        figures[name] = {"seconds": outcome.seconds, "busy": outcome.busy, "computing": computing, "beside": beside}
-        table.add_row(
-            name,
-            f"{outcome.slots}",
-            f"{outcome.seconds:.1f}",
-            f"{outcome.busy:.1%}",
-            f"{computing:.2f} s",
-            f"{beside:.2f} s",
-        )
+    outcome = measure(setup, given.runs, data)
+    computing = outcome.busy * outcome.seconds * outcome.slots / given.runs
+    beside = outcome.seconds * outcome.slots / given.runs - computing
+    figures = {"reused": {"seconds": outcome.seconds, "busy": outcome.busy, "computing": computing, "beside": beside}}
+    table = Table("slots", "seconds", "computing", "a run computes", "a run costs in addition")
+    table.add_row(
+        f"{outcome.slots}", f"{outcome.seconds:.1f}", f"{outcome.busy:.1%}", f"{computing:.2f} s", f"{beside:.2f} s"
+    )
     ray.shutdown()
     console.print(table)
     if given.json is not None:

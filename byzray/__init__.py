@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from byzray.mistakes import SetupError
-    from byzray.recording import Interrupted, Update
-    from byzray.results import Result, RunExists
+    from byzray.recording.update import Interrupted, Update
+    from byzray.report.frame import load_runs
+    from byzray.runs.directory import RunExists
+    from byzray.runs.result import Result
     from byzray.setups import Setup, load_setup
     from byzray.simulation import simulate
 
@@ -20,15 +22,16 @@ __version__ = "0.2.0"
 # others use as well a step then takes several times longer. GNU OpenMP reads this once, when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_setup", "simulate"]
+__all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_runs", "load_setup", "simulate"]
 
 _HOMES = {
-    "Interrupted": "recording",
-    "Result": "results",
-    "RunExists": "results",
+    "Interrupted": "recording.update",
+    "Result": "runs.result",
+    "RunExists": "runs.directory",
     "Setup": "setups",
     "SetupError": "mistakes",
-    "Update": "recording",
+    "Update": "recording.update",
+    "load_runs": "report.frame",
     "load_setup": "setups",
     "simulate": "simulation",
 }

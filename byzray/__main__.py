@@ -7,7 +7,7 @@ def run() -> None:
     """Call the command, without the working folder at the front of `sys.path`, where `-m` puts it."""
     if not sys.flags.safe_path:
         sys.path.append(sys.path.pop(0))
-    from byzray.cli import main
+    from byzray.commands import main
 
     main()
 

@@ -24,7 +24,7 @@ from byzray.datasets import Data
 from byzray.defence import Defence
 from byzray.devices import Device, pick_device
 from byzray.metrics import METRIC_COLUMNS
-from byzray.recording import Simulation
+from byzray.recording.simulation import Simulation
 from byzray.setups import Setup
 from byzray.step import Step
 from byzray.study import acceptance

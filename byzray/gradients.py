@@ -6,7 +6,9 @@ Shapes in names: K workers, B examples a batch, D parameters.
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
@@ -244,6 +246,17 @@ class Gradients:
             # At theta = 0 the norm has no gradient; 0 is the subgradient that autograd takes, too.
             out_KD.addcdiv_(points.expand_as(out_KD), torch.where(norm > 0, norm, 1), value=self.l2)
         return losses_K
+
+
+def trained_module(setup: Setup, shape: tuple[int, ...], classes: int, theta_D: NDArray[np.float32]) -> nn.Module:
+    """The model's module with its trainable parameters at `theta_D`, all else as it was initialised, on the CPU."""
+    module = build(setup.model, shape, classes, key(setup.seed, "parameters"))
+    parts = trainable(module)
+    sizes = [parameter.numel() for parameter in parts.values()]
+    with torch.no_grad():
+        for parameter, part in zip(parts.values(), torch.from_numpy(theta_D).split(sizes), strict=True):
+            parameter.copy_(part.view_as(parameter))
+    return module
 
 
 def clip(gradients_KD: Tensor, largest: float) -> None:

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 Location = tuple[int | str, ...]
+
+T = TypeVar("T")
 
 # The keys that may stand at a place of some data, as far as they are known.
 KnownKeys = Callable[[Location, dict[str, Any]], list[str]]
@@ -53,15 +55,19 @@ MEANT = {
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+class WrongInput(Exception):
+    """What the user gave is wrong; the message says what, and what was expected. The command ends with exit code 2."""
+
+
 class Failure(Exception):
-    """Something that the user should know failed, for no mistake in the code; the message says all there is to say."""
+    """The work failed, through no mistake in the code; the message says all there is to say. Exit code 1."""
 
 
 class BrokenContract(Failure, ValueError):
     """A rule or an attack of the user's own did what none must do; the message names it."""
 
 
-class SetupError(Exception):
+class SetupError(WrongInput):
     """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected.
 
     Attributes:
@@ -79,6 +85,18 @@ class SetupError(Exception):
 
     def __reduce__(self) -> tuple[type["SetupError"], tuple[str, list[str]]]:
         return SetupError, (self.source, self.mistakes)  # it travels from actors to the driver
+
+
+def parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
+    """`text` as `parse` reads it.
+
+    Raises:
+        WrongInput: it cannot; the message names what was given as `name`.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise WrongInput(f"{name}: got {text!r}, {error}") from error
 
 
 def lines(error: ValidationError) -> list[str]:

@@ -1,6 +1,5 @@
 """A run in this process: one cohort of all workers, one server, a loop."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzray.cohort import Cohort
+from byzray.data import data_root, load_data
 from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
-from byzray.division import training, with_owners
 from byzray.environment import Environment, environment, fingerprints
 from byzray.graphs import StepGraphs, captures, plain_step
-from byzray.mistakes import SetupError
 from byzray.phases import Timings
-from byzray.recording import CheckpointInterval, Progress, Simulation, record
-from byzray.results import Result
+from byzray.recording.loop import record
+from byzray.recording.progress import shown
+from byzray.recording.recorder import CheckpointInterval
+from byzray.recording.simulation import Simulation
+from byzray.recording.update import Progress
+from byzray.runs.result import Result
 from byzray.server import Server
 from byzray.setups import Setup
 from byzray.state import State
@@ -105,56 +107,6 @@ def mean_buffers(state: State, honest: int) -> dict[str, Tensor]:
     }
 
 
-def load_data(setup: Setup, root: str | Path | None = None, download: bool = False) -> Data:
-    """Read a setup's data set, and the file of its split if it has one; check what could not be checked before.
-
-    Args:
-        setup: the setup.
-        root: the folder that holds data sets, see :func:`data_root`.
-        download: whether missing files may be downloaded into it.
-
-    Raises:
-        byzray.datasets.MissingData: the files are not there.
-        SetupError: a file does not hold what it should, or the model does not fit the data.
-    """
-    field = "dataset"
-    try:
-        data = setup.dataset.load(data_root(root), download)
-        field = "split"
-        data = with_owners(data, setup, data_root(root))
-    except ValueError as error:
-        raise SetupError(setup.label(), [f"{field}: {error}"]) from error
-    check_data(setup, data)
-    return data
-
-
-def check_data(setup: Setup, data: Data) -> None:
-    """Check that a setup's model fits its data set, and that this can be divided as the setup says.
-
-    Raises:
-        SetupError: it does not.
-    """
-    mistakes = setup.mistakes_on(data.shape, data.classes)
-    field = "aggregator"
-    try:
-        examples = training(data, setup)
-        field = "split"
-        setup.split.stream(examples)
-    except ValueError as error:
-        mistakes.append(f"{field}: {error}")
-    if mistakes:
-        raise SetupError(setup.label(), mistakes)
-
-
-def data_root(given: str | Path | None = None) -> Path:
-    """The folder that holds data sets: the one given, or $BYZRAY_DATA, or ~/.cache/byzray/data.
-
-    A user without a home directory has it in the working folder, should any file be needed.
-    """
-    named = os.path.expanduser(given or os.environ.get("BYZRAY_DATA") or "~/.cache/byzray/data")
-    return Path(named.removeprefix("~/"))
-
-
 def simulate(
     setup: Setup,
     seed: int | None = None,
@@ -174,12 +126,13 @@ def simulate(
         setup: the setup; its layout on actors is ignored.
         seed: replaces the setup's seed.
         output: a folder in which to make the run's directory; none: nothing is written.
-        data: the folder that holds data sets, see :func:`data_root`.
+        data: the folder that holds data sets, see :func:`byzray.data.data_root`.
         download: whether a missing data set may be downloaded.
         resume: whether to continue an interrupted run that lies in `output`.
         checkpoints: how often to save a state to continue from.
-        progress: called after each stretch of steps. Without it, what the user should know of the run, such as a rule
-            that draws random numbers which are not seeded, is shown as Python's warnings.
+        progress: called after each stretch of steps; true asks for a stop. By default a bar is shown on a terminal and
+            in a notebook, and what the user should know of the run, such as a rule that draws random numbers which
+            are not seeded, as Python's warnings.
 
     Returns:
         metrics, evaluations and final parameters.
@@ -187,9 +140,9 @@ def simulate(
     Raises:
         SetupError: the setup cannot run here, or does not fit the data.
         byzray.datasets.MissingData: the data set is not there.
-        byzray.results.RunExists: the run's directory holds an interrupted run, and `resume` is False, or is damaged.
+        RunExists: the run's directory holds an interrupted run, and `resume` is False, or is damaged.
         byzray.files.StorageFault: something cannot be written.
-        byzray.recording.Interrupted: `progress` asked for a stop.
+        byzray.recording.update.Interrupted: `progress` asked for a stop.
     """
     setup = setup.changed(actors=None, seed=setup.seed if seed is None else seed)
 
@@ -197,5 +150,6 @@ def simulate(
         return LocalSimulation(setup, load_data(setup, data, download))
 
     files = fingerprints(setup, data_root(data))
-    options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints, "progress": progress}
-    return record(setup, start, fingerprints=files, **options)
+    options: dict[str, Any] = {"output": output, "resume": resume, "checkpoints": checkpoints}
+    with shown(setup, progress) as show:
+        return record(setup, start, progress=show, fingerprints=files, **options)

@@ -59,7 +59,7 @@ for shift in (ast.LShift, ast.RShift):
 
 
 class Condition:
-    """An expression on the names of :func:`facts`, with comparisons, arithmetic, `and`, `or`, `not` and `in`.
+    """An expression on :func:`condition_variables`, with comparisons, arithmetic, `and`, `or`, `not` and `in`.
 
     Raises:
         ConditionError: it is no expression.
@@ -141,7 +141,7 @@ def named(field: str, value: Any) -> Any:
     return Named(given["name"], {**defaults, **given})
 
 
-def facts(content: Mapping[str, Any]) -> dict[str, Any]:
+def condition_variables(content: Mapping[str, Any]) -> dict[str, Any]:
     """What conditions can name of a setup, from its description or the content of a setup file.
 
     All fields of a setup, data set, model, split, aggregator and attack by their names, whose options are their
@@ -177,8 +177,8 @@ def facts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sorted_by(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorBoard can sort runs by, from :func:`facts`: plain values, and the options of pre-aggregators and of
-    the split under dotted names."""
+    """What TensorBoard can sort runs by, from :func:`condition_variables`: plain values, and the options of
+    pre-aggregators and of the split under dotted names."""
     shown = ("dataset", "split", "pre", "aggregator", "attack", "n", "f", "rate", "nesterov", "placement", "seed")
     values = {key: str(known[key]) if isinstance(known[key], str) else known[key] for key in shown}
     for field, one in [("split", known["split"]), *((f"pre.{part}", part) for part in known["pre"].options.values())]:

@@ -16,7 +16,9 @@ from ray import tune
 from ray.tune.search.sample import Domain
 
 from byzray.mistakes import SetupError, in_plain_words, lines
-from byzray.setups import Actors, Section, Setup, overridden, read_content
+from byzray.setups import Actors, Setup
+from byzray.setups.files import overridden, read_content
+from byzray.setups.sections import Section
 from sweeps import paper
 from sweeps.conditions import ConditionError
 from sweeps.grid import Grid, Overrides, Point, SweepError, setups

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from byzray.mistakes import lines, short
-from byzray.setups import Setup, overridden
-from sweeps.conditions import Condition, ConditionError, facts
+from byzray.mistakes import WrongInput, lines, short
+from byzray.setups import Setup
+from byzray.setups.files import overridden
+from sweeps.conditions import Condition, ConditionError, condition_variables
 
 # Values by dotted key, such as {"momentum.placement": "update"}.
 Overrides = Mapping[str, Any]
@@ -22,7 +23,7 @@ SHOWN = 10
 MOST_COMBINATIONS = 10_000
 
 
-class SweepError(Exception):
+class SweepError(WrongInput):
     """What is wrong with a sweep: one line for each mistake, with the setup and the field.
 
     Args:
@@ -89,7 +90,7 @@ class Grid:
         for overrides in self.combinations():
             try:
                 content = self._content(overrides)
-                if all(Condition(text).holds(facts(content)) for text in self.conditions):
+                if all(Condition(text).holds(condition_variables(content)) for text in self.conditions):
                     points.append(self._point(Setup.model_validate(content)))
             except ValidationError as error:
                 for line in lines(error):
@@ -163,7 +164,7 @@ def setups(points: Iterable[Point], only: Sequence[str] = ()) -> list[Setup]:
     conditions = [Condition(text) for text in only]
 
     def holds(setup: Setup) -> bool:
-        known = facts(setup.describe())
+        known = condition_variables(setup.describe())
         return all(condition.holds(known) for condition in conditions)
 
     chosen: dict[str, Setup] = {}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from byzray.data import load_data
 from byzray.process_state import own_settings
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 from sweeps.plan import Paces, Plan
 
 # A measurement takes at least so long, or so many steps.

@@ -1,6 +1,7 @@
 """What a sweep has computed, and what it would compute now and why."""
 
 import json
+import math
 import os
 import statistics
 from collections import Counter, defaultdict
@@ -15,18 +16,16 @@ from typing import Any
 from byzray.environment import fingerprints
 from byzray.files import LARGEST_DESCRIPTION, read_plain, write_atomically
 from byzray.options import importing_only
-from byzray.results import DIGESTED, RunDirectory, check_digests
+from byzray.runs.digests import DIGESTED
+from byzray.runs.directory import DONE, RunDirectory, read_environment, read_state
 from byzray.setups import Placement, Setup
-from sweeps.conditions import facts
+from sweeps.conditions import condition_variables
 from sweeps.definition import Sweep
 from sweeps.grid import SweepError
 from sweeps.storage import STATUS_FILES, Storage
 
 # What a plan leaves in the storage.
 PLAN_FILES = ("sweep.json", "planned.jsonl")
-
-# States of a run that need no more work; a scheduler that stopped a run early did so for good.
-DONE = ("finished", "stopped")
 
 # States of a run that is to be computed from its start; what there is of it is kept elsewhere.
 REPLACED = ("changed", "damaged")
@@ -52,7 +51,7 @@ class Run:
         setup: the setup, with its seed.
         state: `finished`, `stopped` or, if it is to be computed, one of `missing`, `interrupted` (continued from its
             last checkpoint), `failed` (tried again), `changed` (computed with other files of the user's own) and
-            `damaged` (done, but its files are not those that its status has digests of).
+            `damaged` (done, but its files are not those that its status has digests of); or `running` elsewhere.
         step: how many steps were taken.
         seconds: how long they took; 0 if that is not known.
     """
@@ -108,7 +107,7 @@ class Plan:
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many setups there are by data set, f, rule, attack and placement; f of an attacked setup is its own."""
-        known = [facts(setup.describe()) for setup in self.setups]
+        known = [condition_variables(setup.describe()) for setup in self.setups]
         ways = {
             "data set": ("dataset",),
             "data set and f": ("dataset", "f"),
@@ -210,48 +209,44 @@ def make_plan(
 
     Raises:
         sweeps.grid.SweepError: a condition cannot be evaluated, or no setup is left.
-        byzray.results.RunExists: a file in a run's directory is damaged.
     """
     setups = sweep.setups(tuple(only))
     seeds = tuple(seeds or sweep.seeds)
     if (count := len(setups) * len(seeds)) > MOST_RUNS:
         raise SweepError(sweep.name, [f"stands for {count} runs, expected at most {MOST_RUNS}"])
     storage.pull("runs", names=(*STATUS_FILES, COMPARED))
-    compared = DIGESTED if storage.filesystem is None else (COMPARED,)
+    locks = storage.filesystem is None
+    compared = DIGESTED if locks else (COMPARED,)
     storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time goes into digests
-        runs = list(pool.map(lambda setup: _look_at(setup, storage.runs, present, data, compared), wanted))
+        runs = list(pool.map(lambda setup: _look_at(setup, storage.runs, present, data, compared, locks), wanted))
     if sweep.early_stopping is None:  # it had been when they were stopped
         runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
     names = {run.name for run in runs}
     others = [
-        _look_at(setup, storage.runs, present, data, ())
+        _look_at(setup, storage.runs, present, data, (), locks)
         for name, setup in _earlier(storage.folder, sweep).items()
         if name in present - names
     ]
     return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
 
 
-def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str]) -> Run:
-    if RunDirectory.name(setup) not in present:
+def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:
+    name = RunDirectory.name(setup)
+    if name not in present:
         return Run(setup, "missing")
-    directory = RunDirectory(folder, setup)
-    status = directory.status
-    state, step, seconds = status.get("state"), status.get("step", 0), status.get("seconds", 0.0)
-    now = fingerprints(setup, data)
-    known = directory.environment.get("files", {}) if now else {}
-    if any(known.get(name, digest) != digest for name, digest in now.items()):
+    try:
+        now = fingerprints(setup, data)
+        known = read_environment(folder / name).get("files", {}) if now else {}
+    except (ValueError, OSError):
+        return Run(setup, "damaged")
+    if any(known.get(file, digest) != digest for file, digest in now.items()):
         return Run(setup, "changed")
-    if state in DONE:
-        try:
-            check_digests(directory.path, status, compared)
-        except (ValueError, OSError):
-            return Run(setup, "damaged")
-    if state in DONE or state == "failed":
-        return Run(setup, state, step, seconds)
-    return Run(setup, "interrupted" if status else "missing", step, seconds)
+    found = read_state(folder / name, compared, locks)
+    state = "interrupted" if found.state == "running" and not locks else found.state  # nobody can know
+    return Run(setup, state, found.step, 0.0 if math.isnan(found.seconds) else found.seconds)
 
 
 def _earlier(folder: Path, sweep: Sweep) -> dict[str, Setup]:

@@ -10,11 +10,10 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.search.repeater import Repeater
 
-from byzray.results import RunDirectory, check_digests
-from byzray.table import read_table
+from byzray.runs.directory import DONE, RunDirectory, read_state
+from byzray.runs.table import read_table
 from sweeps.definition import Search
 from sweeps.grid import SweepError
-from sweeps.plan import DONE
 from sweeps.storage import Storage
 from sweeps.trainable import METRIC
 
@@ -151,7 +150,7 @@ def _read(path: Path, digest: str, keys: Collection[str]) -> list[dict[str, Any]
                 draws.append({key: one["draw"][key] for key in keys})
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         reason = f"is damaged ({type(error).__name__}: {error})"
-        raise SweepError(str(path), [f"{reason}; mend it after draw {len(draws)}, or move it away"]) from error
+        raise SweepError(str(path), [f"{reason}; correct it after draw {len(draws)}, or move it away"]) from error
     return draws
 
 
@@ -162,12 +161,11 @@ def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], sto
         setup = search.setup(draw).model_copy(update={"seed": seed})
         directory = RunDirectory(storage.runs, setup)
         storage.pull(*(f"runs/{directory.path.name}/{name}" for name in ("status.json", "evaluations.csv")))
-        if directory.status.get("state") not in DONE:
-            return None
         path = directory.path / "evaluations.csv"
-        try:
-            check_digests(directory.path, directory.status, [path.name])
-            found.append(float(read_table(path)["accuracy"].max()))
-        except (OSError, ValueError, LookupError) as error:
-            raise SweepError(str(path), [f"is damaged ({error}); move its directory away"]) from error
+        what = read_state(directory.path, [path.name])
+        if what.state == "damaged":
+            raise SweepError(str(directory.path), [f"is damaged ({what.reason}); move it away"])
+        if what.state not in DONE:
+            return None
+        found.append(float(read_table(path)["accuracy"].max()))
     return sum(found) / len(found)

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError
-from byzray.progress import duration
-from sweeps.plan import DONE, Paces, Plan
+from byzray.recording.progress import duration
+from byzray.runs.directory import DONE
+from sweeps.outcome import Outcome
+from sweeps.plan import Paces, Plan
 from sweeps.search import look_at
 from sweeps.storage import Storage
-from sweeps.sweep import Outcome, first_line
 from sweeps.trainable import Resources
+from sweeps.tuner import first_line
 
 
 def print_plan(
@@ -64,6 +66,7 @@ def print_plan(
 WHY = {
     "missing": "missing, never begun",
     "interrupted": "interrupted, to be continued from the last checkpoint",
+    "running": "running: another process computes them",
     "failed": "failed, to be tried again",
     "changed": "changed: computed with other files of your own, to be computed anew (the old ones are kept)",
     "damaged": "damaged: their files were changed since, to be computed anew (the old ones are kept)",

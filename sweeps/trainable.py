@@ -20,16 +20,21 @@ from actors.member import resolve
 from actors.monitoring import Monitor
 from actors.simulation import FleetSimulation
 from actors.supervision import Supervision
-from byzray.checkpoints import Checkpoints
+from byzray.data import check_data, load_data
 from byzray.datasets import Data
 from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
 from byzray.mistakes import Failure, SetupError
 from byzray.process_state import own_settings
-from byzray.recording import CheckpointInterval, Interrupted, Simulation, Update, Updates, interrupt, recorded
-from byzray.results import Result, RunDirectory, RunExists
+from byzray.recording.loop import interrupt, recorded
+from byzray.recording.recorder import CheckpointInterval
+from byzray.recording.simulation import Simulation
+from byzray.recording.update import Interrupted, Update, Updates
+from byzray.runs.checkpoints import Checkpoints
+from byzray.runs.directory import RunDirectory, RunExists
+from byzray.runs.result import Result
 from byzray.setups import Setup
-from byzray.simulation import LocalSimulation, check_data, load_data
+from byzray.simulation import LocalSimulation
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage

@@ -1,167 +1,62 @@
-"""What a sweep shows while it runs: on a terminal a picture that changes, elsewhere lines."""
+"""What a sweep shows while it runs: a picture that changes on a terminal or in a notebook, elsewhere lines."""
 
-import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from actors.publishing import Sample, Source
-from byzray.progress import duration
-from byzray.setups import Setup
-from sweeps.plan import Plan
+from byzray.recording.progress import Picture
+from sweeps.observer import Observer
+from sweeps.progress import Progress
 
 # How many of the last runs are shown.
 LAST_RUNS = 8
 
-# Steps/s are those of the last half minute or so.
-PACE_SECONDS = 30.0
-
-# Where the output is no terminal, a line on the whole comes at most this often.
+# Without a picture, a line on the whole comes at most this often.
 LINE_SECONDS = 15.0
 
 
-class Progress:
-    """The figures of a sweep that runs, from what its trials report.
+class View(Observer):
+    """Shows the progress of a sweep.
 
     Args:
-        plan: the plan.
-        total: the number of runs, those that a search will find included.
-        slots: how many runs are computed at the same time.
+        console: where; by default standard error.
+        stop_asked: see :meth:`sweeps.observer.Observer.stop_asked`.
     """
 
-    def __init__(self, plan: Plan, total: int, slots: int) -> None:
-        self.total = total
-        self.slots = slots
-        self.done = len(plan.runs) - len(plan.waiting)
-        self.failing: set[str] = set()  # failed, and to be tried again
-        self.failed_for_good = 0
-        self.running = 0
-        self.began = time.monotonic()
-        self.paces = plan.paces()
-        self.waiting: dict[str, tuple[Setup, int]] = {run.name: (run.setup, run.step) for run in plan.waiting}
-        self.earlier = {run.name: run.seconds for run in plan.waiting}  # computed before this sweep began
-        self.computing = 0.0  # seconds, of the runs that finished
-        self.taken = 0  # steps
-        self.history: deque[tuple[float, int]] = deque([(self.began, 0)])
-
-    def start(self, name: str, setup: Setup) -> None:
-        """A run begins; those that a search found are not known before."""
-        self.failing.discard(name)
-        self.waiting.setdefault(name, (setup, 0))
-
-    def stumble(self, name: str) -> None:
-        """A run failed, and is to be tried again."""
-        self.failing.add(name)
-
-    def advance(self, result: Mapping[str, Any]) -> None:
-        """A run reports."""
-        name, step = result["run"], result["step"]
-        setup, before = self.waiting.get(name, (None, 0))
-        if setup is None or result.get("reused"):
-            return
-        # A run that was tried again may have gone back to its last checkpoint.
-        self.taken += max(0, step - before)
-        self.waiting[name] = (setup, step)
-        now = time.monotonic()
-        self.history.append((now, self.taken))
-        while len(self.history) > 2 and now - self.history[0][0] > PACE_SECONDS:
-            self.history.popleft()
-        if result.get("finished"):
-            self.computing += result["seconds"] - self.earlier.get(name, 0.0)
-            self.paces.add(setup, result["seconds"] / max(1, step))
-
-    def end(self, name: str, failed: bool) -> None:
-        """A run ends."""
-        self.waiting.pop(name, None)
-        self.failing.discard(name)
-        self.failed_for_good += failed
-        self.done += not failed
-
-    @property
-    def failed(self) -> int:
-        """The runs whose last attempt failed."""
-        return self.failed_for_good + len(self.failing)
-
-    @property
-    def steps_per_second(self) -> float:
-        """Of all runs together."""
-        (began, first), now = self.history[0], time.monotonic()
-        return (self.taken - first) / (now - began) if now > began else 0.0
-
-    @property
-    def seconds_left(self) -> float:
-        """From the paces of like runs, else of all runs; NaN as long as nothing is known."""
-        elapsed = time.monotonic() - self.began
-        overall = elapsed * self.slots / self.taken if self.taken else math.nan
-        work = 0.0
-        for setup, step in self.waiting.values():
-            pace = self.paces.of(setup)
-            work += (setup.steps - step) * (overall if pace is None else pace)
-        return work / max(1, min(self.slots, len(self.waiting)))
-
-    def __str__(self) -> str:
-        return (
-            f"{self.done}/{self.total} runs done, {self.running} running, {self.failed} failed, "
-            f"{self.steps_per_second:.0f} steps/s, {duration(time.monotonic() - self.began)} elapsed, "
-            f"{duration(self.seconds_left)} left"
-        )
-
-
-class Census(Source):
-    """The metrics of a sweep: how many of its runs are in which state."""
-
-    def __init__(self, sweep: str, progress: Progress) -> None:
-        self.sweep = sweep
-        self.progress = progress
-
-    def samples(self) -> Iterator[Sample]:
-        progress = self.progress
-        waiting = progress.total - progress.done - progress.failed - progress.running
-        states = {"waiting": waiting, "running": progress.running, "done": progress.done, "failed": progress.failed}
-        for state, runs in states.items():
-            yield Sample("runs", runs, {"sweep": self.sweep, "state": state})
-
-
-class View:
-    """Shows the progress; a context manager."""
-
-    def __init__(self, console: Console, progress: Progress, title: str) -> None:
-        self.console = console
-        self.progress = progress
-        self.title = title
+    def __init__(self, console: Console | None = None, stop_asked: Callable[[], bool] = lambda: False) -> None:
+        self._stop_asked = stop_asked
+        self.console = console or Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.last: deque[tuple[str, str]] = deque(maxlen=LAST_RUNS)
         self.shown = time.monotonic()
-        self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
+        self.picture = Picture(self.console, self._picture)
 
-    def __enter__(self) -> "View":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
+    def begin(self, title: str, progress: Progress) -> None:
+        self.title, self.progress = title, progress
+        self.picture.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.progress.running = 0  # Tune does not report all that it ends
-        self.live.stop()
+    def end(self) -> None:
+        self.picture.stop()
 
-    def tell(self, name: str, what: str) -> None:
-        """A run ended: what became of it."""
-        self.last.append((name, what))
-        if not self.console.is_terminal:
-            self.console.print(f"{name}: {what}", markup=False)
+    def stop_asked(self) -> bool:
+        return self._stop_asked()
 
-    def say(self, text: str) -> None:
-        """Something else happened."""
+    def run_ended(self, run: str, outcome: str) -> None:
+        self.last.append((run, outcome))
+        if not self.picture.shown:
+            self.console.print(f"{run}: {outcome}", markup=False)
+
+    def message(self, text: str) -> None:
         self.console.print(f"byzray: {text}", markup=False)
 
     def refresh(self) -> None:
-        """Now and then, where the output is no terminal."""
-        if not self.console.is_terminal and time.monotonic() - self.shown > LINE_SECONDS:
+        if self.picture.shown:
+            self.picture.refresh()
+        elif time.monotonic() - self.shown > LINE_SECONDS:
             self.shown = time.monotonic()
             self.console.print(str(self.progress), markup=False)
 

@@ -25,14 +25,14 @@ from actors import Supervision
 from byzray import Setup, SetupError, load_setup, simulate
 from byzray.aggregators import AGGREGATORS
 from byzray.attacks import ATTACKS
-from byzray.cli import app, main
+from byzray.commands import app, main
 from byzray.datasets import DATASETS
 from byzray.metrics import METRIC_COLUMNS
 from byzray.mistakes import BrokenContract
 from byzray.models import MODELS
 from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
-from byzray.results import RunDirectory
+from byzray.runs.directory import RunDirectory
 from byzray.splits import SPLITS
 from byzray.yaml import LARGEST_TEXT, MOST_VALUES, parse_yaml
 from sweeps.definition import MOST_DRAWS, MOST_SEEDS, load_sweep

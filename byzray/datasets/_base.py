@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from byzray.mistakes import WrongInput
 from byzray.options import Options
 
 
-class MissingData(Exception):
+class MissingData(WrongInput):
     """The files of a data set are not where they have to be; the message says where that is and how to get them."""
 
 

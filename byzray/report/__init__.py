@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from byzray.report.collect import NothingToReport
+    from byzray.report.frame import load_runs
     from byzray.report.run import run_figure, save_run_figure
     from byzray.report.write import Report, write_report
 
-__all__ = ["NothingToReport", "Report", "run_figure", "save_run_figure", "write_report"]
+__all__ = ["Report", "load_runs", "run_figure", "save_run_figure", "write_report"]
 
 # All is imported on first use: matplotlib alone takes a second, and may be broken.
 _HOMES = {
-    "NothingToReport": "collect",
     "Report": "write",
+    "load_runs": "frame",
     "run_figure": "run",
     "save_run_figure": "run",
     "write_report": "write",

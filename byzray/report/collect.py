@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,26 +20,12 @@ from pydantic import BaseModel, ConfigDict
 
 from byzray.arrays import is_finite
 from byzray.files import open_plain, read_plain
-from byzray.mistakes import visible
+from byzray.mistakes import WrongInput, visible
 from byzray.report.panels import PLACEMENTS, identity
-from byzray.results import (
-    OTHER_FOLDERS,
-    Count,
-    Status,
-    check_digests,
-    explain,
-    is_computed,
-    read_status,
-    run_directories,
-)
-from byzray.table import read_table
+from byzray.runs.directory import OTHER_FOLDERS, STATES, Found, explain, named, read_state, run_directories
+from byzray.runs.status import Count
+from byzray.runs.table import read_table
 from byzray.yaml import LARGEST_TEXT, parse_yaml
-
-STATES = ("finished", "stopped", "running", "interrupted", "failed", "damaged", "missing")
-"""The states of a run, in the order in which reports list them. `stopped`: ended early by a scheduler."""
-
-COUNTED = ("finished", "stopped")
-"""The states in which a run's best accuracy is final."""
 
 # Far above those of a setup.
 LARGEST_RATE = 1e100
@@ -83,10 +69,6 @@ LARGEST_PLAN = 256 * 2**20
 LONGEST_REASON = 2000
 
 
-class NothingToReport(ValueError):
-    """The directory holds no runs; the message names it, what was found and what was expected."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One run, planned or found.
@@ -94,7 +76,7 @@ class Run:
     Attributes:
         name: of its directory.
         setup: the resolved setup as plain data.
-        state: one of :data:`STATES`.
+        state: one of :data:`byzray.runs.directory.STATES`.
         step: how many steps it took.
         reason: why it is not finished, if that is known.
         seconds: how long it took; NaN if that was not recorded.
@@ -169,19 +151,19 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
         shown: what messages call it, if not by its path.
 
     Raises:
-        NothingToReport: there is neither a run nor a plan.
+        WrongInput: there is neither a run nor a plan.
     """
     locks = shown is None or "://" not in shown  # a copy of what lies elsewhere has none
     shown = str(directory) if shown is None else shown
     if not directory.is_dir():
-        raise NothingToReport(f"{shown}: there is no such folder, expected one with run directories")
+        raise WrongInput(f"{shown}: there is no such folder, expected one with run directories")
     _expect_no_sweeps(directory, shown)
     notes: list[str] = []
     plan = _plan(directory / "planned.jsonl", notes)
     sweep = _sweep(directory / "sweep.json", notes)
     found = run_directories(directory, PLACES)
     if not found and not plan:
-        raise NothingToReport(_nothing(directory, shown))
+        raise WrongInput(_nothing(directory, shown))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         read = list(pool.map(lambda path: _read_run(path, plan.get(path.name), locks), found))
     runs = []
@@ -191,7 +173,7 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
         else:
             runs.append(run)
     if not runs and not plan:
-        raise NothingToReport(f"{shown}: found no run that can be read; " + "; ".join(notes))
+        raise WrongInput(f"{shown}: found no run that can be read; " + "; ".join(notes))
     present = {path.name for path in found}
     absent = {visible(name): setup for name, setup in plan.items() if name not in present}
     missing = [Run(name, setup, "missing", reason="not begun") for name, setup in absent.items()]
@@ -217,7 +199,7 @@ def _expect_no_sweeps(directory: Path, shown: str) -> None:
     """A folder of sweeps has no report of its own: each of them has one.
 
     Raises:
-        NothingToReport: it is such a folder.
+        WrongInput: it is such a folder.
     """
     if any((directory / name).exists() for name in ("planned.jsonl", "runs")):
         return
@@ -231,7 +213,7 @@ def _expect_no_sweeps(directory: Path, shown: str) -> None:
     if runs:
         others = f" and {runs} single run{'s' * (runs > 1)}, which need a folder of their own to be reported"
     listed = ", ".join(sweeps[:5]) + (", ..." if len(sweeps) > 5 else "")
-    raise NothingToReport(
+    raise WrongInput(
         f"{shown}: holds sweeps ({listed}){others}; expected one sweep: byzray report {shown.rstrip('/')}/{sweeps[0]}"
     )
 
@@ -373,62 +355,43 @@ def _read_run(path: Path, planned: dict[str, Any] | None, locks: bool) -> Run | 
 
 
 def _read_tables(path: Path, setup: dict[str, Any], locks: bool) -> Run:
-    status = _named("status.json", lambda: read_status(path))
-    state, reason, step = _state(path, status, locks)
-    if status is not None and state in COUNTED:
-        check_digests(path, status.model_dump())
-    metrics = _named("metrics.csv", lambda: _metrics(path / "metrics.csv"))
-    evaluations = _named("evaluations.csv", lambda: _evaluations(path / "evaluations.csv"))
-    if state == "stopped":  # what was computed before the scheduler was heard is no part of the run
+    found = read_state(path, locks=locks)
+    if found.state == "damaged":
+        raise ValueError(found.reason)
+    step = found.step
+    metrics = named("metrics.csv", lambda: _metrics(path / "metrics.csv"))
+    evaluations = named("evaluations.csv", lambda: _evaluations(path / "evaluations.csv"))
+    if found.state == "stopped":  # what was computed before the scheduler was heard is no part of the run
         metrics, evaluations = metrics[metrics["step"] < step], evaluations[evaluations["step"] <= step]
-    if status is not None and state == "finished" and len(metrics) != (expected := _steps_taken(setup, status)):
+    if found.state == "finished" and len(metrics) != (expected := _steps_taken(setup, found)):
         raise ValueError(f"metrics.csv: expected the {expected} rows of a finished run, found {len(metrics)}")
     if len(metrics):
         step = max(step, int(metrics["step"].iloc[-1]) + 1)
     return Run(
         name=visible(path.name),
         setup=setup,
-        state=state,
+        state=found.state,
         step=step,
-        reason=_shortened(reason),
-        seconds=math.nan if status is None or status.seconds is None else status.seconds,
-        diverged_at=_diverged_at(metrics, path / "parameters.npy", status),
+        reason=_shortened(found.reason),
+        seconds=found.seconds,
+        diverged_at=_diverged_at(metrics, path / "parameters.npy", found),
         metrics=metrics.drop(columns="distance", errors="ignore"),
         evaluations=evaluations,
         log=_log(path / "error.txt"),
-        environment=_named("environment.json", lambda: _cleaned(_json(path / "environment.json"))),
+        environment=named("environment.json", lambda: _cleaned(_json(path / "environment.json"))),
     )
 
 
-def _state(path: Path, status: Status | None, locks: bool) -> tuple[str, str, int]:
-    """What became of a run, why, and after how many steps."""
-    if status is None:
-        return "interrupted", "there is no status.json", 0
-    if status.state == "running" and locks and not is_computed(path):
-        return "interrupted", "it was killed: no process computes it any more", status.step
-    return status.state, status.reason or "", status.step
-
-
-def _steps_taken(setup: dict[str, Any], status: Status) -> int:
+def _steps_taken(setup: dict[str, Any], found: Found) -> int:
     """How many steps a finished run has."""
-    if setup.get("divergence") == "stop" and status.diverged is not None:
-        return status.diverged.step + 1
+    if setup.get("divergence") == "stop" and found.diverged is not None:
+        return found.diverged.step + 1
     return int(setup["steps"])
 
 
 def _shortened(reason: str) -> str:
     reason = visible(reason)
     return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
-
-
-def _named(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; its errors name the file."""
-    try:
-        return read()
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}: is damaged ({explain(error)})") from error
-    except OSError as error:
-        raise ValueError(f"{name}: {error.strerror or error}") from error
 
 
 def _evaluations(path: Path) -> pd.DataFrame:
@@ -474,17 +437,18 @@ def _expect(frame: pd.DataFrame, *columns: str) -> None:
         raise ValueError("expected steps that grow from row to row")
 
 
-def _diverged_at(metrics: pd.DataFrame, parameters: Path, status: Status | None) -> int | None:
+def _diverged_at(metrics: pd.DataFrame, parameters: Path, found: Found) -> int | None:
     """The step whose update made the parameters non-finite: as the run recorded it, else as far as its files show."""
-    if status is not None and status.diverged is not None:
-        return status.diverged.step
-    if status is not None and status.state == "finished" and _named(parameters.name, lambda: is_finite(parameters)):
+    if found.diverged is not None:
+        return found.diverged.step
+    finished = found.state == "finished"
+    if finished and named(parameters.name, lambda: is_finite(parameters)):
         return None  # what is not finite once stays so
     shown = metrics["distance" if "distance" in metrics.columns else "loss"].to_numpy()
     lost = ~np.isfinite(shown)
     if lost.any():  # both are those before the step's update
         return max(0, int(metrics["step"].iloc[int(lost.argmax())]) - 1)
-    return len(metrics) - 1 if status is not None and status.state == "finished" else None
+    return len(metrics) - 1 if finished else None
 
 
 def _log(path: Path) -> str:

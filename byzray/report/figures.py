@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from byzray.mistakes import visible
-from byzray.report.collect import COUNTED
 from byzray.report.drawing import (
     BLACK,
     BLUE,
@@ -28,6 +27,7 @@ from byzray.report.drawing import (
     width_of,
 )
 from byzray.report.panels import PLACEMENTS, Grid, Panel, slug
+from byzray.runs.directory import DONE
 
 # Longer curves are drawn as means over blocks of steps; with fewer points in a report of many figures, which share a
 # page that a browser must hold.
@@ -276,7 +276,7 @@ def _ratio_lines(axes: Axes, comparison: Comparison, rule: str) -> None:
 def overview_figure(runs: pd.DataFrame) -> Figure | None:
     """Best accuracies of all attacked setups and seeds: a box for each attack and placement, by data set, n and f; and
     by learning rate and Nesterov, where these differ."""
-    attacked = runs[(runs["attack"] != "none") & runs["state"].isin(COUNTED) & runs["best_accuracy"].notna()]
+    attacked = runs[(runs["attack"] != "none") & runs["state"].isin(DONE) & runs["best_accuracy"].notna()]
     if not len(attacked):
         return None
     if attacked["attack"].nunique() > MANY_ATTACKS:  # a search over their options
@@ -294,7 +294,7 @@ def overview_figure(runs: pd.DataFrame) -> Figure | None:
         for one, here in zip(row, shown, strict=False):
             _boxes(one, here, room)
             if len(here[TRAINING].drop_duplicates()) == 1:  # the median over several rates would be that of none
-                _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(COUNTED)])
+                _unattacked_line(one, runs[runs["setup"].isin(here["reference_setup"]) & runs["state"].isin(DONE)])
             one.set_title(fitted(_overview_title(here, apart), 10, width - 0.2), fontsize=10)
         row[0].set(ylabel="best test accuracy", ylim=(0, 1.08))  # with room for the line's label
     return figure

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from byzray.report.claims import Judgement
-from byzray.report.collect import COUNTED, STATES, Collection, Run, SweepFacts
+from byzray.report.collect import Collection, Run, SweepFacts
 from byzray.report.panels import PLACEMENTS, Grid, Panel
-from byzray.report.statistics import LOSSES, POINTS
+from byzray.report.paper.claims import Judgement
+from byzray.report.paper.statistics import LOSSES, POINTS
+from byzray.runs.directory import DONE, STATES
 
 # With more panels than this their sections are closed at first.
 OPEN_PANELS = 6
@@ -38,7 +39,7 @@ class Content:
         collection: what was found there.
         grid: its setups.
         runs: a table of :func:`byzray.report.tables.runs_table`, with the pairs' columns.
-        statistics: a table of :func:`byzray.report.statistics.statistics`.
+        statistics: a table of :func:`byzray.report.paper.statistics.statistics`.
         judgements: of the claims.
         drawn: the names of figures, without their ends, by panel and attack, and kind.
         overview: the name of the overview figure, empty if there is nothing to draw.
@@ -147,7 +148,7 @@ def _points(value: float | None, form: str = ".1f") -> str:
 def _panel(panel: Panel, content: Content, figures: Path) -> dict[str, Any]:
     runs = content.runs
     inside = runs[runs["panel"] == panel.name]
-    reference = runs[(runs["setup"] == panel.reference) & runs["state"].isin(COUNTED)]["best_accuracy"].dropna()
+    reference = runs[(runs["setup"] == panel.reference) & runs["state"].isin(DONE)]["best_accuracy"].dropna()
     attacks = []
     for attack in sorted(inside["attack"].unique()):
         drawn = content.drawn.get((panel.name, attack), {})
@@ -166,14 +167,14 @@ def _panel(panel: Panel, content: Content, figures: Path) -> dict[str, Any]:
             for rule in sorted(inside["rule"].unique())
         ],
         "planned": len(inside),
-        "complete": int(inside["state"].isin(COUNTED).sum()),
+        "complete": int(inside["state"].isin(DONE).sum()),
     }
 
 
 def _cells(inside: pd.DataFrame, rule: str, attack: str) -> dict[str, Any]:
     """Best accuracies of a rule under an attack, by placement, and what the worker placement gains."""
     here = inside[(inside["rule"] == rule) & (inside["attack"] == attack)]
-    complete = here[here["state"].isin(COUNTED)]
+    complete = here[here["state"].isin(DONE)]
     gains = complete.loc[complete["placement"] == "worker", "gain"].dropna()
     return {
         "best": {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from byzray.report.drawing import BLACK, BLUE, ORANGE, Axes, Figure, fitted, legend, own_settings, plain, save
-from byzray.results import Result
+from byzray.runs.result import Result
 
 
 def variance_norm_ratio(metrics: pd.DataFrame, which: str) -> pd.Series:

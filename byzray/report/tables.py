@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from byzray.report.collect import COUNTED, Run
+from byzray.report.collect import Run
 from byzray.report.panels import Grid, digest, identity
+from byzray.runs.directory import DONE
 
 # Differences of accuracies that are equal but for rounding must count as equal.
 SLACK = 1e-9
@@ -92,7 +93,7 @@ def pairs_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
     sides = {"worker": "", "standard": "_standard", "reference": "_reference"}
     for side, suffix in sides.items():
-        known = pairs[f"state{suffix}"].isin(COUNTED) & pairs[f"best_accuracy{suffix}"].notna()
+        known = pairs[f"state{suffix}"].isin(DONE) & pairs[f"best_accuracy{suffix}"].notna()
         pairs[f"{side}_best"] = pairs[f"best_accuracy{suffix}"].where(known)
         pairs[f"{side}_run"] = pairs[f"run{suffix}"].astype(object).where(pairs[f"run{suffix}"].notna(), "")
     defined = pairs[[f"{side}_best" for side in sides]].notna().to_numpy()
@@ -107,7 +108,7 @@ def pairs_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def with_pairs(runs: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """The runs, each with the best accuracy of its reference and with cost and gain of its pair, where defined."""
-    best = runs[runs["state"].isin(COUNTED)][["setup", "seed", "best_accuracy"]].rename(
+    best = runs[runs["state"].isin(DONE)][["setup", "seed", "best_accuracy"]].rename(
         columns={"setup": "reference_setup", "best_accuracy": "reference_best"}
     )
     merged = runs.merge(best, on=["reference_setup", "seed"], how="left")

@@ -17,13 +17,14 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from byzray.mistakes import visible
-from byzray.report.claims import Judgement, judge
-from byzray.report.collect import COUNTED, Collection, collect
+from byzray.mistakes import WrongInput, visible
+from byzray.report.collect import Collection, collect
 from byzray.report.page import Content, page, states
 from byzray.report.panels import Grid, arrange
-from byzray.report.statistics import statistics
+from byzray.report.paper.claims import Judgement, judge
+from byzray.report.paper.statistics import statistics
 from byzray.report.tables import curves_table, pairs_table, runs_table, with_pairs
+from byzray.runs.directory import DONE
 
 if TYPE_CHECKING:
     from byzray.report.figures import Comparison
@@ -66,15 +67,15 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
         shown: what page, summary and messages call it: the URI of which it is a copy, say. Default: its path.
 
     Raises:
-        NothingToReport: the directory holds no runs and no plan.
-        FileExistsError: its folder ``report`` holds something else than a report.
+        byzray.mistakes.WrongInput: the directory holds no runs and no plan.
+        byzray.mistakes.WrongInput: its folder ``report`` holds something else than a report.
     """
     directory = Path(directory)
     name, shown = (directory.resolve().name, str(directory)) if shown is None else _of_uri(shown)
     collection = collect(directory, shown)
     target = directory / "report"
     if target.is_symlink() or (target.exists() and not (target / "index.html").exists()):
-        raise FileExistsError(f"{shown}/report: holds something else than an earlier report; move it away")
+        raise WrongInput(f"{shown}/report: holds something else than an earlier report; move it away")
     # Made beside the old one, and put in its place when it is complete.
     fresh = directory / f".report.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -221,7 +222,7 @@ def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
         "diverged", [f"{run}, at step {at}" for run, at in zip(diverged["run"], diverged["diverged_at"], strict=True)]
     )
     lines += _named("note", content.collection.notes)
-    incomplete = int((~runs["state"].isin(COUNTED)).sum())
+    incomplete = int((~runs["state"].isin(DONE)).sum())
     if incomplete:
         lines.append(f"{incomplete} runs are not complete; the page and runs.csv list them")
     return [visible(line) for line in [*lines, f"page: {content.shown}/report/index.html"]]

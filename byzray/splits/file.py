@@ -60,7 +60,7 @@ class File(Sharded):
 
     def dealt(self, training: Training) -> Sequence[NDArray[np.int64]]:
         if training.owners is None:
-            raise ValueError(f"{self.path}: not read, expected data from byzray.simulation.load_data")
+            raise ValueError(f"{self.path}: not read, expected data from byzray.data.load_data")
         last = training.honest - 1
         if (largest := training.owners.max()) > last:
             raise _wrong(self.path, f"worker {largest}", f"honest workers, 0..{last}")

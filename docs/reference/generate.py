@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from actors.publishing import COUNTERS, GAUGES
 from byzray.aggregators import RandomMixture
-from byzray.cli import app
+from byzray.commands import app
 from byzray.faults import Event, Faults
 from byzray.options import Options, Registry
 from byzray.setups import REGISTRIES, Actors, LearningRate, Momentum, Setup, Study

@@ -70,7 +70,7 @@ def test_a_dead_address_is_named_with_where_it_comes_from(closed: str, tmp_path:
 
     def said(*command: str, **environment: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "byzray.cli", *command],
+            [sys.executable, "-m", "byzray", *command],
             cwd=tmp_path,
             env={**os.environ, **environment},
             capture_output=True,

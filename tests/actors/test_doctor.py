@@ -12,8 +12,8 @@ import ray
 
 from actors.doctor import NAMED, Verdict, told
 from actors.nodes import Node
-from byzray import cli
-from byzray.doctor import Finding
+from byzray.commands.doctor import ray_findings
+from byzray.commands.machine import Finding
 
 ODD = """
 import importlib.metadata
@@ -51,7 +51,7 @@ def answers_strangers(dashboard: str) -> bool:
 def test_what_is_wrong_on_a_node_is_told(odd: tuple[str, Path], ray_cluster: str, tmp_path: Path) -> None:
     id, output = odd
     address = ray.get_runtime_context().gcs_address
-    findings = list(cli._ray_findings(address, tmp_path, str(output)))
+    findings = list(ray_findings(address, tmp_path, str(output)))
 
     def at(what: str, state: str) -> list[str]:
         return [one.found for one in findings if (one.what, one.state) == (what, state)]
@@ -85,7 +85,7 @@ def test_what_is_wrong_on_a_node_is_told(odd: tuple[str, Path], ray_cluster: str
 def test_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    (finding,) = cli._ray_findings(f"127.0.0.1:{port}", None, None)
+    (finding,) = ray_findings(f"127.0.0.1:{port}", None, None)
     assert finding.state == "broken"
     assert finding.found == f"127.0.0.1:{port}: nothing answers there (Connection refused)"
     assert "ray start --head" in finding.mend

@@ -13,7 +13,7 @@ import actors
 from actors import Fleet
 from actors.publishing import COUNTERS, GAUGES
 from byzray import Setup, Update
-from byzray.results import RunDirectory
+from byzray.runs.directory import RunDirectory
 
 PATIENCE = 60.0
 
@@ -49,7 +49,7 @@ def wait_for(condition: Callable[[Series], bool]) -> Series:
 
 def of_run(found: Series, setup: Setup) -> dict[tuple[str, str], float]:
     """The series of a run by name and what else they are tagged with, for short."""
-    own = {"sweep": "", "run": RunDirectory.name(setup), "setup": setup.contest(), "seed": str(setup.seed)}
+    own = {"sweep": "", "run": RunDirectory.name(setup), "setup": setup.matchup(), "seed": str(setup.seed)}
     return {
         (name.removeprefix("ray_byzray_"), " ".join(sorted(dict(tags - own.items()).values()))): value
         for (name, tags), value in found.items()

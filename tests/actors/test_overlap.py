@@ -11,9 +11,9 @@ from byzray import Setup
 from byzray.aggregators import Aggregator
 from byzray.attacks import Attack, View
 from byzray.cohort import Cohort
+from byzray.data import load_data
 from byzray.metrics import Moments
 from byzray.server import Server
-from byzray.simulation import load_data
 from byzray.submissions import Submissions
 
 CPU = torch.device("cpu")

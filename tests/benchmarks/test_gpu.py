@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from byzray import Setup
+from byzray.data import load_data
 from byzray.metrics import Moments
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from byzray import cli
+from byzray import commands
 from byzray.mistakes import SetupError
 from byzray.setups import Setup, load_setup
 from byzray.yaml import write_yaml
@@ -38,7 +38,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["byzray", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            commands.main()
         shown = capsys.readouterr()
         assert stop.value.code == 2, shown.err
         assert "Traceback" not in shown.out + shown.err
@@ -671,7 +671,7 @@ def test_any_override(text: str) -> None:
         patch.setattr(sys, "argv", ["byzray", "show", str(path), f"--set={text}"])
         patch.setattr(sys, "path", list(sys.path))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            cli.main()
+            commands.main()
     assert stop.value.code in (0, 2), err.getvalue()
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from byzray import Interrupted, Result, RunExists, Setup, Update, load_setup, simulate
-from byzray.checkpoints import Checkpoint, Checkpoints, Damaged
 from byzray.files import StorageFault
-from byzray.recording import CheckpointInterval
-from byzray.results import FINAL_FILES, RunDirectory
+from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import Checkpoint, Checkpoints, Damaged
+from byzray.runs.digests import FINAL_FILES
+from byzray.runs.directory import RunDirectory
 
 EVERY_STEP = CheckpointInterval(steps=1)
 
@@ -217,7 +218,8 @@ def test_saving_takes_a_small_share_of_the_time(
 ) -> None:
     """By a clock on which a step takes a second and a checkpoint five."""
     now, saves = [0.0], []
-    monkeypatch.setattr("byzray.recording.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in ("loop", "recorder"):
+        monkeypatch.setattr(f"byzray.recording.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
     save = Checkpoints.save
 
     def slow(self: Checkpoints, checkpoint: Checkpoint) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from byzray import cli
+from byzray import commands
 from byzray.aggregators import AGGREGATORS
 from byzray.attacks import ATTACKS
 from byzray.datasets import DATASETS
@@ -65,7 +65,7 @@ def byzray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["byzray", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            commands.main()
         assert isinstance(stop.value.code, int)
         return stop.value.code, *capsys.readouterr()
 
@@ -142,14 +142,14 @@ def test_a_run_and_its_directory(byzray: Byzray, figures: None, tmp_path: Path) 
 def test_a_changed_file_is_told_wherever_it_is_read(byzray: Byzray) -> None:
     arguments = ("run", "setup.yaml", "--in-process", "--output", "runs", "--set", "steps=2")
     assert byzray(*arguments)[0] == 0
-    assert byzray("verify", "runs")[:2] == (0, "1 runs, 1 of them finished: 0 damaged\n")
+    assert byzray("verify", "runs")[:2] == (0, "1 runs: 1 finished\n")
     (directory,) = Path("runs").iterdir()
     text = (directory / "evaluations.csv").read_text()
     (directory / "evaluations.csv").write_text(re.sub(r"0\.\d+$", "0.9999", text, flags=re.MULTILINE))
     changed = "evaluations.csv was changed since the run finished"
     assert byzray("verify", str(directory))[:2] == (
         1,
-        f"damaged: {directory.name}: {changed}\n1 runs, 1 of them finished: 1 damaged\n",
+        f"damaged: {directory.name}: {changed}\n1 runs: 1 damaged\n",
     )
     code, out, _ = byzray("report", "runs")
     assert (code, f"damaged: {directory.name}: {changed}" in out) == (0, True)
@@ -394,7 +394,7 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, fig
     run = ["run", "setup.yaml", "--in-process", "--output"]
     # Rounding depends on the number of threads.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "SECONDS_A_STEP": "0.05"}
-    command = [sys.executable, "-m", "byzray.cli", *run, "interrupted"]
+    command = [sys.executable, "-m", "byzray", *run, "interrupted"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

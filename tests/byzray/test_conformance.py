@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byzray import cli
+from byzray import commands
 from byzray.conformance import TOLERANCE
 from byzray.metrics import METRIC_COLUMNS
 
@@ -36,7 +36,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def call(directory: Path, *options: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["byzray", "conformance", str(directory), *options])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            commands.main()
         assert isinstance(stop.value.code, int)
         return stop.value.code, *capsys.readouterr()
 

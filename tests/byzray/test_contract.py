@@ -17,9 +17,10 @@ from byzray.aggregators import Aggregate, Aggregator, Median, Selecting, Weighti
 from byzray.aggregators._base import rows_of, weights_of
 from byzray.aggregators.krum import Krum
 from byzray.attacks import Attack, Little, View
+from byzray.data import load_data
 from byzray.mistakes import BrokenContract, Failure
 from byzray.preaggregators import PreAggregator
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Matrix, Submissions

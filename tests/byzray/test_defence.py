@@ -20,10 +20,11 @@ from torch import Tensor
 from byzray import Setup, simulate
 from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, Krum, Median, MultiKrum, Weighting
 from byzray.attacks import Attack, Empire, EmpireStrict, Hidden, Little, View, maximise
+from byzray.data import load_data
 from byzray.defence import Defence
 from byzray.preaggregators import PREAGGREGATORS, Bucketing, Nnm, PreAggregator
 from byzray.randomness import generator
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 from byzray.state import State
 from byzray.step import Step
 from byzray.study import acceptance

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from byzray.cohort import Cohort
+from byzray.data import load_data
 from byzray.divergence import reason, unsound
 from byzray.server import Server
 from byzray.setups import Setup
-from byzray.simulation import load_data
 
 CPU = torch.device("cpu")
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from byzray.attacks import View
 from byzray.cohort import Cohort, Contribution
+from byzray.data import load_data
 from byzray.datasets import Data
 from byzray.faults import Faults
 from byzray.metrics import METRIC_COLUMNS, Moments
 from byzray.mistakes import lines
 from byzray.server import Server
 from byzray.setups import Setup, load_setup
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 from byzray.step import Step
 from byzray.study import acceptance
 from byzray.submissions import Matrix

@@ -44,7 +44,7 @@ def test_a_plotting_environment_changes_no_figure(
 ) -> None:
     settings, backend = MATPLOTLIBRC[kind]
     (tmp_path / "matplotlibrc").write_bytes(settings)
-    command = [sys.executable, "-m", "byzray.cli", "run", str(setup_file), "--in-process", "--output", "out"]
+    command = [sys.executable, "-m", "byzray", "run", str(setup_file), "--in-process", "--output", "out"]
     environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -97,9 +97,10 @@ WITHOUT = """
 import sys
 sys.modules["matplotlib"] = None  # an import of it fails
 from byzray import load_setup
-from byzray.recording import recorded
+from byzray.recording.loop import recorded
 from byzray.report import write_report
-from byzray.simulation import LocalSimulation, load_data
+from byzray.data import load_data
+from byzray.simulation import LocalSimulation
 setup = load_setup(sys.argv[1], {"actors": None})
 for figure in (False, True):
     start = lambda: LocalSimulation(setup, load_data(setup))

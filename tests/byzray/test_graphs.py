@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from byzray import Setup
 from byzray.aggregators import AGGREGATORS, RandomMixture
+from byzray.data import load_data
 from byzray.graphs import WARM_STEPS, Kind, Replay, Step, StepGraphs, captures
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 STEPS = 14
 

@@ -8,8 +8,9 @@ import torch
 
 from byzray import Setup
 from byzray.cohort import Cohort
+from byzray.data import load_data
 from byzray.setups import Momentum
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 
 def plain(setup: Setup) -> Setup:

@@ -70,7 +70,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 _ = Path("setup.yaml").write_text(setup(actors=None).yaml())
-!{sys.executable} -m byzray.cli run setup.yaml --output by-command > out.txt 2>&1; echo exit $?
+!{sys.executable} -m byzray run setup.yaml --output by-command > out.txt 2>&1; echo exit $?
 """
 
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from byzray import Setup, SetupError, simulate
+from byzray.data import load_data
 from byzray.models import Model, Output, Torchvision, TrainingOption
 from byzray.process_state import RandomStates
-from byzray.simulation import LocalSimulation, load_data
+from byzray.setups.checks import mistakes_on
+from byzray.simulation import LocalSimulation
 
 
 def layers(*more: nn.Module, inputs: int = 64, outputs: int = 10) -> nn.Sequential:
@@ -356,7 +358,7 @@ def test_batchnorm_in_networks_of_torchvision(size: int, fits: bool) -> None:
     made = Torchvision(architecture="resnet18", training=True)
     fields = {"dataset": {"name": "npz", "path": "x.npz"}, "loss": "cross-entropy", "batch_size": 1, "workers": 3}
     before = RandomStates.now()
-    found = Setup.model_validate({**fields, "model": made}).mistakes_on((3, size, size), 10)
+    found = mistakes_on(Setup.model_validate({**fields, "model": made}), (3, size, size), 10)
     assert before.moved(RandomStates.now()) == []
     assert len(found) == (not fits)
     assert fits or found[0].startswith(

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from byzray.progress import View, said_by_actors
-from byzray.recording import Update
+from byzray.recording.progress import View, said_by_actors
+from byzray.recording.update import Update
 from byzray.setups import Setup
 
 SETUP = Setup.model_validate({"steps": 300, "byzantine": 4, "attack": "empire"})
@@ -26,7 +26,7 @@ def frame(view: View, width: int) -> list[str]:
     """What a terminal of some width would show at this moment."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="standard")
     with console.capture() as shown:
-        console.print(view.live.get_renderable())
+        console.print(view.picture.lines())
     return [line.rstrip() for line in re.sub("\x1b\\[[0-9;]*m", "", shown.get()).splitlines()]
 
 

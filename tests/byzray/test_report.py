@@ -17,16 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from byzray import Interrupted, Setup, load_setup, simulate
-from byzray.report import NothingToReport, Report, run_figure, write_report
-from byzray.report.claims import ALWAYS, MOSTLY, always, judge, mostly
+from byzray.mistakes import WrongInput
+from byzray.report import Report, run_figure, write_report
 from byzray.report.collect import Run, collect
 from byzray.report.drawing import shortened, style_of
 from byzray.report.figures import Comparison, curves_figure, overview_figure, ratios_figure
 from byzray.report.panels import arrange, bound, identity, rate
-from byzray.report.statistics import statistics
+from byzray.report.paper.claims import ALWAYS, MOSTLY, always, judge, mostly
+from byzray.report.paper.statistics import statistics
 from byzray.report.tables import bound_met, curves_table, pairs_table, runs_table, with_pairs
-from byzray.results import RunDirectory, digest
-from byzray.verification import verify
+from byzray.runs.digests import digest
+from byzray.runs.directory import RunDirectory
+from byzray.runs.verification import verify
 
 Plain = dict[str, Any]
 
@@ -324,16 +326,16 @@ def test_without_any_pair_the_claims_are_not_decidable_ever() -> None:
 
 
 def test_directory_without_runs_is_an_error_that_says_what_was_found(tmp_path: Path, small_setup: Setup) -> None:
-    with pytest.raises(NothingToReport, match=r"it is empty.*expected folders with a setup\.yaml"):
+    with pytest.raises(WrongInput, match=r"it is empty.*expected folders with a setup\.yaml"):
         write_report(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"notes\.txt"):
+    with pytest.raises(WrongInput, match=r"notes\.txt"):
         write_report(tmp_path)
-    with pytest.raises(NothingToReport, match="no such folder"):
+    with pytest.raises(WrongInput, match="no such folder"):
         write_report(tmp_path / "absent")
     result = simulate(small_setup, output=tmp_path)
     assert result.directory is not None
-    with pytest.raises(NothingToReport, match="is itself a run directory"):
+    with pytest.raises(WrongInput, match="is itself a run directory"):
         write_report(result.directory)
 
 
@@ -769,7 +771,7 @@ def test_directory_is_told_by_the_name_it_is_given(unattacked_sweep: Path, writt
     assert written.report.summary[-1] == f"page: {written.folder}/report/index.html"
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):
-        with pytest.raises(NothingToReport, match=r"^s3://bucket/x: ") as error:
+        with pytest.raises(WrongInput, match=r"^s3://bucket/x: ") as error:
             write_report(tmp_path / folder, "s3://bucket/x")
         assert str(tmp_path) not in str(error.value)
 
@@ -798,7 +800,7 @@ def test_same_data_same_figures_and_an_earlier_report_is_replaced(written: Writt
 
 def test_a_folder_of_sweeps_is_not_reported_as_one(sweep: Path, small_setup: Setup) -> None:
     simulate(small_setup, output=sweep.parent)
-    with pytest.raises(NothingToReport, match=r"holds sweeps \(sweep\) and 1 single run.*byzray report .*/sweep$"):
+    with pytest.raises(WrongInput, match=r"holds sweeps \(sweep\) and 1 single run.*byzray report .*/sweep$"):
         write_report(sweep.parent)
     assert not (sweep.parent / "report").exists()
 
@@ -806,7 +808,7 @@ def test_a_folder_of_sweeps_is_not_reported_as_one(sweep: Path, small_setup: Set
 def test_folder_that_is_no_report_is_not_replaced(sweep: Path) -> None:
     (sweep / "report").mkdir()
     (sweep / "report/mine.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="move it away"):
+    with pytest.raises(WrongInput, match="move it away"):
         write_report(sweep)
     assert (sweep / "report/mine.txt").read_text() == "precious"
 

@@ -11,7 +11,7 @@ from byzray.aggregators import MultiKrum, RandomMixture
 from byzray.attacks import Little
 from byzray.mistakes import SetupError
 from byzray.options import Options
-from byzray.results import RunDirectory
+from byzray.runs.directory import RunDirectory
 from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 

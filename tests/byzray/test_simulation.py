@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from byzray import Interrupted, RunExists, Setup, SetupError, Update, simulate
+from byzray.data import load_data
 from byzray.randomness import generator
 from byzray.setups import LearningRate
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 Vector = NDArray[np.float64]
 

@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from byzray import RunExists, Setup, SetupError, simulate
+from byzray.data import load_data
 from byzray.datasets import MissingData
 from byzray.division import training as of
 from byzray.environment import fingerprints
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 from byzray.splits import SPLITS, PartitionSplit, Training, label_skew
 
 Y = np.random.default_rng(3).integers(0, 10, size=2000)

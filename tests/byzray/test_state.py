@@ -10,9 +10,10 @@ from torch import Tensor
 
 from byzray import Interrupted, Setup, Update, simulate
 from byzray.aggregators import Aggregate, Aggregator
+from byzray.data import load_data
 from byzray.datasets import Data
-from byzray.recording import CheckpointInterval
-from byzray.simulation import LocalSimulation, load_data
+from byzray.recording.recorder import CheckpointInterval
+from byzray.simulation import LocalSimulation
 from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Submissions

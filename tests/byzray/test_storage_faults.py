@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from byzray import Setup, load_setup, simulate
-from byzray.results import FINAL_FILES
+from byzray.runs.digests import FINAL_FILES
 
 # Runs the setup again and again in forked processes, each killed at a later operation on files, and continues it.
 KILLED_EVERYWHERE = '''
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import byzray.report
 from byzray import load_setup, simulate
-from byzray.recording import CheckpointInterval
+from byzray.recording.recorder import CheckpointInterval
 
 byzray.report.save_run_figure = lambda result, folder: None
 setup, root = load_setup(sys.argv[1]), Path(sys.argv[2])
@@ -86,7 +86,7 @@ FORKING = """
 import json, os, resource, sys
 
 import byzray.kernels, byzray.sorting, byzray.report, byzray.simulation
-from byzray import cli
+from byzray import commands
 
 for line in sys.stdin:
     arguments, output, limit = json.loads(line)
@@ -97,7 +97,7 @@ for line in sys.stdin:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         sys.argv = ["byzray", *arguments]
-        cli.main()
+        commands.main()
         sys.exit()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 
 from byzray import Interrupted, RunExists, Setup, SetupError, simulate
-from byzray.checkpoints import Checkpoint, Checkpoints
+from byzray.data import load_data
 from byzray.files import StorageFault
-from byzray.mistakes import visible
-from byzray.recording import CheckpointInterval
+from byzray.mistakes import WrongInput, visible
+from byzray.recording.recorder import CheckpointInterval
 from byzray.report import write_report
 from byzray.report.collect import SweepFacts, collect
 from byzray.report.collect import _sweep as read_sweep
-from byzray.results import RunDirectory
-from byzray.simulation import load_data
-from byzray.verification import verify
+from byzray.runs.checkpoints import Checkpoint, Checkpoints
+from byzray.runs.directory import RunDirectory
+from byzray.runs.verification import verify
 
 READ = ("setup.yaml", "status.json", "environment.json", "metrics.csv", "evaluations.csv", "parameters.npy")
 
@@ -204,7 +204,7 @@ def test_a_report_is_not_written_through_a_link(folder: Path, tmp_path: Path) ->
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
     (folder / "report").symlink_to(tmp_path / "mine")
-    with pytest.raises(FileExistsError, match="move it away"):
+    with pytest.raises(WrongInput, match="move it away"):
         write_report(folder)
     assert (tmp_path / "mine" / "index.html").read_text() == "mine"
 

@@ -11,10 +11,11 @@ import torch
 from byzray import Setup, simulate
 from byzray.attacks import Attack, View
 from byzray.cohort import Cohort
+from byzray.data import load_data
 from byzray.mistakes import BrokenContract
 from byzray.sampling import Batch
 from byzray.server import Server
-from byzray.simulation import LocalSimulation, load_data
+from byzray.simulation import LocalSimulation
 
 FLIPPING = {"attack": "label-flipping", "aggregator": "average"}
 

@@ -48,7 +48,7 @@ class Command:
 
     def start(self, *more: str) -> None:
         """Start it, or start it again, with more options."""
-        command = [sys.executable, "-m", "byzray.cli", *self.arguments, *more]
+        command = [sys.executable, "-m", "byzray", *self.arguments, *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)

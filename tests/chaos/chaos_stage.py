@@ -17,7 +17,8 @@ import byzray
 from actors import Fleet, Supervision
 from actors.fleet import split
 from byzray import Setup
-from byzray.results import Result, RunDirectory
+from byzray.runs.directory import RunDirectory
+from byzray.runs.result import Result
 from byzray.setups import Actors
 
 # What must be the same, byte by byte.

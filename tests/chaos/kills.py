@@ -35,8 +35,9 @@ import actors
 from actors import Fleet, Supervision
 from actors.fleet import split
 from byzray import Setup, Update
-from byzray.recording import CheckpointInterval
-from byzray.results import Result, RunDirectory
+from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.directory import RunDirectory
+from byzray.runs.result import Result
 from byzray.setups import Actors
 from byzray.yaml import write_yaml
 

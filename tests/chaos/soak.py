@@ -33,8 +33,8 @@ import actors
 from actors import Fleet, Supervision
 from actors.fleet import split
 from byzray import Setup, Update
-from byzray.recording import CheckpointInterval
-from byzray.results import Result
+from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.result import Result
 from byzray.setups import Actors
 
 STEPS = 1500  # some seconds, if nobody disturbs them

@@ -29,8 +29,8 @@ import actors
 from actors import Fleet
 from actors.fleet import split
 from byzray import Setup
-from byzray.recording import Interrupted, Update
-from byzray.results import RunDirectory
+from byzray.recording.update import Interrupted, Update
+from byzray.runs.directory import RunDirectory
 from byzray.setups import Actors
 
 DOCKER = Path(__file__).parents[2] / "docker"

@@ -20,7 +20,7 @@ from types import FrameType
 
 import pytest
 
-from byzray import cli
+from byzray import commands
 
 # What a report says before it is written, or refused.
 ANNOUNCEMENT = "byzray: writing the report, and drawing its figures\n"
@@ -178,7 +178,7 @@ def byzray(*arguments: str, count: str | None = None, limit: float = LIMIT) -> O
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's, on infinite numbers
             with limited(limit):
-                cli.main()
+                commands.main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Hang as hang:

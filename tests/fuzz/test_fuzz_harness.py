@@ -35,7 +35,7 @@ def exits(code: int, text: str) -> Callable[[], None]:
     ],
 )
 def test_problems(main: Callable[[], None], problem: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_harness.cli, "main", main)
+    monkeypatch.setattr(fuzz_harness.commands, "main", main)
     try:
         found = byzray("show", limit=0.1).problem(named="own.yaml")
     except MemoryError as error:  # the command itself turns it into a traceback

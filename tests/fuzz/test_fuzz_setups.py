@@ -9,11 +9,11 @@ import pytest
 from fuzz_harness import SEED, Failures, byzray, calls, scaled
 
 from byzray import simulate
+from byzray.data import load_data
 from byzray.datasets import Digits, Npz
 from byzray.mistakes import SetupError
 from byzray.models import MLP
 from byzray.setups import Setup, load_setup
-from byzray.simulation import load_data
 
 
 def shown(place: Path, content: bytes, kind: str, failures: Failures, named: str = "") -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from byzray import cli
+from byzray import commands
 
 Byzray = Callable[..., tuple[int, str, str]]
 
@@ -32,7 +32,7 @@ def byzray(
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["byzray", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            commands.main()
         assert isinstance(stop.value.code, int)
         return stop.value.code, *capsys.readouterr()
 
@@ -159,7 +159,6 @@ def test_list_sweeps(byzray: Byzray) -> None:
         (("sweep", "demo", "--only", "colour == 'red'"), "'colour' is not defined"),
         (("sweep", "demo", "--output", "nowhere://x"), "--output: got 'nowhere://x', expected a folder, or a URI"),
         (("sweep", "demo", "--measure"), "--measure: expected with --plan"),
-        (("sweep", "demo", "--in-process", "--workers-per-actor", "2"), "exclude each other"),
         (("sweep", "demo", "--workers-per-actor", "0"), "--workers-per-actor"),
         (("sweep", "demo", "--retries", "-1"), "--retries"),
         (("report", "nowhere"), "nowhere"),

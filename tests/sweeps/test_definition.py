@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from byzray import Setup
-from sweeps.conditions import Condition, ConditionError, facts
+from sweeps.conditions import Condition, ConditionError, condition_variables
 from sweeps.definition import load_sweep, parse_seeds
 from sweeps.grid import SweepError
 
@@ -215,7 +215,7 @@ def test_wrong_seeds(text: str) -> None:
 )
 def test_conditions(text: str, holds: bool) -> None:
     content = {"aggregator": "median", "attack": {"name": "little"}, "byzantine": 4, "learning_rate": 0.2}
-    assert Condition(text).holds(facts(content)) is holds
+    assert Condition(text).holds(condition_variables(content)) is holds
 
 
 MVR = {"momentum": {"name": "mvr", "a": 0.3}}
@@ -236,9 +236,9 @@ MVR = {"momentum": {"name": "mvr", "a": 0.3}}
     ],
 )
 def test_conditions_on_the_momentum(content: dict[str, Any], text: str, holds: bool) -> None:
-    assert Condition(text).holds(facts(content)) is holds
+    assert Condition(text).holds(condition_variables(content)) is holds
     described = Setup.model_validate(content).describe()  # as `--only` sees it
-    assert Condition(text).holds(facts(described)) is holds
+    assert Condition(text).holds(condition_variables(described)) is holds
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_conditions_on_the_momentum(content: dict[str, Any], text: str, holds: b
 @pytest.mark.parametrize("option", ["beta", "dampening"])
 def test_an_option_of_the_other_momentum_is_not_there(content: dict[str, Any], option: str) -> None:
     with pytest.raises(ConditionError, match=option):
-        Condition(f"momentum.{option} >= 0").holds(facts(content))
+        Condition(f"momentum.{option} >= 0").holds(condition_variables(content))
 
 
 def test_an_axis_of_momenta_is_told_apart_by_a_condition(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_wrong_axis_of_a_pre_aggregator_gets_one_message(tmp_path: Path, pre: 
 @pytest.mark.parametrize("text", ["__import__('os').getcwd()", "n.__class__ == 1", "open('x') == 1", "9**9**9 > 1"])
 def test_conditions_cannot_do_anything_else(text: str) -> None:
     with pytest.raises(ConditionError):
-        Condition(text).holds(facts({}))
+        Condition(text).holds(condition_variables({}))
 
 
 def test_only_keeps_the_reference_of_what_it_keeps(tmp_path: Path) -> None:

@@ -63,7 +63,17 @@ class Sweep:
         (folder / "interruption_rules.py").write_text(RULE % str(self._hasten))
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "byzray.cli", "sweep", "mine.yaml", "--output", "results", "--cpus", "1.75"]
+        command = [
+            sys.executable,
+            "-m",
+            "byzray",
+            "sweep",
+            "mine.yaml",
+            "--output",
+            "results",
+            "--cpus",
+            "1.75",
+        ]
         command += ["--address", ray.get_runtime_context().gcs_address, *more]
         return subprocess.Popen(
             command,

@@ -18,12 +18,16 @@ from rich.console import Console
 
 import byzray
 from actors.nodes import nodes, on_every_node
+from byzray.mistakes import WrongInput
 from sweeps.data import key, share
 from sweeps.definition import load_sweep
+from sweeps.observer import Observer
+from sweeps.outcome import Outcome
 from sweeps.plan import make_plan
 from sweeps.storage import Storage
-from sweeps.sweep import Options, Outcome, OutputNotShared, run_sweep
 from sweeps.trainable import Resources
+from sweeps.tuner import Options, run_sweep
+from sweeps.view import View
 
 SWEEP = """
 base:
@@ -68,7 +72,7 @@ def sweep(far: Far, file: Path, output: Path) -> Outcome:
     file.write_text(SWEEP)
     storage = Storage(str(output))
     plan = make_plan(load_sweep(str(file)), storage, far.data)
-    return run_sweep(plan, storage, Options(ELSEWHERE, 0, far.data), Console(quiet=True))
+    return run_sweep(plan, storage, Options(ELSEWHERE, 0, far.data), Observer())
 
 
 def test_data_that_only_the_driver_has_reach_every_node(far: Far, tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def test_data_are_shared_once_and_what_cannot_be_read_is_left_to_the_run(far: Fa
 
 def test_results_that_other_nodes_would_keep_to_themselves_are_refused(far: Far, tmp_path: Path) -> None:
     (name,) = [node.name for node in nodes() if node.id == far.id]
-    with pytest.raises(OutputNotShared, match=r"^--output: got .*hidden.*expected a folder that all") as refused:
+    with pytest.raises(WrongInput, match=r"^--output: got .*hidden.*expected a folder that all") as refused:
         sweep(far, tmp_path / "mine.yaml", far.hidden / "results")
     assert f"(not on {name})" in str(refused.value)
     assert not list((far.hidden / "results").glob("runs/*"))
@@ -135,7 +139,7 @@ def test_a_sweep_that_loses_its_only_node_says_so_and_ends(
             time.sleep(0.1)
         raylet.kill()
 
-    monkeypatch.setattr("sweeps.sweep.PLACEMENT_SECONDS", 3.0)
+    monkeypatch.setattr("sweeps.tuner.PLACEMENT_SECONDS", 3.0)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "slow_for_a_node.py").write_text(SLOW)
     text = (
@@ -149,7 +153,7 @@ def test_a_sweep_that_loses_its_only_node_says_so_and_ends(
     shown = io.StringIO()
     killer = threading.Thread(target=kill_when_it_computes, daemon=True)
     killer.start()
-    outcome = run_sweep(plan, storage, Options(Resources(cpus=6), 1, tmp_path), Console(file=shown, width=300))
+    outcome = run_sweep(plan, storage, Options(Resources(cpus=6), 1, tmp_path), View(Console(file=shown, width=300)))
     reason = "no room for a run that reserves 6 CPUs: the cluster has "
     assert outcome.stranded.startswith(reason)
     assert f"byzray: {reason}" in shown.getvalue()

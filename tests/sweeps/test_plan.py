@@ -8,9 +8,8 @@ import pytest
 
 from byzray import simulate
 from sweeps.definition import load_sweep
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import REPLACED, Plan, make_plan
 from sweeps.storage import Storage
-from sweeps.sweep import REPLACED
 
 SWEEP = """
 base: {dataset: {name: npz, path: %s}, model: {name: mlp, hidden: [4]}, steps: 2, workers: 5, byzantine: 1}

@@ -16,16 +16,18 @@ from rich.console import Console
 import actors
 import byzray
 from byzray import Setup
-from byzray.recording import Interrupted
+from byzray.mistakes import WrongInput
+from byzray.recording.update import Interrupted
 from byzray.report import write_report
-from byzray.results import RunDirectory
+from byzray.runs.directory import RunDirectory
 from sweeps.definition import load_sweep
 from sweeps.grid import SweepError
+from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan, make_plan
 from sweeps.search import DRAWS, look_at, make_search
 from sweeps.storage import Storage
-from sweeps.sweep import Options, Outcome, SweepInUse, in_sole_use, run_sweep, slots
 from sweeps.trainable import Resources
+from sweeps.tuner import Options, in_sole_use, run_sweep, slots
 from sweeps.view import Progress, View
 
 # A rule that raises at its second step, one that ends its process, and a small mean.
@@ -106,7 +108,7 @@ class Folder:
     def run(self, plan: Plan | None = None, resources: Resources = RESOURCES, retries: int = 0) -> Outcome:
         shown = io.StringIO()
         options = Options(resources, retries, self.folder)
-        outcome = run_sweep(plan or self.plan(), Storage(self.output), options, Console(file=shown, width=300))
+        outcome = run_sweep(plan or self.plan(), Storage(self.output), options, View(Console(file=shown, width=300)))
         self.log = shown.getvalue()
         return outcome
 
@@ -396,7 +398,7 @@ def test_draws_that_are_no_valid_setups_are_passed_over(folder: Folder) -> None:
 
 def test_one_sweep_a_folder(folder: Folder) -> None:
     folder.write(TWO_RULES)
-    with in_sole_use(Storage(folder.output)), pytest.raises(SweepInUse, match="another process computes this sweep"):
+    with in_sole_use(Storage(folder.output)), pytest.raises(WrongInput, match="another process computes this sweep"):
         folder.run()
 
 

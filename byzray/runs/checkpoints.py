@@ -48,7 +48,7 @@ class Damaged(Exception):
 
 
 class Position(BaseModel):
-    """How far a table was written when a checkpoint was saved, see :meth:`byzray.table.Table.position`."""
+    """How far a table was written when a checkpoint was saved, see :meth:`byzray.runs.table.Table.position`."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,53 +1,105 @@
-"""What `byzray run` shows while it runs: on a terminal a picture that changes, elsewhere lines."""
+"""What shows how far a run is: a picture that changes on a terminal or in a notebook, elsewhere lines."""
 
+import io
 import logging
 import math
-import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from byzray.recording.update import Progress, Update
 from byzray.setups import Setup
 
-# Where the output is no terminal, a line on a run comes at most this often, in seconds.
+# Without a picture, a line on a run comes at most this often, in seconds.
 LINE_SECONDS = 5.0
+
+# A notebook's picture is drawn anew at most this often, in seconds, and is so many characters wide.
+NOTEBOOK_SECONDS, NOTEBOOK_WIDTH = 0.5, 100
+
+
+class Picture:
+    """A few lines that are drawn anew in place, on a terminal or in a notebook; elsewhere nothing is drawn.
+
+    Args:
+        console: where.
+        lines: what to draw, when asked.
+
+    Attributes:
+        shown: whether anything is drawn.
+    """
+
+    def __init__(self, console: Console, lines: Callable[[], Group]) -> None:
+        self.shown = console.is_jupyter or console.is_terminal
+        self.lines = lines
+        self._drawn = -math.inf
+        self._cell: Any = None
+        # rich has pictures in notebooks, too, but needs ipywidgets for them.
+        live = self.shown and not console.is_jupyter
+        self._live = Live(console=console, get_renderable=lines, refresh_per_second=4, transient=True) if live else None
+
+    def start(self) -> None:
+        """Draw from now on."""
+        if self._live is not None:
+            self._live.start()
+        elif self.shown:
+            from IPython.display import display
+
+            self._cell = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        """Draw anew, if the picture does not do so by itself, and the last time was a while ago."""
+        if self._cell is not None and time.monotonic() - self._drawn > NOTEBOOK_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        text = io.StringIO()
+        Console(file=text, width=NOTEBOOK_WIDTH, force_jupyter=False).print(self.lines())
+        self._cell.update({"text/plain": text.getvalue().rstrip()}, raw=True)
+
+    def stop(self) -> None:
+        """Draw no more; a notebook keeps the last picture."""
+        if self._live is not None:
+            self._live.stop()
+        elif self._cell is not None:
+            self._draw()
 
 
 @contextmanager
-def shown_progress(setup: Setup, console: Console) -> Iterator[Callable[[Any], bool]]:
-    """Yields a function to report progress to. It asks for a stop after SIGINT or SIGTERM."""
-    stopping = False
+def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[Progress]:
+    """What a run that was called from Python reports its progress to: `progress`, or a bar and Python's warnings.
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:  # the second one does not wait for the end of the stretch
-            raise KeyboardInterrupt
-        stopping = True
-        console.print(f"byzray: {signal.Signals(number).name}: stopping after this stretch of steps")
+    Args:
+        setup: of the run.
+        progress: the caller's; none: events are warnings, and a bar is shown where somebody looks on: on a terminal and
+            in a notebook, but not in the log of a script.
+        depth: how many functions lie between the loop and what is yielded.
+    """
+    if progress is not None:
+        yield progress
+        return
+    console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    with ExitStack() as stack:
+        view = None
+        if console.is_jupyter or console.is_terminal:
+            view = stack.enter_context(View(setup, console))
+            stack.enter_context(said_by_actors(view.say))
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with View(setup, console) as view, said_by_actors(view.say):
-
-            def report(update: Any) -> bool:
-                for event in update.events:
-                    console.print(f"[yellow]byzray:[/] {escape(event)}")
+        def show(update: Update) -> None:
+            for event in update.events:
+                warnings.warn(event, stacklevel=4 + depth)  # where the user called simulate
+            if view is not None:
                 view.show(update)
-                return stopping
 
-            yield report
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        yield show
 
 
 @contextmanager
@@ -77,36 +129,38 @@ class View:
     def __init__(self, setup: Setup, console: Console) -> None:
         self.setup = setup
         self.console = console
-        self.update: Any = None
+        self.update: Update | None = None
         self.stage = "starting"  # what is under way, if no steps are
         self.began = time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first update came, and at which step
         self.shown = -math.inf
-        self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=4, transient=True)
+        self.picture = Picture(console, self._picture)
 
     def __enter__(self) -> "View":
-        if self.console.is_terminal:
-            self.live.start()
+        self.picture.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.live.stop()
+        if self.update is not None:
+            self.stage = ""  # the last picture of a notebook stays
+        self.picture.stop()
 
     def say(self, stage: str) -> None:
         """Something that takes its time begins."""
         self.stage = stage
-        if not self.console.is_terminal:
+        if not self.picture.shown:
             self.console.print(f"byzray: {stage}", markup=False)
 
-    def show(self, update: Any) -> None:
+    def show(self, update: Update) -> None:
         """Some steps were taken."""
         now = time.monotonic()
         self.first = self.first or (now, update.step)
         self.update, self.stage = update, ""
         taken = update.step > self.first[1]
-        if not self.console.is_terminal and (update.ended or (taken and now - self.shown >= LINE_SECONDS)):
+        if not self.picture.shown and (update.ended or (taken and now - self.shown >= LINE_SECONDS)):
             self.shown = now
             self.console.print(f"{self._counted()}, {self._figures()}", markup=False)
+        self.picture.refresh()
         if update.ended:
             self.say("saving the result, and drawing its figure")
 
@@ -123,6 +177,7 @@ class View:
 
     def _figures(self) -> str:
         """Those that are known: there is no loss before the first step, and no pace."""
+        assert self.update is not None
         assert self.first is not None
         update, (began, first) = self.update, self.first
         parts = [f"loss {update.loss:#.4g}"] if update.row else []

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from packaging.requirements import Requirement
 
+from byzray.data import data_root
 from byzray.datasets import DATASETS, Data, MissingData
-from byzray.simulation import data_root
 
 State = Literal["ok", "missing", "warning", "broken"]
 
@@ -40,7 +40,7 @@ def examine(root: str | Path | None = None) -> Iterator[Finding]:
     """Look at this machine.
 
     Args:
-        root: the folder that holds data sets, see :func:`byzray.simulation.data_root`.
+        root: the folder that holds data sets, see :func:`byzray.data.data_root`.
     """
     yield Finding("ok", "Python", sys.version.split()[0])
     yield from _packages()

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from byzray.checkpoints import Checkpoints, Damaged
 from byzray.mistakes import visible
-from byzray.results import check_digests, explain, read_status, run_directories
+from byzray.runs.checkpoints import Checkpoints, Damaged
+from byzray.runs.directory import read_state, run_directories
 
 # Where runs lie below a folder: itself a run, a folder of runs, that of a sweep, one of sweeps.
 PLACES = (".", "*", "runs/*", "*/runs/*")
@@ -18,7 +18,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         run: its directory, as seen from the folder that was given.
-        state: what its status.json says of it, or `interrupted` if it has none.
+        state: one of :data:`byzray.runs.directory.RunState`.
         problem: which file was changed or cannot be read; empty if none.
     """
 
@@ -38,18 +38,10 @@ def verify(folder: Path) -> list[Verdict]:
 
 
 def _verdict(path: Path, folder: Path) -> Verdict:
-    state = "interrupted"
-    problems = list(_damaged_checkpoints(path))
-    try:
-        status = read_status(path)
-        if status is not None:
-            state = status.state
-            if state in ("finished", "stopped"):
-                check_digests(path, status.model_dump())
-    except (ValueError, OSError) as error:
-        problems.append(explain(error))
+    found = read_state(path)
+    problems = [*_damaged_checkpoints(path), *([found.reason] if found.state == "damaged" else [])]
     name = path.name if path == folder else str(path.relative_to(folder))
-    return Verdict(visible(name), state, "; ".join(map(visible, problems)))
+    return Verdict(visible(name), found.state, "; ".join(map(visible, problems)))
 
 
 def _damaged_checkpoints(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its directory, and the result that Python callers get.
+"""The directory of a run: writing one, and reading any.
 
 A run directory holds
 
@@ -17,120 +17,123 @@ A run directory holds
 """
 
 import fcntl
-import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from byzray.arrays import LARGEST_VECTOR, read_vector
-from byzray.checkpoints import Checkpoint, Checkpoints, Position, Record, parse_record
+from byzray.arrays import read_vector
 from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.files import (
-    LARGEST_DESCRIPTION,
-    expect_no_link,
-    not_through_links,
-    open_plain,
-    read_plain,
-    remove_temporaries,
-    save,
-)
-from byzray.mistakes import lines, visible
+from byzray.files import expect_no_link, not_through_links, open_plain, read_plain, remove_temporaries, save
+from byzray.mistakes import WrongInput, lines, visible
+from byzray.runs.checkpoints import Checkpoint, Checkpoints, Position, Record, parse_record
+from byzray.runs.digests import DIGESTED, check_digests, digest
+from byzray.runs.result import Result
+from byzray.runs.status import State, Status, read_status
+from byzray.runs.table import Table, read_table
 from byzray.setups import Setup
-from byzray.table import LARGEST_TABLE, Table, read_table
 
-EVALUATION_COLUMNS = ("step", "accuracy")
+RunState = Literal["finished", "stopped", "running", "interrupted", "failed", "damaged", "missing"]
+"""What may have become of a run; `stopped`: it was ended early by a scheduler."""
 
-FAULT_COLUMNS = ("step", "worker", "fault", "submission")
+STATES: tuple[RunState, ...] = get_args(RunState)
+"""The states in the order in which reports list them."""
 
-# What a finished run is known by.
-FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
+DONE: tuple[RunState, ...] = ("finished", "stopped")
+"""The states in which nothing is left to compute, and a run's best accuracy is final."""
 
-# Of these a status holds digests, if they are there; those of a finished run are there.
-DIGESTED = (*FINAL_FILES, "setup.yaml", "environment.json")
-NEEDED = ("metrics.csv", "evaluations.csv", "parameters.npy")
-
-# Larger files are not the ones that were written, in bytes.
-LARGEST = dict.fromkeys(("metrics.csv", "evaluations.csv", "faults.csv"), LARGEST_TABLE) | {
-    "parameters.npy": LARGEST_VECTOR
-}
+T = TypeVar("T")
 
 # Folders next to runs that hold something else.
 OTHER_FOLDERS = ("report", "tune", "replaced")
 
-# The figure of a run.
-FIGURES = ("accuracy.png", "accuracy.svg")
 
-# Counts in files of others; larger ones do not fit into a table.
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class RunExists(Exception):
+class RunExists(WrongInput):
     """The run's directory exists and cannot simply be used; the message says why and how to go on."""
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))
 
 
-def _divergence(value: Any) -> Any:
-    return Divergence(**value) if isinstance(value, dict) and value.keys() == set(Divergence._fields) else value
-
-
-class Status(BaseModel):
-    """What status.json holds.
+@dataclass(frozen=True)
+class Found:
+    """What the files of a run directory say of the run.
 
     Attributes:
         state: what became of the run.
-        step: how many steps were taken, when it was written.
-        reason: why it failed or was stopped.
-        seconds: how long its steps and evaluations took so far.
+        step: how many steps were taken when its status was written.
+        reason: why it failed, was stopped or interrupted, or what is damaged; empty if there is nothing to say.
+        seconds: how long its steps and evaluations took; NaN if that is not known.
         diverged: where and why its parameters became non-finite.
-        files: the SHA-256 of its files, unless it runs or failed.
     """
 
-    model_config = ConfigDict(strict=True)
+    state: RunState
+    step: int = 0
+    reason: str = ""
+    seconds: float = math.nan
+    diverged: Divergence | None = None
 
-    state: Literal["running", "interrupted", "failed", "stopped", "finished"]
-    step: Count
-    reason: str | None = None
-    seconds: float | None = None
-    diverged: Annotated[Divergence, BeforeValidator(_divergence), PlainSerializer(Divergence._asdict)] | None = None
-    files: dict[str, str] | None = None
 
-    @field_validator("seconds")
-    @classmethod
-    def _in_milliseconds(cls, seconds: float | None) -> float | None:
-        return seconds if seconds is None else round(seconds, 3)
+def read_state(folder: Path, compared: Collection[str] = DIGESTED, locks: bool = True) -> Found:
+    """Read what became of a run. Whoever wants to know asks here; nothing in the directory is trusted.
 
-    @field_validator("diverged")
-    @classmethod
-    def _at_a_step(cls, diverged: Divergence | None) -> Divergence | None:
-        if diverged is not None and not 0 <= diverged.step < 2**63:
-            raise ValueError(f"expected a step, got {diverged.step}")
-        return diverged
+    Args:
+        folder: the run's directory.
+        compared: the files of a run that is done to compare with their digests.
+        locks: whether a run that is computed is locked, which copies are not.
+    """
+    try:
+        status = named("status.json", lambda: read_status(folder))
+        if status is not None and status.state in DONE:
+            check_digests(folder, status, compared)
+    except (ValueError, OSError) as error:
+        return Found("damaged", reason=explain(error))
+    if status is None:
+        begun = (folder / "setup.yaml").exists()
+        return Found("interrupted", reason="there is no status.json") if begun else Found("missing")
+    state, reason = status.state, status.reason or ""
+    if state == "running" and locks and not is_computed(folder):
+        state, reason = "interrupted", "it was killed: no process computes it any more"
+    seconds = math.nan if status.seconds is None else status.seconds
+    return Found(state, status.step, reason, seconds, status.diverged)
+
+
+def named(name: str, read: Callable[[], T]) -> T:
+    """What `read` returns; its errors name the file.
+
+    Raises:
+        ValueError: the file is damaged, or cannot be read.
+    """
+    try:
+        return read()
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name}: is damaged ({explain(error)})") from error
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror or error}") from error
+
+
+def explain(error: Exception) -> str:
+    """Why a file of a run cannot be read, in one line."""
+    if isinstance(error, ValidationError):
+        return lines(error)[0]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
+    return visible(" ".join(str(error).split()))
 
 
 class _Environment(BaseModel):
-    """What is looked at of environment.json."""
+    """What is used of environment.json."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -138,36 +141,39 @@ class _Environment(BaseModel):
     earlier: list[dict[str, Any]] = []
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run computed.
+def read_environment(folder: Path) -> Environment:
+    """The environment.json of a run directory; empty if there is none.
 
-    Attributes:
-        setup: the resolved setup.
-        metrics: one row a step; the 24 columns of `byzray.metrics.METRIC_COLUMNS`, or the first three without a study.
-        evaluations: columns step and accuracy (a share of 1).
-        parameters: (D,) the final parameters.
-        directory: where it lies, if it was written.
-        faults: of a setup that declares faults, columns step, worker, fault and submission (what became of it).
-        diverged: where and why its parameters became non-finite, if they did.
-        seconds: how long its steps and evaluations took; NaN if that is not known.
-        reused: whether it was computed earlier and only read from there.
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
     """
+    try:
+        return _Environment.model_validate_json(read_plain(folder / "environment.json")).model_dump(exclude_none=True)
+    except FileNotFoundError:
+        return {}
 
-    setup: Setup
-    metrics: pd.DataFrame
-    evaluations: pd.DataFrame
-    parameters: NDArray[np.float32]
-    directory: Path | None = None
-    faults: pd.DataFrame | None = None
-    diverged: Divergence | None = None
-    seconds: float = float("nan")
-    reused: bool = False
 
-    @property
-    def best_accuracy(self) -> float:
-        """The highest accuracy that was measured."""
-        return float(self.evaluations["accuracy"].max())
+def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
+    """The directories of runs at these places of a folder, without those of reports and of earlier runs."""
+    found = (path.parent for place in places for path in folder.glob(f"{place}/setup.yaml"))
+    return sorted(
+        path
+        for path in found
+        if not any(part in OTHER_FOLDERS or part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def is_computed(folder: Path) -> bool:
+    """Whether some process of this machine, or of one that shares its locks, computes the run in a directory."""
+    try:
+        with open_plain(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which closing the file gives back
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
 
 
 class RunDirectory:
@@ -206,27 +212,36 @@ class RunDirectory:
                 self.path.rmdir()
 
     @property
-    def status(self) -> dict[str, Any]:
-        """The content of status.json, empty for a new directory.
+    def status(self) -> Status | None:
+        """What became of the run; none for a new directory.
+
+        Raises:
+            RunExists: status.json is damaged.
+        """
+        with self._readable("status.json"):
+            return read_status(self.path)
+
+    @property
+    def environment(self) -> Environment:
+        """The content of environment.json, empty if there is none.
 
         Raises:
             RunExists: it is damaged.
         """
-        return self._read_json("status.json", Status)
+        with self._readable("environment.json"):
+            return read_environment(self.path)
 
-    def _read_json(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
-        path = self.path / name
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            return kind.model_validate_json(read_plain(path)).model_dump(exclude_none=True)
-        except FileNotFoundError:
-            return {}
+            yield
         except (OSError, ValueError) as error:
             raise RunExists(
-                f"{path}: is damaged ({explain(error)}). Delete this file and use --resume to continue from the last "
-                "checkpoint, if there is one; or move the directory away to start over"
+                f"{self.path / name}: is damaged ({explain(error)}). Delete this file and use --resume to continue "
+                "from the last checkpoint, if there is one; or move the directory away to start over"
             ) from error
 
-    def set_status(self, state: str, step: int, **more: Any) -> None:
+    def set_status(self, state: State, step: int, **more: Any) -> None:
         """Record what became of the run.
 
         Args:
@@ -237,7 +252,7 @@ class RunDirectory:
         Raises:
             StorageFault: it cannot be written.
         """
-        content = Status(state=state, step=step, **more).model_dump(exclude_none=True)  # type: ignore[arg-type]
+        content = Status(state=state, step=step, **more).model_dump(exclude_none=True)
         save(self.path / "status.json", lambda path: _write_json(path, content))
 
     def log(self, text: str) -> None:
@@ -266,18 +281,18 @@ class RunDirectory:
         if content != self.setup.yaml():
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
         status = self.status
-        finished = status.get("state") == "finished"
-        if not (finished or self._begun()):  # a rule that failed at once, say, and was mended since
+        finished = status is not None and status.state == "finished"
+        if not (finished or self._begun()):  # a rule that failed at once, say, and was corrected since
             return None
         self._compare(fingerprints)
         if finished:
             self.checkpoints.remove()  # which a process that was killed then may have left
             return self.result()
         if not resume:
-            state = status.get("state", "running")
-            state = "interrupted" if state == "running" else state  # none computes it: the lock is ours
+            state = read_state(self.path).state  # none computes it: the lock is ours
+            step = 0 if status is None else status.step
             raise RunExists(
-                f"{self.path}: holds this run, {state} at step {status.get('step', 0)} of {self.setup.steps}; "
+                f"{self.path}: holds this run, {state} at step {step} of {self.setup.steps}; "
                 f"resume it (--resume {self._onwards()}), or move the directory away"
             )
         return None
@@ -293,8 +308,8 @@ class RunDirectory:
 
     def _compare(self, fingerprints: dict[str, str]) -> None:
         earlier = self.environment.get("files", {})
-        for name, digest in fingerprints.items():
-            if earlier.get(name, digest) != digest:
+        for name, fingerprint in fingerprints.items():
+            if earlier.get(name, fingerprint) != fingerprint:
                 raise RunExists(
                     f"{self.path}: was computed with another content of {name}; "
                     "move the directory away, or choose another for the output"
@@ -310,11 +325,6 @@ class RunDirectory:
         except OSError as error:
             raise RunExists(f"{self.path}: is damaged ({explain(error)}); move the directory away") from error
 
-    @property
-    def environment(self) -> Environment:
-        """The content of environment.json, empty if there is none."""
-        return self._read_json("environment.json", _Environment)
-
     def begin(self, environment: Environment) -> None:
         """Describe the run that starts, or continues, now; where it computed before stays on record."""
         remove_temporaries(self.path)
@@ -328,11 +338,12 @@ class RunDirectory:
     def fail(self, reason: str, log: str) -> None:
         """Record why the run failed, for those who look later; whatever it computed stays."""
         known = self.status
+        step = 0 if known is None else known.step
+        kept = {} if known is None else {"seconds": known.seconds, "diverged": known.diverged}
         if not (self.path / "setup.yaml").exists():
             save(self.path / "setup.yaml", lambda path: _write_text(path, self.setup.yaml()))
         save(self.path / "error.txt", lambda path: _write_text(path, log))
-        kept = {name: known.get(name) for name in ("seconds", "diverged")}
-        self.set_status("failed", known.get("step", 0), reason=reason, **kept)
+        self.set_status("failed", step, reason=reason, **kept)
 
     def continued(
         self, tables: Mapping[str, Table], restore: Callable[[Checkpoint], None]
@@ -385,24 +396,6 @@ class RunDirectory:
         """The SHA-256 of the files that a status has digests of, as far as they are there."""
         return {name: digest(self.path / name) for name in DIGESTED if (self.path / name).exists()}
 
-    def draw(self, result: Result) -> str | None:
-        """Draw the figure of a finished run if there is none; the run is what it is without it.
-
-        Returns:
-            why it could not be drawn; None: it was, or had been.
-        """
-        if all((self.path / name).exists() for name in FIGURES):
-            return None
-        try:
-            from byzray.report import save_run_figure
-
-            save_run_figure(result, self.path)
-        except Exception as error:  # of matplotlib and its settings, of a full disk
-            reason = visible(" ".join(f"no figure: {type(error).__name__}: {error}".split()))
-            self.log(reason)
-            return reason
-        return None
-
     def result(self) -> Result:
         """What a finished run left.
 
@@ -410,9 +403,10 @@ class RunDirectory:
             RunExists: one of its files is damaged.
         """
         status = self.status
+        assert status is not None
         try:
             check_digests(self.path, status)
-            faults, diverged = self.path / "faults.csv", status.get("diverged")
+            faults = self.path / "faults.csv"
             return Result(
                 setup=self.setup,
                 metrics=read_table(self.path / "metrics.csv"),
@@ -420,90 +414,14 @@ class RunDirectory:
                 parameters=read_vector(self.path / "parameters.npy"),
                 directory=self.path,
                 faults=read_table(faults) if faults.exists() else None,
-                diverged=None if diverged is None else Divergence(**diverged),
-                seconds=status.get("seconds", float("nan")),
+                diverged=status.diverged,
+                seconds=math.nan if status.seconds is None else status.seconds,
                 reused=True,
             )
         except (OSError, ValueError) as error:
             raise RunExists(
                 f"{self.path}: is damaged ({explain(error)}); move the directory away to start anew"
             ) from error
-
-
-def explain(error: Exception) -> str:
-    """Why a file of a run cannot be read, in one line."""
-    if isinstance(error, ValidationError):
-        return lines(error)[0]
-    if isinstance(error, OSError) and error.strerror:
-        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
-    return visible(" ".join(str(error).split()))
-
-
-def read_status(folder: Path) -> Status | None:
-    """The status.json of a run directory; None if there is none.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it cannot be read.
-    """
-    try:
-        return Status.model_validate_json(read_plain(folder / "status.json"))
-    except FileNotFoundError:
-        return None
-
-
-def check_digests(folder: Path, status: Mapping[str, Any], names: Collection[str] = DIGESTED) -> None:
-    """Compare the files of a run with the digests in its status.
-
-    Args:
-        folder: the run's directory.
-        status: the content of its status.json; a finished run has digests there, others may.
-        names: the files to look at.
-
-    Raises:
-        ValueError: one is missing or was changed, or has no digest.
-        OSError: one cannot be read.
-    """
-    known = status.get("files") or {}
-    needed = {*known, *NEEDED} if status.get("state") == "finished" else {*known}
-    for name in sorted(needed.intersection(names, DIGESTED)):
-        if name not in known:
-            raise ValueError(f"status.json has no digest of {name}, which every finished run has")
-        if digest(folder / name, LARGEST.get(name, LARGEST_DESCRIPTION)) != known[name]:
-            was = "" if status.get("state") == "finished" else "was "
-            raise ValueError(f"{name} was changed since the run {was}{status.get('state')}")
-
-
-def digest(path: Path, limit: int | None = None) -> str:
-    """The SHA-256 of a plain file.
-
-    Raises:
-        OSError: it cannot be read, or has more than `limit` bytes.
-    """
-    with open_plain(path, limit) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
-    """The directories of runs at these places of a folder, without those of reports and of earlier runs."""
-    found = (path.parent for place in places for path in folder.glob(f"{place}/setup.yaml"))
-    return sorted(
-        path
-        for path in found
-        if not any(part in OTHER_FOLDERS or part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def is_computed(folder: Path) -> bool:
-    """Whether some process of this machine, or of one that shares its locks, computes the run in a directory."""
-    try:
-        with open_plain(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which closing the file gives back
-    except BlockingIOError:
-        return True
-    except OSError:  # there is none
-        return False
-    return False
 
 
 def _content(table: Table, position: Position | None) -> bytes:

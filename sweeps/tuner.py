@@ -3,12 +3,11 @@
 import logging
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,28 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from rich.console import Console
 
 import actors
 from actors.fleet import PLACEMENT_SECONDS, room
 from actors.nodes import nodes, unshared
 from actors.supervision import Supervision
 from byzray.files import expect_no_link
-from byzray.recording import CheckpointInterval
-from byzray.results import RunDirectory, RunExists
+from byzray.mistakes import WrongInput
+from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.directory import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
-from sweeps.conditions import facts, sorted_by
+from sweeps.conditions import condition_variables, sorted_by
 from sweeps.data import SharedData, key, share
 from sweeps.definition import Sweep
 from sweeps.grid import SweepError
+from sweeps.observer import Observer
+from sweeps.outcome import Outcome
 from sweeps.plan import PLAN_FILES, REPLACED, Plan
+from sweeps.progress import Progress, SweepMetrics
 from sweeps.search import look_at, make_search
 from sweeps.storage import Storage
 from sweeps.supervision import Supervisor, forget_words
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
-from sweeps.view import Census, Progress, View
 
 # A run reports about this often; with early stopping at each evaluation.
 REPORT_SECONDS = 0.25
@@ -50,41 +51,6 @@ BUFFER_SECONDS = "1"
 ROOM_SECONDS = 2.0
 
 
-class SweepInUse(Exception):
-    """Another process computes this sweep in the same storage."""
-
-
-class OutputNotShared(Exception):
-    """The folder of the results is not the same one on all nodes."""
-
-
-@dataclass
-class Outcome:
-    """What a sweep did.
-
-    Attributes:
-        earlier: how many runs were done before.
-        finished: how many runs it finished beside.
-        stopped: the runs that the scheduler stopped early.
-        failed: the runs that failed, each with its reason.
-        interrupted: whether it was asked to stop.
-        stranded: why it ended before all runs were computed, if the cluster has no room for them any more.
-        seconds: how long it took, from the first trial's start on.
-        busy: the share of that time in which its slots computed steps and evaluations, of the runs that it finished.
-        slots: how many runs it computed at the same time.
-    """
-
-    earlier: int = 0
-    finished: int = 0
-    stopped: dict[str, Setup] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-    stranded: str = ""
-    seconds: float = 0.0
-    busy: float = 0.0
-    slots: int = 1
-
-
 @dataclass(frozen=True)
 class Options:
     """How a sweep is computed; nothing here shapes its results.
@@ -95,7 +61,6 @@ class Options:
         data: the folder that holds data sets.
         download: whether missing data sets may be downloaded into it.
         address: of a running Ray cluster.
-        reuse_actors: whether an actor computes one run after the other, rather than a single one.
         checkpoints: how often a run saves a state to continue from.
         supervision: of the actors that compute runs.
     """
@@ -105,17 +70,15 @@ class Options:
     data: Path
     download: bool = False
     address: str | None = None
-    reuse_actors: bool = True
     checkpoints: CheckpointInterval = CheckpointInterval()
     supervision: Supervision = Supervision()
 
 
-def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) -> Outcome:
+def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer) -> Outcome:
     """Compute what a plan says is to be computed.
 
     Raises:
-        SweepInUse: another process does so already.
-        OutputNotShared: nodes of the cluster do not see the storage.
+        byzray.mistakes.WrongInput: another process does so already, or nodes of the cluster do not see the storage.
         sweeps.grid.SweepError: accuracies decide what is computed, and a data set has no test examples.
         actors.FleetError: the cluster has no room for a single run.
     """
@@ -125,10 +88,10 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, console: Console) 
         plan.save(storage.folder)
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
-            return Outcome(earlier=len(plan.runs))
+            return Outcome(storage.where, earlier=len(plan.runs))
         actors.connect(options.address, output=False)
         _expect_shared(storage)
-        execution = _Execution(plan, storage, options, console)  # which raises if there is no room
+        execution = TuneRun(plan, storage, options, observer)  # which raises if there is no room
         for run in plan.waiting:
             if run.state in REPLACED:
                 storage.put_aside(run.name)
@@ -143,10 +106,10 @@ def _expect_shared(storage: Storage) -> None:
     """Results in a folder of the driver's own would be lost by runs on other nodes.
 
     Raises:
-        OutputNotShared: there are nodes that do not see the storage.
+        byzray.mistakes.WrongInput: there are nodes that do not see the storage.
     """
     if storage.filesystem is None and len(nodes()) > 1 and (apart := unshared(storage.folder)):
-        raise OutputNotShared(
+        raise WrongInput(
             f"--output: got {storage.shown}, which is not one folder on all nodes of the cluster (not on "
             f"{', '.join(apart)}); expected a folder that all of them mount and can write to, or a URI such as "
             "s3://bucket/prefix; `byzray doctor --output DIR` tells more"
@@ -183,7 +146,7 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
     """Two drivers in one folder would only wait for each other's runs.
 
     Raises:
-        SweepInUse: another process is at work there.
+        byzray.mistakes.WrongInput: another process is at work there.
     """
     storage.folder.mkdir(parents=True, exist_ok=True)
     expect_no_link(storage.folder / ".lock")
@@ -191,24 +154,26 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SweepInUse(f"{storage.shown}: another process computes this sweep; expected to be the only one") from None
+        raise WrongInput(f"{storage.shown}: another process computes this sweep; expected to be the only one") from None
     try:
         yield
     finally:
         lock.release()
 
 
-class _Execution:
-    """One call of Tune."""
+class TuneRun:
+    """One experiment of Tune: every run of a plan that waits becomes a trial."""
 
-    def __init__(self, plan: Plan, storage: Storage, options: Options, console: Console) -> None:
+    def __init__(self, plan: Plan, storage: Storage, options: Options, observer: Observer) -> None:
         self.plan = plan
         self.storage = storage
         self.options = options
-        self.outcome = Outcome()
+        self.observer = observer
+        self.outcome = Outcome(storage.where)
         self.settled: set[str] = set()
         self.failing: dict[str, str] = {}  # why runs failed that are to be tried again
         self.search = plan.sweep.search
+        self.buffers = plan.sweep.early_stopping is None
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
         self.needs = _needs(examples, options.resources)
         self.outcome.slots = min(slots(need) for need in self.needs.values())
@@ -223,7 +188,7 @@ class _Execution:
             data=options.data.resolve(),
             download=options.download,
             import_paths=tuple(sys.path),
-            report_seconds=REPORT_SECONDS if plan.sweep.early_stopping is None else 0.0,
+            report_seconds=REPORT_SECONDS if self.buffers else 0.0,
             checkpoints=options.checkpoints,
             supervision=options.supervision,
             sweep=plan.sweep.name,
@@ -231,7 +196,6 @@ class _Execution:
         self.longest = max(setup.steps for setup in examples)
         total = len(plan.runs) if self.search is None else self.search.sample.count * len(plan.seeds)
         self.progress = Progress(plan, total, self.outcome.slots)
-        self.view = View(console, self.progress, f"{plan.sweep.name}: {storage.shown}")
         self.supervisor = Supervisor(storage, options.supervision.deadline)
         self.watch = _Watch(self)
         self.shortage = _Shortage(self)
@@ -242,7 +206,7 @@ class _Execution:
         searcher, samples = self._searcher()
         outcome.earlier = self.progress.done
         if samples:
-            with self._signals(), self.view, Census(self.plan.sweep.name, self.progress):
+            with self._observed(), SweepMetrics(self.plan.sweep.name, self.progress), _tune_settings(self.buffers):
                 self._tuner(searcher, samples).fit()
         self.settle()
         outcome.failed |= self.failing
@@ -254,26 +218,16 @@ class _Execution:
         return outcome
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the sweep with all runs saved; the second one does not wait for that."""
-
-        def stop(number: int, _frame: object) -> None:
-            if self.stopper.stopping is not None:
-                raise KeyboardInterrupt
-            self.stopper.stopping = set(self.watch.running)
-            self.storage.ask_to_stop()
-            self.view.say(f"{signal.Signals(number).name}: saving the runs under way")
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def _observed(self) -> Iterator[None]:
+        self.observer.begin(f"{self.plan.sweep.name}: {self.storage.shown}", self.progress)
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self.progress.running = 0  # Tune does not report all that it ends
+            self.observer.end()
 
     def _tuner(self, searcher: Searcher | None, samples: int) -> tune.Tuner:
         options = self.options
-        _quieten_tune(buffering=self.plan.sweep.early_stopping is None)
         trainable = tune.with_parameters(RunTrainable, job=self.job)
         return tune.Tuner(
             tune.with_resources(trainable, self._resources()),
@@ -282,7 +236,7 @@ class _Execution:
                 search_alg=searcher,
                 num_samples=samples,
                 scheduler=self._scheduler(),
-                reuse_actors=options.reuse_actors,
+                reuse_actors=True,
                 trial_dirname_creator=_directory_of,
             ),
             run_config=tune.RunConfig(
@@ -307,9 +261,9 @@ class _Execution:
         return lambda config: needs[config[RUN]["name"]]
 
     def _space(self) -> dict[str, Any]:
-        """One value for each run; what TensorBoard is to sort runs by stands beside the name."""
-        values = [{"name": run.name, **sorted_by(facts(run.setup.describe()))} for run in self.plan.waiting]
-        return {RUN: tune.grid_search(values)}
+        """One value for each run: its name, and what TensorBoard can sort runs by."""
+        known = {run.name: condition_variables(run.setup.describe()) for run in self.plan.waiting}
+        return {RUN: tune.grid_search([{"name": name, **sorted_by(one)} for name, one in known.items()])}
 
     def _searcher(self) -> tuple[Searcher | None, int]:
         """The searcher, if one is needed, and how many trials are left for it."""
@@ -343,10 +297,13 @@ class _Execution:
         self.supervisor.begins(trial.trial_id, setup)
 
     def look(self) -> None:
-        """Now and then: whether trials hang, and whether there is room for those that wait."""
+        """Several times a second: whether to stop, whether trials hang, whether there is room for those that wait."""
+        if self.stopper.stopping is None and self.observer.stop_asked():
+            self.stopper.stopping = set(self.watch.running)
+            self.storage.ask_to_stop()
         self.supervisor.look(self.stopper.stopping is not None)
         self.shortage.look()
-        self.view.refresh()
+        self.observer.refresh()
 
     def ended(self, trial: Trial) -> None:
         """A trial completed, or the scheduler stopped it."""
@@ -359,17 +316,17 @@ class _Execution:
         self.progress.end(name, failed=False)
         if last.get("finished"):
             self.outcome.finished += 1
-            self.view.tell(name, f"best accuracy {accuracy:.4f}")
+            self.observer.run_ended(name, f"best accuracy {accuracy:.4f}")
         else:
             self.outcome.stopped[name] = setup
-            self.view.tell(name, f"best accuracy {accuracy:.4f}, stopped early at step {last.get('step', 0)}")
+            self.observer.run_ended(name, f"best accuracy {accuracy:.4f}, stopped early at step {last.get('step', 0)}")
 
-    def stumbled(self, trial: Trial) -> None:
-        """A trial failed, and is to be tried again."""
+    def retried(self, trial: Trial) -> None:
+        """A trial failed, and will be tried again."""
         name, reason = self._why(trial, self.supervisor.ends(trial.trial_id, for_good=False))
-        self.progress.stumble(name)
+        self.progress.retry(name)
         self.failing[name] = reason
-        self.view.tell(name, f"failed, to be tried again: {first_line(reason)}")
+        self.observer.run_ended(name, f"failed, will be tried again: {first_line(reason)}")
 
     def failed(self, trial: Trial) -> None:
         """A trial failed as often as is allowed."""
@@ -377,7 +334,7 @@ class _Execution:
         self.progress.end(name, failed=True)
         self.failing.pop(name, None)
         self.outcome.failed[name] = reason
-        self.view.tell(name, f"failed: {first_line(reason)}")
+        self.observer.run_ended(name, f"failed: {first_line(reason)}")
 
     def _why(self, trial: Trial, silence: str) -> tuple[str, str]:
         """The name of a run that failed, and why it did; `silence`: that it was ended for it."""
@@ -392,8 +349,9 @@ class _Execution:
         place = f"runs/{RunDirectory.name(setup)}"
         self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
         with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
-            if directory.status.get("state") == "failed" and not silence:
-                return str(directory.status.get("reason"))
+            status = directory.status
+            if status is not None and status.state == "failed" and not silence:
+                return str(status.reason)
             last = (log.strip().splitlines() or ["nothing is known of it"])[-1]
             reason = silence or f"its actor was lost: {last}"
             directory.fail(reason, log)
@@ -410,9 +368,9 @@ class _Execution:
             self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
             with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # else its actor is at work
                 status = directory.status
-                if status.get("state") == "interrupted":
-                    kept = {name: status.get(name) for name in ("seconds", "diverged", "files")}
-                    directory.set_status("stopped", status.get("step", 0), reason="by ASHA", **kept)
+                if status is not None and status.state == "interrupted":
+                    kept = {"seconds": status.seconds, "diverged": status.diverged, "files": status.files}
+                    directory.set_status("stopped", status.step, reason="by ASHA", **kept)
                     self.storage.push(f"{place}/status.json")
                     self.settled.add(name)
 
@@ -420,7 +378,7 @@ class _Execution:
 class _Watch(tune.Callback):
     """Hears from Tune what becomes of trials."""
 
-    def __init__(self, execution: _Execution) -> None:
+    def __init__(self, execution: TuneRun) -> None:
         self.execution = execution
         self.began: float | None = None
         self.running: set[str] = set()
@@ -447,7 +405,7 @@ class _Watch(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
-        self.execution.stumbled(trial)
+        self.execution.retried(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
@@ -464,7 +422,7 @@ class _Watch(tune.Callback):
 class _Shortage:
     """Notices that the cluster has lost the nodes that runs need, for which Tune would wait without end."""
 
-    def __init__(self, execution: _Execution) -> None:
+    def __init__(self, execution: TuneRun) -> None:
         self.execution = execution
         self.final = ""  # why the sweep ends, if it does for this
         self._since: float | None = None
@@ -481,7 +439,7 @@ class _Shortage:
             self._since = None
         elif self._since is None:
             self._since = now
-            self.execution.view.say(f"{reason}; waiting for nodes")
+            self.execution.observer.message(f"{reason}; waiting for nodes")
         elif now - self._since > PLACEMENT_SECONDS and not self.execution.watch.running:
             self.final = reason
 
@@ -521,15 +479,12 @@ class _Stopper(tune.Stopper):
         return saved or bool(self.shortage.final)
 
 
-def _quieten_tune(buffering: bool) -> None:
-    """Set what Tune lets one set by environment variables alone."""
-    # Our own summary takes the place of what this logger says of failed and interrupted trials.
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    # It warns of each trial that reported nothing, as those do that were interrupted before they began.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+@contextmanager
+def _tune_settings(buffers: bool) -> Iterator[None]:
+    """What Tune lets one set by environment variables and loggers alone, put back afterwards."""
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffering else "1",
+        "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffers else "1",
         "TUNE_RESULT_BUFFER_MIN_TIME_S": BUFFER_SECONDS,
         "TUNE_RESULT_BUFFER_MAX_TIME_S": BUFFER_SECONDS,
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -537,7 +492,24 @@ def _quieten_tune(buffering: bool) -> None:
         # Classes of the user's own may read files relative to where the sweep was started.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
     }
+    # The first speaks of failed and interrupted trials, of which our own summary does; the second warns of each trial
+    # that reported nothing, as those do that were interrupted before they began.
+    levels = {"ray.tune.tune": logging.CRITICAL, "ray.tune.analysis.experiment_analysis": logging.ERROR}
+    variables = {name: os.environ.get(name) for name in settings}
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in levels}
     os.environ.update(settings)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
 def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.PlacementGroupFactory]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from byzray.report.collect import COUNTED
 from byzray.report.tables import SLACK
+from byzray.runs.directory import DONE
 
 POINTS = (10, 20, 40)
 """Thresholds of costs and gains, in points of accuracy (hundredths)."""
@@ -56,7 +56,7 @@ def _counts(pairs: pd.DataFrame, runs: pd.DataFrame) -> dict[str, float]:
         counts[f"won_back_{points}"] = int((effective["gain"] >= points / 100 - SLACK).sum())
     for points in LOSSES:
         counts[f"worse_{points}"] = int((decided["gain"] < -points / 100 - SLACK).sum())
-    bounded = runs[runs["state"].isin(COUNTED) & (runs["ratio_steps"] > 0)]
+    bounded = runs[runs["state"].isin(DONE) & (runs["ratio_steps"] > 0)]
     counts["bounded_runs"] = len(bounded)
     counts["bound_met_runs"] = int((bounded["bound_met_steps"] > 0).sum())
     counts["bound_met_share"] = (

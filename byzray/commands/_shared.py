@@ -1,0 +1,141 @@
+"""What commands share: consoles, options, and how input is read."""
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from byzray.mistakes import SetupError, parsed, suggestion
+from byzray.setups.files import read_content
+
+if TYPE_CHECKING:
+    from byzray.recording.recorder import CheckpointInterval
+    from sweeps.storage import Storage
+
+T = TypeVar("T")
+
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """Reads a number within bounds from the command line."""
+    named = "an integer" if kind is int else "a number"
+    bounds = f" >= {least:g}" if most == math.inf else f" from {least:g} to {most:,.0f}"
+    expected = named if least == -math.inf else named + bounds
+
+    def parse(text: Any) -> Any:
+        try:
+            if least <= (value := kind(text)) <= most and value != math.inf:
+                return value
+        except ValueError:
+            pass
+        raise typer.BadParameter(f"got {str(text)!r}, expected {expected}")
+
+    return parse
+
+
+def one_of(names: Sequence[T]) -> Callable[[str], T]:
+    """Reads one of some words from the command line."""
+
+    def parse(text: str) -> T:
+        if text in names:
+            return names[names.index(text)]
+        meant = suggestion(text, [str(name) for name in names])
+        hint = f"did you mean {meant!r}?" if meant else f"expected one of {', '.join(map(str, names))}"
+        raise typer.BadParameter(f"got {text!r}, {hint}")
+
+    return parse
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The folder that holds data sets.", show_default="$BYZRAY_DATA"),
+]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|Ns",
+        help="Save a state to continue from every N steps, or N seconds.",
+        show_default="about once a minute",
+    ),
+]
+Restarts = Annotated[
+    int,
+    typer.Option(parser=number(int, 0), metavar="N", help="How often actors of a run that were lost are replaced."),
+]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        parser=number(float, 1, 1e6),
+        metavar="SECONDS",
+        help="An actor that is silent for so long counts as lost.",
+        show_default="20 times the slowest step, at least 30",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, such as auto.", show_default="$RAY_ADDRESS, else one is started"),
+]
+
+
+def interval(text: str | None) -> "CheckpointInterval":
+    """What --checkpoint-every says."""
+    from byzray.recording.recorder import CheckpointInterval
+
+    return CheckpointInterval() if text is None else parsed("--checkpoint-every", text, CheckpointInterval.parse)
+
+
+def import_from(folder: Path) -> None:
+    """Look for the user's own classes in a folder, too.
+
+    It comes last: an `actors.py` or a `pandas.py` there is not ours.
+    """
+    if (name := str(folder.resolve())) not in sys.path:
+        sys.path.append(name)
+
+
+def holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
+    """Whether the keys of a file are those of another kind of file."""
+    with suppress(SetupError):
+        keys = read_content(path).keys()
+        return bool(keys & kind.model_fields.keys()) and not keys & but_not.model_fields.keys()
+    return False
+
+
+def pull_results(storage: "Storage") -> None:
+    """Fetch the runs of a remote storage."""
+    # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
+    storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
+
+
+@contextmanager
+def stopped_by_signals(doing: str) -> Iterator[Callable[[], bool]]:
+    """Yields whether SIGINT or SIGTERM asked for a stop. The second one does not wait for it.
+
+    Args:
+        doing: what happens meanwhile, as the user reads it.
+    """
+    stopping = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            raise KeyboardInterrupt
+        stopping = True
+        err.print(f"byzray: {signal.Signals(number).name}: {doing}")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,68 @@
+"""byzray list."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from byzray.commands._shared import one_of, out
+from byzray.options import Options
+from byzray.setups import REGISTRIES
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    aggregators = "aggregators"
+    preaggregators = "preaggregators"
+    attacks = "attacks"
+    splits = "splits"
+    models = "models"
+    datasets = "datasets"
+    sweeps = "sweeps"
+
+
+# Where setups name them.
+FIELDS = {
+    Kind.aggregators: "aggregator",
+    Kind.preaggregators: "pre",
+    Kind.attacks: "attack",
+    Kind.splits: "split",
+    Kind.models: "model",
+    Kind.datasets: "dataset",
+}
+
+
+def list_options(
+    kind: Annotated[Kind, typer.Argument(parser=one_of(list(Kind)), metavar="KIND", help=f"One of {', '.join(Kind)}.")],
+) -> None:
+    """List what setups can name, with the options of each and their defaults."""
+    if kind is Kind.sweeps:
+        _list_sweeps()
+        return
+    table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
+    for name, cls in REGISTRIES[FIELDS[kind]].classes.items():
+        what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        table.add_row(name, escape(what), escape(_options(cls)))
+    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
+
+
+def _list_sweeps() -> None:
+    from sweeps.definition import SWEEPS
+
+    table = Table("name", "what it is", "setups", "runs", box=None, padding=(0, 2, 0, 0))
+    for name, (what, make) in SWEEPS.items():
+        made = make()
+        setups = len(made.setups())
+        table.add_row(name, escape(what), f"{setups}", f"{setups * len(made.seeds)}")
+    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
+
+
+def _options(cls: type[Options]) -> str:
+    fields = cls.model_fields.items()
+    return "\n".join(
+        f"{name} (required)" if field.is_required() else f"{name} = {field.default}" for name, field in fields
+    )

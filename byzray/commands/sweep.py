@@ -1,0 +1,162 @@
+"""byzray sweep."""
+
+from contextlib import suppress
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from byzray.commands._shared import (
+    Address,
+    CheckpointEvery,
+    DataRoot,
+    Deadline,
+    Restarts,
+    err,
+    holds,
+    import_from,
+    interval,
+    number,
+    out,
+    stopped_by_signals,
+)
+from byzray.commands.report import write_report
+from byzray.data import data_root
+from byzray.datasets import MissingData
+from byzray.mistakes import SetupError, WrongInput, parsed
+from byzray.recording.progress import said_by_actors
+from byzray.setups import Setup
+from byzray.setups.files import read_content
+
+if TYPE_CHECKING:
+    from sweeps.plan import Plan
+    from sweeps.storage import Storage
+    from sweeps.tuner import Options
+
+
+def sweep(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="demo, paper, appendix or a YAML file.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, and run nothing.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --plan: take a few steps of each kind of run, for an estimate.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPR", help='Only these setups, such as "f == 24 and rate == 0.5". Repeatable.'),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="1-5", help="Replaces the sweep's seeds.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder or URI (s3://...) of the results.", show_default="results/SWEEP"),
+    ] = None,
+    workers_per_actor: Annotated[
+        int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")
+    ] = None,
+    cpus: Annotated[
+        float | None,
+        typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            parser=number(float, 0),
+            metavar="N",
+            help="GPUs of a run.",
+            show_default="1/4 or more where there are any",
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a run that failed is tried again.")
+    ] = 1,
+    checkpoint_every: CheckpointEvery = None,
+    restarts: Restarts = 20,
+    deadline: Deadline = None,
+    data: DataRoot = None,
+    download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
+    address: Address = None,
+) -> None:
+    """Run many setups on Ray Tune, continue those under way, and write the report."""
+    import actors
+    from sweeps import load_sweep
+    from sweeps.definition import SweepFile, parse_seeds
+    from sweeps.grid import SweepError
+    from sweeps.plan import make_plan
+    from sweeps.storage import Storage
+    from sweeps.summary import print_outcome
+    from sweeps.trainable import Resources
+    from sweeps.tuner import Options, run_sweep
+    from sweeps.view import View
+
+    if measure and not plan:
+        raise WrongInput("--measure: expected with --plan, which it is for")
+    _import_from(name)
+    try:
+        chosen = load_sweep(name)
+    except SweepError as error:
+        if not holds(Path(name), Setup, but_not=SweepFile):
+            raise
+        raise WrongInput(
+            f"{name}: is a setup, not a sweep; run it with `byzray run {quote(name)}`, "
+            "or write a sweep that has it as its `base`"
+        ) from error
+    if workers_per_actor is not None:
+        chosen = chosen.laid_out(workers_per_actor)
+    replaced = None if seeds is None else parsed("--seeds", seeds, parse_seeds)
+    options = Options(
+        Resources(cpus, gpus),
+        retries,
+        data_root(data),
+        download,
+        address,
+        interval(checkpoint_every),
+        actors.Supervision(restarts, deadline),
+    )
+    with parsed("--output", output or f"results/{chosen.name}", Storage) as storage:
+        planned = make_plan(chosen, storage, options.data, only or (), replaced)
+        if plan:
+            _show_plan(planned, storage, options, measure)
+            return
+        _expect_utf8("--output", storage.shown)
+        started = said_by_actors(lambda text: err.print(f"byzray: {text}", markup=False))
+        with started, stopped_by_signals("saving the runs under way") as stop_asked:
+            try:
+                outcome = run_sweep(planned, storage, options, View(err, stop_asked))
+            except (actors.FleetError, ConnectionError) as error:  # no room for a single run, no cluster
+                raise WrongInput(str(error)) from error
+        print_outcome(outcome, storage, out)
+        if not outcome.interrupted:
+            write_report(storage)
+    if not outcome.complete:
+        raise typer.Exit(1)
+
+
+def _import_from(name: str) -> None:
+    """The user's own classes are also looked for in the working folder, next to the sweep and next to its base."""
+    import_from(Path.cwd())
+    path = Path(name)
+    if path.is_file():
+        import_from(path.parent)
+        with suppress(SetupError):
+            base = read_content(path).get("base")
+            if isinstance(base, str):
+                import_from((path.parent / base).parent)
+
+
+def _show_plan(plan: "Plan", storage: "Storage", options: "Options", measure: bool) -> None:
+    from sweeps.measure import measure as measure_kinds
+    from sweeps.summary import print_plan
+
+    paces = plan.paces()
+    unmeasured = measure_kinds(plan, options.data, paces) if measure else None
+    print_plan(plan, storage, options.resources, paces, out, unmeasured)
+    if any(not isinstance(error, MissingData) for error in (unmeasured or {}).values()):
+        raise typer.Exit(1)
+
+
+def _expect_utf8(option: str, name: str) -> None:
+    """Ray stores nothing below another name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise WrongInput(f"{option}: got {name!r}, expected a folder whose name is UTF-8") from None

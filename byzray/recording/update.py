@@ -1,0 +1,52 @@
+"""How far a run is: what the loop around it yields, and observers get."""
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+
+from byzray.phases import Timings
+from byzray.runs.result import Result
+from byzray.setups import Setup
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far a run is.
+
+    Attributes:
+        setup: which run it is.
+        step: the number of steps taken.
+        loss: the average loss of the last step; NaN before the first.
+        accuracy: the last one measured; NaN before the first.
+        best: the highest one measured.
+        ended: whether this is the last.
+        diverged: whether its parameters became non-finite.
+        events: what happened since the last update: actors that were lost and replaced, say.
+        row: the metrics of the last step, by the names of their columns; empty before the first.
+        steps_per_second: of the last stretch of steps; NaN before the first.
+        timings: where the time went since the last update.
+        replaced: the actors that were lost and replaced since then, by what they are called.
+    """
+
+    setup: Setup
+    step: int
+    loss: float
+    accuracy: float
+    best: float
+    ended: bool = False
+    diverged: bool = False
+    events: tuple[str, ...] = ()
+    row: Mapping[str, float] = field(default_factory=dict)
+    steps_per_second: float = math.nan
+    timings: Timings = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+
+
+# Called after each stretch of steps; a true return value asks the run to stop there, to be continued later.
+Progress = Callable[[Update], bool | None]
+
+Updates = Generator[Update, None, Result]
+
+
+class Interrupted(Exception):
+    """The run stopped because it was asked to."""

@@ -1,0 +1,32 @@
+"""The runs of a folder as one table, for Python callers."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from byzray.report.collect import collect
+from byzray.report.panels import arrange
+from byzray.report.tables import runs_table
+
+# What a report needs to find its way.
+INTERNAL = ["setup", "pair", "panel", "reference_setup"]
+
+
+def load_runs(directory: str | Path) -> pd.DataFrame:
+    """One row a run below a folder, also those that are planned and missing: the table `runs.csv` of a report.
+
+    What lies there is read as data: no class that a setup names is imported.
+
+    Args:
+        directory: the output of a sweep, or a folder of runs.
+
+    Returns:
+        columns run (the directory's name), what it simulates (dataset, n, f, rule, attack, placement, ...), seed,
+        state, step, best_accuracy and last_accuracy (shares of 1), diverged_at (the step, if it
+        did) and seconds.
+
+    Raises:
+        byzray.mistakes.WrongInput: the folder holds no runs.
+    """
+    runs = collect(Path(directory)).runs
+    return runs_table(runs, arrange(run.setup for run in runs)).drop(columns=INTERNAL)

@@ -1,0 +1,7 @@
+"""Setups: their fields, what is checked, and their files."""
+
+from byzray.setups.fields import REGISTRIES, Setup
+from byzray.setups.files import load_setup
+from byzray.setups.sections import Actors, LearningRate, Momentum, Placement, Study
+
+__all__ = ["REGISTRIES", "Actors", "LearningRate", "Momentum", "Placement", "Setup", "Study", "load_setup"]

@@ -1,0 +1,146 @@
+"""What is wrong with the fields of a setup taken together."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from byzray.faults import Faults
+from byzray.mistakes import short
+from byzray.models import Output
+from byzray.models._trial import problem
+
+if TYPE_CHECKING:
+    from byzray.setups.fields import Setup
+
+Loss = Literal["nll", "cross-entropy", "bce", "mse"]
+
+# What a network must return for a loss to make sense of it.
+FITTING_OUTPUTS: dict[Loss, tuple[Output, ...]] = {
+    "nll": ("log-probabilities",),
+    "cross-entropy": ("scores", "log-probabilities"),
+    "bce": ("probabilities",),
+    "mse": ("probabilities", "scores"),
+}
+
+
+class Combination(NamedTuple):
+    """A mistake that no field makes alone."""
+
+    at: str
+    fields: frozenset[str]
+    message: str
+
+
+def combinations(setup: "Setup") -> Iterator[Combination]:
+    """What is wrong with the fields taken together."""
+
+    def wrong(at: str, message: str | None, *fields: str) -> Iterator[Combination]:
+        if message is not None:
+            yield Combination(at, frozenset((at, *fields)), message)
+
+    if setup.dataset.shape is not None and setup.dataset.classes is not None:
+        yield from _unfit_model(setup, setup.dataset.shape, setup.dataset.classes)
+    fitting = FITTING_OUTPUTS[setup.loss]
+    if setup.model.output not in fitting:
+        needed = " or ".join(fitting)
+        message = f"needs a model that returns {needed}, {setup.model.label()} returns {setup.model.output}"
+        yield from wrong("loss", message, "model")
+    if setup.byzantine >= setup.workers:
+        message = f"expected fewer than workers = {setup.workers}, as one must be honest"
+        yield from wrong("byzantine", message, "workers")
+        return
+    if setup.tolerated > setup.workers:
+        yield from wrong("tolerated", f"expected at most workers = {setup.workers}", "workers")
+    else:
+        reason = _reason(lambda: setup.defence.check(setup.workers, setup.tolerated))
+        at = "pre" if setup.pre else "aggregator"
+        yield from wrong(at, reason, "aggregator", "workers", "tolerated", "byzantine")
+    if setup.attack is None and setup.byzantine:
+        yield from wrong("attack", f"expected an attack for the byzantine = {setup.byzantine} workers", "byzantine")
+    if (attack := setup.attack) is not None:
+        if not setup.byzantine:
+            yield from wrong("attack", "expected none, as byzantine = 0", "byzantine")
+        else:
+            reason = _reason(lambda: attack.check(setup.honest, setup.byzantine, setup.tolerated))
+            yield from wrong("attack", reason, "workers", "tolerated", "byzantine")
+    if setup.momentum.name == "mvr" and setup.local_steps > 1:
+        yield from wrong("momentum", f"expected local_steps = 1 with mvr, got {setup.local_steps}", "local_steps")
+    if setup.faults is not None:
+        yield from _impossible_faults(setup, setup.faults)
+
+
+def mistakes_on(setup: "Setup", shape: tuple[int, ...], classes: int) -> list[str]:
+    """Why the model cannot be trained on examples of a shape and so many classes; one line a mistake."""
+    found = _unfit_model(setup, shape, classes)
+    return [f"{one.at}: got {short(plain(getattr(setup, one.at)))}, {one.message}" for one in found]
+
+
+def _unfit_model(setup: "Setup", shape: tuple[int, ...], classes: int) -> Iterator[Combination]:
+    reason = _reason(lambda: setup.model.check(shape, classes))
+    if reason is not None:
+        yield Combination("model", frozenset(("model", "dataset")), reason)
+    elif setup.model.output in FITTING_OUTPUTS[setup.loss]:
+        found = problem(setup.model, shape, classes, setup.loss, setup.batch_size)
+        if found is not None:
+            fields = frozenset(("model", "dataset", "loss", "batch_size"))
+            yield Combination(found.field, fields, found.message)
+
+
+def _impossible_faults(setup: "Setup", faults: Faults) -> Iterator[Combination]:
+    """What is wrong with the faults, given the other fields."""
+
+    def wrong(message: str, *fields: str) -> Combination:
+        return Combination("faults", frozenset(("faults", *fields)), message)
+
+    if faults.last_step >= setup.steps:
+        message = f"expected steps below steps = {setup.steps}, step {faults.last_step} is never reached"
+        yield wrong(message, "steps")
+    sizes = ("workers", "byzantine")
+    if faults.last_worker >= setup.honest:
+        message = f"expected honest workers, from 0 to {setup.honest - 1}, got worker {faults.last_worker}"
+        yield wrong(message, *sizes)
+        return
+    for missing, step in faults.missing_counts().items():
+        if missing == setup.honest:
+            yield wrong(f"at step {step} none of the {missing} honest submissions comes, expected one", *sizes)
+            return
+    for field, message in _unmet_needs(setup, faults).items():
+        yield wrong(message, *sizes, "tolerated", "aggregator", field)
+
+
+def _unmet_needs(setup: "Setup", faults: Faults) -> dict[str, str]:
+    """Why the rule or the attack cannot do with the submissions that come; empty if they can, or never could."""
+    attack, f = setup.attack, setup.tolerated
+    # A search asks a rule about what comes, also where zeros are filled in for the rule itself.
+    searched = attack is not None and "searched" in attack.model_dump().values() and not setup.pre
+    rule_checked = (faults.missing == "drop" or searched) and setup.defence.check(setup.workers, f) is None
+    attack_checked = attack is not None and attack.check(setup.honest, setup.byzantine, f) is None
+    found: dict[str, str] = {}
+    for missing, step in faults.missing_counts().items():
+        n, h = setup.workers - missing, setup.honest - missing
+        if rule_checked and (reason := setup.defence.check(n, f)):
+            came = f"at step {step} only {n} of {setup.workers} submissions come"
+            found.setdefault("aggregator", f"{came}: {'' if setup.pre else f'{setup.aggregator.label()} '}{reason}")
+        if attack is not None and attack_checked and (reason := attack.check_missing(h, setup.byzantine, f)):
+            came = f"at step {step} only {h} of {setup.honest} honest submissions come"
+            found.setdefault("attack", f"{came}: {attack.label()} {reason}")
+    return found
+
+
+def _reason(check: Callable[[], Any]) -> str | None:
+    """What a check returns. That of a user's own class may fail, or say True for "it can"."""
+    try:
+        reason = check()
+    except Exception as error:
+        return f"its check fails: {type(error).__name__}: {error}"
+    if reason is None or isinstance(reason, str):
+        return reason
+    return f"expected that its check returns a text or None, got {short(reason)}"
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Faults):
+        return value.model_dump()
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
+    return describe() if describe is not None else value

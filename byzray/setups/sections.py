@@ -1,0 +1,154 @@
+"""The parts of a setup that are mappings of their own."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+Placement = Literal["worker", "server", "update"]
+
+# Factors of float32 tensors, which hold no larger numbers.
+LARGEST_FLOAT = 1e38
+
+
+class Section(BaseModel):
+    """A part of a setup: immutable, with no unknown keys and no values of the wrong type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Schedule = Annotated[
+    dict[NonNegativeInt, Annotated[PositiveFloat, Field(le=LARGEST_FLOAT, allow_inf_nan=False)]],
+    AfterValidator(lambda schedule: dict(sorted(schedule.items()))),
+]
+
+
+class LearningRate(Section):
+    """Hyperbolic decay from an initial rate, or a piecewise-constant schedule.
+
+    Attributes:
+        initial: the rate at step 0.
+        half_life: the number of steps after which the rate is halved; none: it stays constant.
+        every: the rate changes only at multiples of this number of steps.
+        schedule: from which step on which rate; excludes the other three.
+    """
+
+    initial: PositiveFloat | None = Field(default=None, le=LARGEST_FLOAT, allow_inf_nan=False)
+    half_life: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    every: PositiveInt = 1
+    schedule: Schedule | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.initial is None) == (self.schedule is None):
+            raise ValueError("expected either 'initial' (with 'half_life' and 'every') or 'schedule'")
+        if self.schedule is not None:
+            if self.half_life is not None or self.every != 1:
+                raise ValueError("expected no 'half_life' and no 'every', which belong to 'initial', not to 'schedule'")
+            if 0 not in self.schedule:
+                raise ValueError("expected a schedule that starts at step 0")
+        return self
+
+    def at(self, step: int) -> float:
+        """The rate eta_t in force at a step."""
+        if self.schedule is not None:
+            return self.schedule[max(start for start in self.schedule if start <= step)]
+        assert self.initial is not None
+        if self.half_life is None:
+            return self.initial
+        return self.initial / (step // self.every * self.every / self.half_life + 1)
+
+
+class Momentum(Section):
+    """Momentum and where it is kept.
+
+    By its `name` it is `heavy-ball`, m <- beta m + (1 - dampening) g, or `mvr`: momentum with variance reduction, m <-
+    g + (1 - a)(m - g'), where g' is the gradient of the same batch at the previous point (Cutkosky and Orabona, 2019).
+    That is heavy-ball momentum with beta = dampening = 1 - a, plus (1 - a)(g - g'); it is kept at the workers.
+
+    Attributes:
+        name: which momentum.
+        beta: the factor mu of the past, 0 for none.
+        dampening: kappa; gradients enter with the factor 1 - kappa.
+        nesterov: whether gradients are taken at the look-ahead point.
+        placement: at each worker, at the server before aggregation, or in the update after aggregation (the standard).
+        a: of `mvr` alone: how much of each gradient enters.
+    """
+
+    name: Literal["heavy-ball", "mvr"] = "heavy-ball"
+    beta: float = Field(default=0.9, ge=0, lt=1)
+    dampening: float = Field(default=0.0, ge=0, le=1)
+    nesterov: bool = False
+    placement: Placement = "worker"
+    a: float | None = Field(default=None, ge=1e-6, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"name": data}
+        if not isinstance(data, dict):
+            return data
+        if data.get("name", "heavy-ball") != "mvr":
+            if data.get("a") is not None:
+                raise ValueError("expected no 'a', which belongs to {name: mvr}")
+            return data
+        others = data.keys() - {"name", "a"}
+        if data.get("placement") == "worker":
+            others -= {"placement"}
+        if others:
+            raise ValueError(
+                f"expected no {sorted(others)[0]!r} with mvr, whose only option is 'a': it is kept at the workers"
+            )
+        a = data.get("a", 0.1)
+        known = isinstance(a, int | float) and not isinstance(a, bool) and 1e-6 <= a <= 1
+        return {"name": "mvr", "a": a, **({"beta": 1.0 - a, "dampening": 1.0 - a} if known else {})}
+
+    @model_serializer
+    def _in_its_fields(self) -> dict[str, Any]:
+        """What earlier versions wrote, where it is what they had."""
+        fields = ("name", "a") if self.name == "mvr" else ("beta", "dampening", "nesterov", "placement")
+        return {field: getattr(self, field) for field in fields}
+
+
+class Study(Section):
+    """The study of gradients at every step.
+
+    Attributes:
+        past: how many past steps enter the composite curvature.
+    """
+
+    past: PositiveInt = 1
+
+
+class Actors(Section):
+    """How a run is laid out on Ray actors.
+
+    Attributes:
+        workers_per_actor: how many workers live together in one actor.
+        cpus_per_actor: CPUs that Ray reserves for each actor, the server included; none: an even share of the
+            cluster's, at most 1.
+        gpus_per_actor: the same for GPUs, which Ray hands out in fractions.
+    """
+
+    workers_per_actor: PositiveInt = 1
+    cpus_per_actor: float | None = Field(default=None, ge=1e-4, allow_inf_nan=False)
+    gpus_per_actor: NonNegativeFloat | None = Field(default=None, allow_inf_nan=False)
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _as_ray_counts(cls, gpus: float | None) -> float | None:
+        if gpus is not None and (0 < gpus < 1e-4 or (gpus > 1 and gpus != int(gpus))):
+            raise ValueError("expected 0, a share from 0.0001 to 1, or a whole number")
+        return gpus

@@ -1,0 +1,72 @@
+"""Run a sweep from Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.supervision import Supervision
+from byzray.data import data_root
+from byzray.mistakes import parsed
+from byzray.recording.recorder import CheckpointInterval
+from sweeps.definition import Sweep, load_sweep, parse_seeds
+from sweeps.observer import Observer
+from sweeps.outcome import Outcome
+from sweeps.plan import make_plan
+from sweeps.storage import Storage
+from sweeps.trainable import Resources
+from sweeps.tuner import Options, run_sweep
+from sweeps.view import View
+
+
+def run(
+    sweep: Sweep | str | Path,
+    output: str | Path | None = None,
+    *,
+    only: str | Sequence[str] = (),
+    seeds: str | Sequence[int] | None = None,
+    workers_per_actor: int | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    retries: int = 1,
+    checkpoints: CheckpointInterval = CheckpointInterval(),
+    supervision: Supervision = Supervision(),
+    data: str | Path | None = None,
+    download: bool = False,
+    address: str | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Compute what is not computed yet of a sweep; the same call continues one that was interrupted.
+
+    Args:
+        sweep: its name (``demo``, ``paper``, ``appendix``), a YAML file, or a sweep made in Python.
+        output: the folder or URI of its results; by default ``results/NAME``.
+        only: conditions that choose some of its setups, such as ``"f == 24 and rate == 0.5"``.
+        seeds: replace the sweep's: a list, or a text such as ``1-5``.
+        workers_per_actor: so many workers live in one actor; by default each run is computed in one process.
+        cpus: CPUs that a run reserves; by default 1 for each actor.
+        gpus: GPUs that a run reserves; by default a share of one where there are any.
+        retries: how often a run that failed is tried again.
+        checkpoints: how often a run saves a state to continue from.
+        supervision: when an actor counts as lost, and how many losses a run tolerates.
+        data: the folder that holds data sets, see :func:`byzray.data.data_root`.
+        download: whether missing data sets may be downloaded.
+        address: of a running Ray cluster; by default $RAY_ADDRESS, else Ray starts here.
+        observer: is informed on the way; by default the progress is shown on standard error, or in the notebook.
+
+    Returns:
+        what this call did. :func:`byzray.load_runs` reads the results, :func:`byzray.report.write_report` reports them.
+
+    Raises:
+        byzray.mistakes.WrongInput: the sweep, the output or the address is wrong, or another process computes it.
+        actors.FleetError: the cluster has no room for a single run.
+    """
+    chosen = sweep if isinstance(sweep, Sweep) else load_sweep(str(sweep))
+    if workers_per_actor is not None:
+        chosen = chosen.laid_out(workers_per_actor)
+    options = Options(
+        Resources(cpus, gpus), retries, data_root(data), download, address, checkpoints, supervision=supervision
+    )
+    conditions = (only,) if isinstance(only, str) else tuple(only)
+    replaced = parsed("seeds", seeds, parse_seeds) if isinstance(seeds, str) else seeds
+    with parsed("output", str(output or f"results/{chosen.name}"), Storage) as storage:
+        plan = make_plan(chosen, storage, options.data, conditions, replaced)
+        return run_sweep(plan, storage, options, View() if observer is None else observer)
