@@ -219,6 +219,13 @@ def test_first_script_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("(50, 24) 0.")
 
 
+def test_the_rule_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    (script,) = [block for block in blocks(TEXTS["README.md"], "python") if "class " in block]
+    exec(compile(script, "README.md", "exec"), {"__name__": "script"})
+    assert 0.1 < float(capsys.readouterr().out) < 1
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_python_compiles(page: str) -> None:
     for block in blocks(TEXTS[page], "python"):
@@ -290,7 +297,7 @@ def test_run_directories_are_named_as_shown(own_classes: Path, monkeypatch: pyte
         if "results/" in output:
             assert set(re.findall(r"results/([\w+-]+)", output)) == {name}, case.id
             known += 1
-    assert known > 8
+    assert known > 6
 
 
 @pytest.mark.parametrize(
