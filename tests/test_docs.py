@@ -17,10 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import typer
 from pydantic import ValidationError
 
+import byzray
+import sweeps
 from actors import Supervision
 from byzray import Setup, SetupError, load_setup, simulate
 from byzray.aggregators import AGGREGATORS
@@ -224,6 +227,31 @@ def test_the_rule_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, capsys: py
     (script,) = [block for block in blocks(TEXTS["README.md"], "python") if "class " in block]
     exec(compile(script, "README.md", "exec"), {"__name__": "script"})
     assert 0.1 < float(capsys.readouterr().out) < 1
+
+
+def tutorial() -> dict[str, Any]:
+    pytest.importorskip("nbclient", reason="needs nbclient: pip install nbclient, which `make test` does")
+    return runpy.run_path(str(DOCS / "reference/notebook.py"))
+
+
+def test_the_page_of_the_tutorial_follows_from_its_notebook() -> None:
+    script = tutorial()
+    notebook = nbformat.read(script["NOTEBOOK"], as_version=4)
+    assert [cell.id for cell in notebook.cells if cell.get("outputs")] == [], "outputs are kept in the page alone"
+    written = script["without_outputs"](TEXTS["my-first-study.md"])
+    assert written == script["page"](notebook)[0], "the notebook has changed: make notebook writes the page anew"
+
+
+@pytest.mark.skipif(
+    not (hasattr(sweeps, "run") and hasattr(byzray, "load_runs")), reason="needs sweeps.run and byzray.load_runs"
+)
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    script = tutorial()
+    text, figures = script["page"](script["executed"](tmp_path))
+    assert len(figures) == 1
+    placements = re.search(r"\nupdate +(0\.\d+).*\n(?:.*\n)+?worker +(0\.\d+)", text)
+    assert placements is not None
+    assert float(placements[2]) > float(placements[1]) + 0.1
 
 
 @pytest.mark.parametrize("page", TEXTS)
