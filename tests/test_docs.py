@@ -80,15 +80,15 @@ def test_sweeps_load(tmp_path: Path) -> None:
         assert load_sweep(str(tmp_path / "mine.yaml")).setups()
 
 
-def test_mistakes_are_told_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_reported_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = TEXTS["setups.md"]
     (wrong,) = [block for block in blocks(page, "yaml") if "mnits" in block]
     (shown,) = [block for block in blocks(page, "console") if "wrong.yaml: 8 mistakes" in block]
     monkeypatch.chdir(tmp_path)
     Path("wrong.yaml").write_text(wrong)
-    with pytest.raises(SetupError) as told:
+    with pytest.raises(SetupError) as raised:
         load_setup("wrong.yaml")
-    assert shown.split("\n", 1)[1].strip() == f"byzray: {told.value}"
+    assert shown.split("\n", 1)[1].strip() == f"byzray: {raised.value}"
 
 
 OWN_FILES = ["rule", "selection", "weights", "memory", "mixing", "attack", "poison", "split", "model", "data"]
@@ -153,9 +153,9 @@ def test_own_classes_from_python(own_classes: Path, capsys: pytest.CaptureFixtur
     assert re.match(r"\{'name': 'my_selection:MiddleNorms', 'share': 0.5\} 0\.\d{3}$", capsys.readouterr().out)
 
 
-def test_porting_shows_what_runs_and_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_porting_shows_what_runs_and_what_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old_rules, new_rules, old_attack, new_attack = blocks(TEXTS["porting.md"], "python")
-    told = re.findall(r"^\w+ \w+ is written for byzray 0\.1: .*$", TEXTS["porting.md"], re.MULTILINE)
+    messages = re.findall(r"^\w+ \w+ is written for byzray 0\.1: .*$", TEXTS["porting.md"], re.MULTILINE)
     monkeypatch.syspath_prepend(str(tmp_path))
     # The import of the other old rule fails, and takes this one along.
     old_rules = old_rules.replace(", SelectingAggregator", "").partition("class Shortest")[0]
@@ -164,7 +164,7 @@ def test_porting_shows_what_runs_and_what_is_told(tmp_path: Path, monkeypatch: p
         (tmp_path / f"{name}.py").write_text(source)
     common = {"byzantine": 3, "steps": 2, "actors": None, "attack": "little"}
     for change, message in zip(
-        ({"aggregator": "old_rules:Middle"}, {"attack": "old_attack:Opposite"}), told, strict=True
+        ({"aggregator": "old_rules:Middle"}, {"attack": "old_attack:Opposite"}), messages, strict=True
     ):
         with pytest.raises(BrokenContract) as failure:
             simulate(Setup.model_validate({**common, **change}))
