@@ -80,10 +80,10 @@ def introduction(environment: Figures) -> str:
     return f"""\
 # Benchmarks
 
-byzray beside other implementations of the same rules, and beside the code that was published with the paper. They take
-turns, so that what else the machine does meets all of them.
+byzray compared with other implementations of the same rules, and with the code that was published with the paper.
+They take turns, so that other load on the machine affects all of them.
 
-![Times of the rules relative to byzray, and steps a second beside the limit](figures/benchmarks.png)
+![Times of the rules relative to byzray, and steps a second against the limit](figures/benchmarks.png)
 
 *Top: how many times byzray's CPU time others take for each rule, on one thread. Hollow: defined otherwise, so that the
 result is another one. Bottom: steps a second of the paper's MNIST setups, and the limit of the machine.*
@@ -178,7 +178,7 @@ def _parts_table(rules: Figures) -> str:
 
 
 def rules_section(figures: Figures) -> str:
-    """Times of the rules beside their peers, who is faster, and who is wrong."""
+    """Times of the rules and of their peers, who is faster, and who is wrong."""
     names = [OURS, *figures["versions"]]
     shapes = dict.fromkeys((case["n"], case["d"], case["f"]) for case in figures["rules"])
     times = "\n\n".join(
@@ -335,7 +335,7 @@ from the call of `simulate` on a fleet that is already there.
 
 def sweeps_section(figures: Figures) -> str:
     """How busy a sweep keeps its slots."""
-    columns = ["actors", "slots computing", "seconds in all", "seconds a run computes", "seconds a run costs beside"]
+    columns = ["actors", "slots computing", "seconds in all", "seconds a run computes", "further seconds a run costs"]
     rows = [
         [name, f"{found['busy']:.1%}", f"{found['seconds']:.1f}", f"{found['computing']:.2f}", f"{found['beside']:.2f}"]
         for name, found in figures["actors"].items()
@@ -360,7 +360,7 @@ def growth_section(figures: Figures) -> str:
 
 Every point is measured in a process of its own. Memory is the peak beyond what the process had before. Exponents are
 slopes between logarithms over the upper half of each range. The machine did other work meanwhile, and unlike a ratio of
-two sides that take turns, a single point cannot tell."""
+two sides that take turns, a single point shows it."""
     ]
     for name, unit in AXES.items():
         if name in figures:

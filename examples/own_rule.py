@@ -15,8 +15,9 @@ from byzray.submissions import Submissions
 class FollowingClip(Aggregator):
     """The previous aggregate, moved by the mean of the differences to it, each clipped to a radius.
 
-    `centred-clipping` is told the radius. Here it is an exponential average of the median distance of the submissions
-    to the previous aggregate. With at most f < n/2 submissions that are not finite the median distance is finite.
+    `centred-clipping` gets the radius as an option. Here it is an exponential average of the median distance of the
+    submissions to the previous aggregate. With at most f < n/2 submissions that are not finite the median distance is
+    finite.
     """
 
     memory: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -34,7 +34,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
 }
 ANCHORS = {model.__name__: title.lower().replace(" ", "-") for title, (model, _) in SECTIONS.items()}
 
-# What a validator accepts beside, or instead of, the annotated type.
+# What a validator accepts in addition to, or instead of, the annotated type.
 FORMS: dict[tuple[type[BaseModel], str], str] = {
     (Setup, "learning_rate"): "number > 0, or mapping: [learning rate](#learning-rate)",
     (Setup, "study"): "`on`, `off`, or mapping: [study](#study)",
@@ -114,7 +114,7 @@ def setup() -> str:
     parts = [
         "# Fields of a setup",
         "Every field has a default but those of [events](#events-of-faults). How to write a setup, and how mistakes\n"
-        "are told: [setups](../setups.md). What `dataset`, `split`, `model`, `pre`, `aggregator` and\n"
+        "are reported: [setups](../setups.md). What `dataset`, `split`, `model`, `pre`, `aggregator` and\n"
         "`attack` can name: [what a setup can name](options.md).",
     ]
     for title, (model, prefix) in SECTIONS.items():
@@ -213,13 +213,13 @@ def _linked(text: str) -> str:
 def _fields(model: type[BaseModel], prefix: str) -> str:
     meanings = _meanings(model)
     schema = model.model_json_schema(by_alias=False)
-    told = any(name in meanings for name in model.model_fields)  # else the text of the class says it
-    rows = ["| field | type | default | meaning |", "|---|---|---|---|"] if told else [*NO_MEANING]
+    described = any(name in meanings for name in model.model_fields)  # else the text of the class says it
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"] if described else [*NO_MEANING]
     for name, field in model.model_fields.items():
         form = FORMS.get((model, name)) or _form(schema["properties"][name])
         default = DEFAULTS.get((model, name)) or ("" if field.is_required() else f"`{_written(field.default)}`")
         meaning = _linked(_cell(meanings.get(name, ""))).removesuffix(".")
-        rows.append(f"| `{prefix}{name}` | {form} | {default} |" + f" {meaning} |" * told)
+        rows.append(f"| `{prefix}{name}` | {form} | {default} |" + f" {meaning} |" * described)
     return "\n".join(rows)
 
 
@@ -266,8 +266,8 @@ def _form(schema: Schema) -> str:
         case "null":
             return "null"
     bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    told = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
-    return f"{schema['type']} {' and '.join(told)}".rstrip().replace("e+", "e")
+    limits = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
+    return f"{schema['type']} {' and '.join(limits)}".rstrip().replace("e+", "e")
 
 
 def _cell(text: str) -> str:

@@ -88,7 +88,7 @@ def test_bad_answers_are_asked_again(ended: dict[str, Ended]) -> None:
     assert output.count("Is mu positive? [y/n]") == 13
 
 
-def test_the_numbers_are_shuffled_and_then_told_apart(ended: dict[str, Ended]) -> None:
+def test_the_numbers_are_shuffled_and_then_separated(ended: dict[str, Ended]) -> None:
     def numbers(line: str) -> list[str]:
         return re.findall(r"[+-]\d\.\d\d", line)
 
@@ -126,7 +126,7 @@ def test_without_a_game_a_seed_fixes_output_and_figure(
     game.main()
     output = capsys.readouterr().out.replace(str(tmp_path / "a"), "figure")
     assert "Round" not in output
-    # Another process, which was not told but found no terminal.
+    # Another process, which found no terminal by itself.
     assert ended["no terminal"].output == "Standard input is no terminal: no game, only the plot.\n" + output
     for suffix in (".png", ".svg"):
         figure = (tmp_path / "a").with_suffix(suffix).read_bytes()
