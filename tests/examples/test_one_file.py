@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from byzray import load_setup, simulate
+from byzray.data import load_data
 from byzray.division import worker_stream
 from byzray.gradients import Network
-from byzray.simulation import load_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 60
