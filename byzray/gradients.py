@@ -49,6 +49,8 @@ class Network:
         self._initial_D = torch.cat(initial)
         self.frozen = len(trained) < len(list(module.parameters()))
         self.module = module.to(device).requires_grad_(False)
+        for parameter in trained.values():  # of the module's own, only the shapes are used: a view of one number
+            parameter.data = parameter.new_zeros(()).expand(parameter.shape)
         self.device = device
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
         ends = torch.tensor([0, *(part.numel() for part in initial)]).cumsum(0).tolist()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from byzray.files import write_atomically
 from byzray.mistakes import visible
@@ -158,23 +158,15 @@ class Storage:
         return self.folder / inside
 
     def _fetch(self, path: str) -> None:
-        assert self.filesystem is not None
         local = self._local(path)
         local.parent.mkdir(parents=True, exist_ok=True)
-
-        def copy(temporary: Path) -> None:
-            assert self.filesystem is not None
-            with self.filesystem.open_input_stream(path) as source, temporary.open("wb") as target:
-                shutil.copyfileobj(source, target)
-
-        write_atomically(local, copy)
+        write_atomically(local, lambda temporary: copy_files(path, str(temporary), self.filesystem, LocalFileSystem()))
 
     def _send(self, file: Path) -> None:
         assert self.filesystem is not None
         path = f"{self.path}/{file.relative_to(self.folder).as_posix()}"
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with file.open("rb") as source, self.filesystem.open_output_stream(path) as target:
-            shutil.copyfileobj(source, target)
+        copy_files(str(file), path, LocalFileSystem(), self.filesystem)
 
     def put_aside(self, name: str) -> None:
         """Move a run's directory out of the way, to ``replaced/``: what was computed is kept."""

@@ -248,6 +248,7 @@ class TuneRun:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 stop=self.stopper,
                 callbacks=[self.watch],
+                progress_reporter=_NoReporter(),
                 verbose=0,
                 log_to_file=True,
             ),
@@ -455,6 +456,16 @@ class _Shortage:
             except actors.FleetError as error:
                 reason = str(error)
         return reason
+
+
+class _NoReporter(tune.ProgressReporter):
+    """The observer is informed, so Tune shows nothing; by default it would in a notebook."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Trial], done: bool, *sys_info: Any) -> None:
+        pass
 
 
 class _Stopper(tune.Stopper):

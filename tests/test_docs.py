@@ -22,8 +22,6 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-import byzray
-import sweeps
 from actors import Supervision
 from byzray import Setup, SetupError, load_setup, simulate
 from byzray.aggregators import AGGREGATORS
@@ -242,9 +240,6 @@ def test_the_page_of_the_tutorial_follows_from_its_notebook() -> None:
     assert written == script["page"](notebook)[0], "the notebook has changed: make notebook writes the page anew"
 
 
-@pytest.mark.skipif(
-    not (hasattr(sweeps, "run") and hasattr(byzray, "load_runs")), reason="needs sweeps.run and byzray.load_runs"
-)
 def test_the_tutorial_runs(tmp_path: Path) -> None:
     script = tutorial()
     text, figures = script["page"](script["executed"](tmp_path))

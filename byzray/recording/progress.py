@@ -56,21 +56,19 @@ class Picture:
 
     def refresh(self) -> None:
         """Draw anew, if the picture does not do so by itself, and the last time was a while ago."""
-        if self._cell is not None and time.monotonic() - self._drawn > NOTEBOOK_SECONDS:
-            self._draw()
-
-    def _draw(self) -> None:
+        if self._cell is None or time.monotonic() - self._drawn < NOTEBOOK_SECONDS:
+            return
         self._drawn = time.monotonic()
         text = io.StringIO()
         Console(file=text, width=NOTEBOOK_WIDTH, force_jupyter=False).print(self.lines())
         self._cell.update({"text/plain": text.getvalue().rstrip()}, raw=True)
 
     def stop(self) -> None:
-        """Draw no more; a notebook keeps the last picture."""
+        """Remove the picture."""
         if self._live is not None:
             self._live.stop()
         elif self._cell is not None:
-            self._draw()
+            self._cell.update({"text/plain": ""}, raw=True)
 
 
 @contextmanager
@@ -141,8 +139,6 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.update is not None:
-            self.stage = ""  # the last picture of a notebook stays
         self.picture.stop()
 
     def say(self, stage: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import cached_property
+from html import escape
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -225,6 +226,15 @@ class Setup(Section):
     def label(self) -> str:
         """A short name for figures and actors: ``multi-krum/little seed 1``."""
         return f"{self.matchup()} seed {self.seed}"
+
+    def __repr__(self) -> str:
+        words = [self.dataset.label(), self.model.label(), self.label(), f"n = {self.workers}, f = {self.byzantine}"]
+        return f"<Setup {', '.join(words)}, momentum at {self.momentum.placement}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.yaml())}</pre>"
 
     def matchup(self) -> str:
         """Which defence stands against which attack: ``nnm+multi-krum/little``."""
