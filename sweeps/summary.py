@@ -67,7 +67,7 @@ WHY = {
     "missing": "missing, never begun",
     "interrupted": "interrupted, to be continued from the last checkpoint",
     "running": "running: another process computes them",
-    "failed": "failed, to be tried again",
+    "failed": "failed, will be tried again",
     "changed": "changed: computed with other files of your own, to be computed anew (the old ones are kept)",
     "damaged": "damaged: their files were changed since, to be computed anew (the old ones are kept)",
 }

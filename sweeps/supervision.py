@@ -113,7 +113,7 @@ class Supervisor:
         self.storage = storage
         self.deadline = deadline
         self._trials: dict[str, _Trial] = {}
-        self._patience: dict[str, Patience] = {}  # also of trials that are to be tried again
+        self._patience: dict[str, Patience] = {}  # also of trials that will be tried again
         self._hung: dict[str, str] = {}
         self._looked = time.monotonic()
 

@@ -171,7 +171,7 @@ class TuneRun:
         self.observer = observer
         self.outcome = Outcome(storage.where)
         self.settled: set[str] = set()
-        self.failing: dict[str, str] = {}  # why runs failed that are to be tried again
+        self.failing: dict[str, str] = {}  # why runs failed that will be tried again
         self.search = plan.sweep.search
         self.buffers = plan.sweep.early_stopping is None
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
@@ -223,7 +223,6 @@ class TuneRun:
         try:
             yield
         finally:
-            self.progress.running = 0  # Tune does not report all that it ends
             self.observer.end()
 
     def _tuner(self, searcher: Searcher | None, samples: int) -> tune.Tuner:

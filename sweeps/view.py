@@ -40,6 +40,7 @@ class View(Observer):
         self.picture.start()
 
     def end(self) -> None:
+        self.progress.running = 0  # Tune does not report all trials that it ends
         self.picture.stop()
 
     def stop_asked(self) -> bool:

@@ -190,7 +190,7 @@ def test_a_run_whose_actor_hangs_is_tried_again(sweep: Sweep) -> None:
     sweep.hasten()
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 0, log
-    assert f"{hung}: failed, to be tried again: no sign of life for" in log
+    assert f"{hung}: failed, will be tried again: no sign of life for" in log
     assert "4 runs finished" in log
     assert {status["state"] for status in sweep.states().values()} == {"finished"}
     assert not (sweep.folder / "results" / ".processes").exists()

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, small_data: Path, ray_cluster: str) -> Folder:
+def folder(tmp_path: Path, small_data: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     return Folder(tmp_path, small_data)
 
 
@@ -484,12 +486,12 @@ def test_a_run_that_is_to_be_tried_again_counts_as_failed_meanwhile(folder: Fold
     progress = Progress(plan, 10, slots=2)
     run = plan.runs[0]
     progress.start(run.name, run.setup)
-    progress.stumble(run.name)
+    progress.retry(run.name)
     assert progress.failed == 1
     progress.start(run.name, run.setup)
     assert progress.failed == 0
     for _ in range(2):
-        progress.stumble(run.name)
+        progress.retry(run.name)
     progress.end(run.name, failed=True)
     assert progress.failed == 1
 
@@ -498,8 +500,10 @@ def test_the_last_picture_shows_no_run_that_runs(folder: Folder) -> None:
     folder.write(TWO_RULES)
     progress = Progress(folder.plan(), 10, slots=2)
     shown = io.StringIO()
-    with View(Console(file=shown, width=120, force_terminal=True), progress, "mine"):
-        progress.running = 2  # Tune stops trials at the end without a callback
+    view = View(Console(file=shown, width=120, force_terminal=True))
+    view.begin("mine", progress)
+    progress.running = 2  # Tune stops trials at the end without a callback
+    view.end()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
     assert re.findall(r"0/10 runs done, (\d+) running", text)[-1] == "0"
 
