@@ -93,7 +93,7 @@ def test_metrics_are_those_of_the_table(fleet: Fleet, small_setup: Setup) -> Non
 def test_actors_that_are_replaced_are_counted(ray_cluster: str, small_setup: Setup) -> None:
     setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 0.1}, seed=1235)
     with Fleet.for_setup(setup) as own:
-        pending = [own.places[1]["pid"]]
+        pending = [own.locations[1]["pid"]]
 
         def kill(update: Update) -> None:
             if update.step >= 3 and pending:

@@ -13,7 +13,7 @@ import pytest
 import actors
 from actors import Fleet, FleetError, Supervision
 from actors.fleet import split
-from actors.group import LOOPBACK, Meeting
+from actors.rendezvous import LOOPBACK, Rendezvous
 from actors.simulation import FleetSimulation
 from byzray import Setup, Update, simulate
 from byzray.recording.recorder import CheckpointInterval
@@ -46,7 +46,7 @@ def at_step(step: int, do: Callable[[], None]) -> Callable[[Update], None]:
 
 
 def kill(fleet: Fleet, rank: int, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    return lambda: os.kill(fleet.places[rank]["pid"], number)
+    return lambda: os.kill(fleet.locations[rank]["pid"], number)
 
 
 def same(first: Path | None, second: Path | None) -> None:
@@ -175,7 +175,7 @@ def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
         found = call(references, *given, **more)
         if len(references) == 3 and pending and hasattr(found[0], "rows") and found[0].step >= 4:
             pending.pop()
-            mortal.joined = False
+            mortal.connected = False
             raise actors.supervision.ActorLost("a test says so")
         return found
 
@@ -218,7 +218,7 @@ def test_actors_elsewhere_are_replaced_as_well(
 ) -> None:
     # As if the first two of three worker actors were on other machines than the server.
     monkeypatch.setattr(
-        "actors.fleet.arrange", lambda places, deadline: Meeting(4, frozenset({3}), "gloo", LOOPBACK, deadline)
+        "actors.fleet.plan", lambda locations, deadline: Rendezvous(4, frozenset({3}), "gloo", LOOPBACK, deadline)
     )
     whole = None
     with Fleet("apart", split(5, 3), Actors(cpus_per_actor=0.1), supervision=Supervision(deadline=5.0)) as apart:
@@ -261,10 +261,10 @@ def test_declared_crashes_and_hangs_happen_and_the_result_is_that_of_one_process
         ],
     }
     setup = small_setup.changed(faults=faults, aggregator="median")
-    processes = [place["pid"] for place in mortal.places]
+    processes = [place["pid"] for place in mortal.locations]
     apart, together = actors.simulate(setup, fleet=mortal), simulate(setup)
-    assert mortal.places[0]["pid"] == processes[0]
-    assert not {place["pid"] for place in mortal.places[1:]} & set(processes)
+    assert mortal.locations[0]["pid"] == processes[0]
+    assert not {place["pid"] for place in mortal.locations[1:]} & set(processes)
     np.testing.assert_allclose(apart.parameters, together.parameters, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(apart.metrics["Average loss"], together.metrics["Average loss"], rtol=1e-4)
     assert apart.metrics["Training point count"].equals(together.metrics["Training point count"])

@@ -188,7 +188,7 @@ def test_actors_bear_names_that_tell_run_and_role(ray_cluster: str, small_setup:
         names = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
         expected = {f"multi-krum/little seed 4: {role}" for role in ("server", "workers 0-2", "workers 3-4")}
         assert expected <= names
-        assert len({place["pid"] for place in fleet.places}) == 3
+        assert len({place["pid"] for place in fleet.locations}) == 3
     time.sleep(1)
     alive = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
     assert not expected & alive
@@ -222,7 +222,7 @@ def test_the_data_set_is_held_once_whatever_the_number_of_actors(
     np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
     setup = small_setup.changed(dataset={"name": "npz", "path": str(tmp_path / "big.npz")}, model="linear", loss="mse")
     actors.simulate(small_setup, fleet=fleet)
-    processes = [psutil.Process(place["pid"]) for place in fleet.places]
+    processes = [psutil.Process(place["pid"]) for place in fleet.locations]
     before = [process.memory_full_info().uss for process in processes]
     actors.simulate(setup, fleet=fleet)
     growth = [process.memory_full_info().uss - known for process, known in zip(processes, before, strict=True)]
@@ -259,7 +259,7 @@ def test_two_fleets_may_have_the_same_label(ray_cluster: str) -> None:
     label = "trimmed-mean/little seed 1"
     layout = Actors(cpus_per_actor=0.1)
     with Fleet(label, split(1, 1), layout) as first, Fleet(label, split(1, 1), layout) as second:
-        assert first.places[0]["pid"] != second.places[0]["pid"]
+        assert first.locations[0]["pid"] != second.locations[0]["pid"]
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def kill_actors(stage: Stage, count: int, server: bool) -> Iterator[Outcome]:
 
 def blow(fleet: Fleet, rank: int, pause: float) -> Blow:
     """A blow to the actor of a rank, wherever that is by then."""
-    return pause, lambda: kill(fleet.places[rank]["pid"])
+    return pause, lambda: kill(fleet.locations[rank]["pid"])
 
 
 def kill_workers(stage: Stage, count: int) -> Iterator[Outcome]:
@@ -401,7 +401,7 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
         found()
         layout = Actors(workers_per_actor=3, cpus_per_actor=1.0)
         with Fleet("apart", split(5, 2), layout, supervision=Supervision(deadline=DEADLINE * slowness())) as fleet:
-            away = [place["node"] != ray.get_runtime_context().get_node_id() for place in fleet.places]
+            away = [place["node"] != ray.get_runtime_context().get_node_id() for place in fleet.locations]
             server = ", the server too," if away[0] else ""
             room = "a new node" if anew else "room that is left"
             outcome.run = f"{sum(away)} of 3 actors{server} away, then {room}: {outcome.run}"

@@ -74,8 +74,8 @@ TOLERANCES = {
     "object store MiB": Tolerance(0.5, "the data set and calls under way"),
     "processes": Tolerance(3, "workers that start or end"),
     "run's files": Tolerance(4, "checkpoints and temporary files come and go"),
-    "shared memories": Tolerance(1, "an old board until its last actor has left it"),
-    "temporary folders": Tolerance(1, "a door that is open"),
+    "shared memories": Tolerance(1, "an old one until its last actor has unmapped it"),
+    "temporary folders": Tolerance(1, "a socket that listens"),
 }
 
 
@@ -145,14 +145,14 @@ def measure(output: Path) -> dict[str, float]:
     """All quantities now."""
     processes = descendants()
     named: dict[str, psutil.Process] = {"driver": psutil.Process()}
-    grown_up, boards = [], set()
+    grown_up, memories = [], set()
     for process in processes:
         with suppress(psutil.Error, OSError):
             name = process.name()
             if name in ("raylet", "gcs_server"):
                 named[name.removesuffix("_server")] = process
             if is_actor(process):
-                boards |= shared_memories(process.pid)
+                memories |= shared_memories(process.pid)
                 if time.time() - process.create_time() > GROWN_UP:
                     grown_up.append((process.memory_info().rss / MIB, process.num_fds()))
     row = {f"{name} MiB": process.memory_info().rss / MIB for name, process in named.items()}
@@ -163,13 +163,13 @@ def measure(output: Path) -> dict[str, float]:
     row["driver threads"] = float(threading.active_count())
     row["processes"] = float(len(processes))
     row["run's files"] = float(sum(len(names) for _, _, names in os.walk(output)))
-    row["shared memories"] = float(len(boards))
+    row["shared memories"] = float(len(memories))
     row["temporary folders"] = float(len(list(Path(tempfile.gettempdir()).glob("byzray-*"))))
     return row
 
 
 def shared_memories(pid: int) -> set[str]:
-    """The inodes of the boards that an actor has mapped."""
+    """The inodes of the shared memories that an actor has mapped."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return {line.split()[4] for line in lines if "memfd:byzray" in line}
 
