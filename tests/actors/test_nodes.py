@@ -28,14 +28,14 @@ def second(start_node: Callable[..., str], can_mount: bool, tmp_path_factory: py
         pytest.skip("starts a node that sees other files, which needs the right to mount: run the tests as root")
     folder = tmp_path_factory.mktemp("folders")
     below = folder / "below"
-    places = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}
-    for place in places.values():
+    locations = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}
+    for place in locations.values():
         place.mkdir(parents=True)
     before = f"""
-        mount -t tmpfs none {places["other"]} && mount -t tmpfs none {below}
-        mount --bind {places["readonly"]} {places["readonly"]} && mount -o remount,ro,bind {places["readonly"]}
+        mount -t tmpfs none {locations["other"]} && mount -t tmpfs none {below}
+        mount --bind {locations["readonly"]} {locations["readonly"]} && mount -o remount,ro,bind {locations["readonly"]}
     """
-    return Second(start_node(before=before), **places)
+    return Second(start_node(before=before), **locations)
 
 
 def test_a_function_on_every_node(second: Second) -> None:
@@ -78,7 +78,7 @@ def vanish(bad: str) -> None:
 def test_folders_that_are_not_shared(second: Second) -> None:
     assert unshared(second.seen) == []
     for folder, reason in (
-        (second.other, "is another folder there"),
+        (second.other, "is a different folder there"),
         (second.missing, "is missing there"),
         (second.readonly, "cannot be written to there: Read-only file system"),
     ):
