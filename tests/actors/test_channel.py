@@ -1,4 +1,4 @@
-"""How actors are connected, and what goes between them at a step."""
+"""How actors are connected, and what they exchange in a step."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def test_actors_on_one_machine_need_no_group() -> None:
     assert rendezvous.size == 3
 
 
-def test_actors_on_several_machines_share_memory_with_the_servers_neighbours_alone() -> None:
+def test_actors_on_several_machines_share_memory_with_the_server_on_its_machine_only() -> None:
     rendezvous = plan([place("1"), place("1"), place("2"), place("2")], 60)
     assert rendezvous.local == {1}
     assert rendezvous.backend == "gloo"
@@ -83,8 +83,8 @@ def test_the_parts_of_shared_buffers_are_disjoint_and_begin_at_cache_lines(momen
 
 @pytest.mark.parametrize("moments", [True, False])
 @pytest.mark.parametrize("carried", [True, False])
-def test_a_report_holds_a_contribution_and_what_workers_carry_along(moments: bool, carried: bool) -> None:
-    # What BatchNorm keeps, and shapes that fill no whole number of report entries.
+def test_a_report_holds_a_contribution_and_the_statistics_of_its_workers(moments: bool, carried: bool) -> None:
+    # Like BatchNorm's, with shapes that do not fill a whole number of report entries.
     one = {"mean": torch.zeros(5), "count": torch.zeros((), dtype=torch.int64), "flags": torch.zeros(3, dtype=bool)}
     one = one if carried else {}
     numbers = sum(-(-buffer.nbytes // 4) for buffer in one.values())
@@ -113,8 +113,8 @@ def test_a_report_holds_a_contribution_and_what_workers_carry_along(moments: boo
         assert all(torch.equal(found[name], buffer) for name, buffer in buffers.items())
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="processes share memory this way on Linux alone")
-def test_neighbours_see_the_same_memory_and_notice_when_one_leaves() -> None:
+@pytest.mark.skipif(not AVAILABLE, reason="processes share memory this way on Linux only")
+def test_local_peers_share_memory_and_notice_a_closed_connection() -> None:
     listener = Listener(60)
     connected: list[LocalPeer] = []
     thread = threading.Thread(

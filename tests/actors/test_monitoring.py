@@ -86,7 +86,7 @@ def test_metrics_are_those_of_the_table(fleet: Fleet, small_setup: Setup) -> Non
     assert {"gradient worker 0", "gradient worker 1", "gradient worker 2"} <= spent
     ended = wait_for(lambda series: of_run(series, setup).get(("running", "")) == 0)
     assert of_run(ended, setup)["step", ""] == setup.steps
-    # Nothing is published any more, and Ray forgets it.
+    # Nothing is published any more, and Ray drops it.
     wait_for(lambda series: ("step", "") not in of_run(series, setup))
 
 

@@ -1,4 +1,4 @@
-"""A function on every node, and folders that nodes share or do not."""
+"""Functions on every node, and folders that nodes do or do not share."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from actors.nodes import Node, nodes, on_every_node, sharing, unshared
 
 
 class Second(NamedTuple):
-    """A second node, and folders that it sees differently."""
+    """A second node, and folders that differ there."""
 
     id: str
     seen: Path
@@ -50,7 +50,7 @@ def where(given: str) -> tuple[str, str]:
     return ray.get_runtime_context().get_node_id(), given
 
 
-def test_nodes_that_fail_or_are_silent_are_named(second: Second) -> None:
+def test_nodes_that_fail_or_do_not_answer_are_named(second: Second) -> None:
     answers = on_every_node(misbehave, second.id, seconds=20)
     assert {node.id: reason for node, reason in answers.failed.items()} == {second.id: "ZeroDivisionError: no"}
     answers = on_every_node(sleep, second.id, seconds=6)

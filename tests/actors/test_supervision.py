@@ -10,7 +10,7 @@ def test_without_a_deadline_it_follows_from_the_pace() -> None:
     assert timeouts.step == timeouts.call == START_SECONDS
     assert timeouts.stretch(1) == START_SECONDS
     assert timeouts.stretch(1000) == math.inf  # of unknown duration
-    timeouts.learn(100.0)  # the first step sets things up
+    timeouts.learn(100.0)  # the first step includes set-up
     timeouts.learn(0.01)
     assert timeouts.step == MIN_SECONDS
     assert timeouts.stretch(100) == MIN_SECONDS + SLOWDOWN * 100 * 0.01
@@ -20,7 +20,7 @@ def test_without_a_deadline_it_follows_from_the_pace() -> None:
     assert timeouts.call == START_SECONDS
 
 
-def test_a_first_step_that_takes_long_is_a_pace_too() -> None:
+def test_a_first_step_that_takes_long_counts_too() -> None:
     timeouts = Timeouts()
     timeouts.learn(60.0)
     assert timeouts.step == SLOWDOWN * 60.0
