@@ -338,7 +338,7 @@ def simulate(
         with shown(setup, progress, depth=1) as show:
 
             def report(update: Update) -> bool | None:
-                for monitor in monitors:  # none, where a run that is there already gets its figure
+                for monitor in monitors:  # none if the run was finished before
                     monitor.show(update)
                 return show(update)
 
