@@ -1,6 +1,6 @@
-"""Runs on Ray actors: each worker (or cohort of workers) an actor with its own momentum, and an actor for the server.
+"""Runs on Ray actors: one for the server, and one for each worker or cohort of workers, which keep their momentum.
 
-What is heavy is imported on first use, so that an actor, which imports this package too, starts fast.
+Heavy modules are imported on first use, so that actors, which import this package too, start fast.
 """
 
 from importlib import import_module

@@ -1,400 +1,164 @@
-"""What goes between server and workers at each step.
+"""The exchange between server and workers in a step.
 
-The server sends a point; every worker actor answers with its submissions, straight into their rows of the server's
-matrix, and a report (losses, moments where the study needs them, BatchNorm's statistics). All of it lies on a board:
-with a worker actor on the server's machine the board is shared, and only signals are sent; with others
-torch.distributed carries its parts.
+The server sends a point; every worker actor answers with its submissions, written straight into their rows of the
+server's matrix, and a report (losses, moments where the study needs them, BatchNorm's statistics).
 
-What workers carry from step to step is thereby known to the server, and stays so until the next step is complete: with
-placement `worker` submissions are the momentum buffers, and the matrix has two places, used by turns. So a worker that
-was lost can be handed its state back.
+The server thus knows the state that workers carry from step to step, and keeps it until the next step is complete: with
+placement `worker` submissions are the momentum buffers, and there are two matrices, used in turn. So a worker that was
+lost can get its state back.
 
-Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, T workers in all, N submissions,
-D parameters.
+Ranks: the server is 0, worker actors follow. Shapes in names: K workers of an actor, T workers that train, N
+submissions, D parameters.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from actors.group import Group, exchanging
-from actors.near import shared_among
+from actors.buffers import Layout, SharedBuffers, pack_report, pack_statistics, unpack_report, unpack_statistics
+from actors.connections import Connections
 from actors.supervision import START_SECONDS
-from byzray.cohort import Cohort, Contribution
-from byzray.gradients import Network
-from byzray.metrics import Moments
-from byzray.server import Server
-from byzray.setups import Setup
+from byzray.cohort import Contribution
 from byzray.state import State
 
-# Parts of a board begin at cache lines, as tensors of their own would. In numbers.
-ALIGNMENT = 16
-
-BUFFER = "buffer "
-
-
-class Layout(NamedTuple):
-    """What a board holds.
-
-    Attributes:
-        submissions: N.
-        dimension: D.
-        cohorts: which workers the actors of ranks 1, 2, ... hold.
-        moments: whether reports hold moments.
-        carried: how many numbers BatchNorm's statistics take, of each worker.
-        turns: how many places the matrix of submissions has.
-        points: how many points the server sends.
-    """
-
-    submissions: int
-    dimension: int
-    cohorts: tuple[range, ...]
-    moments: bool = False
-    carried: int = 0
-    turns: int = 1
-    points: int = 1
-
-    @classmethod
-    def of(cls, setup: Setup, network: Network, cohorts: Sequence[range]) -> "Layout":
-        """The layout for a run."""
-        buffers = network.buffers() if setup.model.training else {}
-        return cls(
-            submissions=setup.workers,
-            dimension=network.dimension,
-            cohorts=tuple(cohorts),
-            moments=setup.workers_report_moments,
-            carried=sum(-(-buffer.nbytes // torch.float32.itemsize) for buffer in buffers.values()),
-            turns=2 if setup.momentum.placement == "worker" else 1,
-            points=2 if setup.momentum.name == "mvr" else 1,
-        )
-
-    def alone(self, index: int) -> "Layout":
-        """The layout for one cohort by itself."""
-        own = range(len(self.cohorts[index]))
-        return self._replace(submissions=len(own), cohorts=(own,), turns=1)
-
-    def sizes(self) -> list[int]:
-        """How many numbers the parts of a board have: point and flag, matrices, and two sets of reports."""
-        reports = [
-            len(workers) * (1 + self.carried) + (1 + self.dimension if self.moments else 0) for workers in self.cohorts
-        ]
-        return [self.points * self.dimension + 1, *[self.submissions * self.dimension] * self.turns, *reports, *reports]
-
-    def total(self) -> int:
-        """How many numbers a board has."""
-        return sum(_aligned(size) for size in self.sizes())
-
-
-class Board:
-    """The numbers of a step, as parts of one vector.
-
-    Reports have two places, used by turns: workers write those of the next step while the server reads these.
-
-    Args:
-        layout: which parts.
-        numbers: at least as many as the layout says.
-
-    Attributes:
-        message: the point, and a number that is not 0 if no step follows.
-        point: the point (D,), or the points that the server sends, (points, D).
-    """
-
-    def __init__(self, layout: Layout, numbers: Tensor) -> None:
-        parts, start = [], 0
-        for size in layout.sizes():
-            parts.append(numbers[start : start + size])
-            start += _aligned(size)
-        self.message, *rest = parts
-        self.point = self.message[:-1].view(layout.points, -1).squeeze(0)
-        shape = (layout.submissions, layout.dimension)
-        self._matrices = [matrix.view(shape) for matrix in rest[: layout.turns]]
-        self._reports = rest[layout.turns :]
-        self._cohorts = layout.cohorts
-
-    def submissions(self, step: int) -> Tensor:
-        """The matrix (N, D) of a step's submissions, the honest ones first."""
-        return self._matrices[step % len(self._matrices)]
-
-    def rows(self, index: int, step: int) -> Tensor:
-        """The rows (K, D) of a cohort's submissions."""
-        workers = self._cohorts[index]
-        return self.submissions(step)[workers.start : workers.stop]
-
-    def report(self, index: int, step: int) -> Tensor:
-        """A cohort's report on a step."""
-        return self._reports[index + step % 2 * len(self._cohorts)]
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def pack_report(contribution: Contribution, buffers: State, report: Tensor) -> None:
-    """Write a contribution, and the workers' buffers (K, ...), into a report."""
-    workers = len(contribution.losses_K)
-    report[:workers].copy_(contribution.losses_K)
-    end = pack_buffers(buffers, report, workers)
-    if contribution.sampled is not None:
-        report[end].copy_(contribution.sampled.scatter)
-        report[end + 1 :].copy_(contribution.sampled.mean_D)
-
-
-def pack_buffers(buffers: State, report: Tensor, workers: int) -> int:
-    """Write the buffers of a cohort's workers, byte by byte, into its report; returns where they end there."""
-    end = workers
-    for buffer in buffers.values():
-        size = _numbers(buffer)
-        report[end : end + size].view(torch.uint8)[: buffer.nbytes].copy_(_bytes(buffer))
-        end += size
-    return end
-
-
-def unpack_buffers(report: Tensor, workers: int, like: State) -> State:
-    """The buffers (K, ...) in the report of a cohort, on the CPU.
-
-    Args:
-        report: the report, on any device.
-        workers: K.
-        like: the buffers of one worker.
-    """
-    found, end = {}, workers
-    for name, buffer in like.items():
-        stacked = torch.empty(workers, *buffer.shape, dtype=buffer.dtype)
-        size = _numbers(stacked)
-        _bytes(stacked).copy_(report[end : end + size].view(torch.uint8)[: stacked.nbytes])
-        found[name] = stacked
-        end += size
-    return found
-
-
-def _numbers(stacked: Tensor) -> int:
-    """How many numbers of a report the buffers (K, ...) of a cohort take; whole ones for each worker."""
-    return len(stacked) * -(-stacked[0].nbytes // torch.float32.itemsize)
-
-
-def _bytes(stacked: Tensor) -> Tensor:
-    """The bytes of buffers, a view if they are contiguous."""
-    return stacked.flatten().view(torch.uint8)
-
-
-def unpack_report(report: Tensor, layout: Layout, index: int, came: int) -> Contribution:
-    """The contribution that :func:`pack_report` wrote; it looks into the report.
-
-    Args:
-        report: the report, on any device.
-        layout: of the board.
-        index: of the cohort.
-        came: from how many of its honest workers a submission came.
-    """
-    workers = len(layout.cohorts[index])
-    moments = report[workers * (1 + layout.carried) :]
-    return Contribution(report[:workers], Moments(came, moments[1:], moments[0]) if layout.moments else None)
+MOMENTUM = "worker momentum"
+STATISTICS = "buffer "  # prefix of BatchNorm's statistics in a state
 
 
 class ServerChannel:
-    """The server's end. For each step: :meth:`send`, :meth:`receive`, :meth:`contributions`.
-
-    What :meth:`receive` does not complete has changed nothing on the server.
+    """The server's end. For each step: :meth:`submissions`, :meth:`send`, :meth:`receive`.
 
     Args:
-        group: the connections.
-        server: whose matrix the submissions go to.
-        cohorts: which workers the actors of ranks 1, 2, ... hold.
+        connections: of this actor.
+        layout: of what is exchanged.
+        device: where the server computes.
+        statistics: BatchNorm's, of one worker, as initialised.
 
     Attributes:
-        patience: for how many seconds the workers may be silent in a step.
+        timeout: the workers count as lost if they send nothing for this many seconds in a step.
     """
 
-    def __init__(self, group: Group, server: Server, cohorts: Sequence[range]) -> None:
-        self.server = server
-        self.patience = START_SECONDS
-        self.layout = layout = Layout.of(server.setup, server.network, cohorts)
-        self._near = group.near(server.device)
-        self._timed = not group.direct(server.device)  # NCCL would keep the host waiting for what it waits for
-        if self._near:
-            numbers = shared_among(list(self._near.values()), layout.total())
-        else:
-            numbers = torch.zeros(layout.total(), device=server.device if group.direct(server.device) else "cpu")
-        self.board = Board(layout, numbers)
-        # gloo and shared memory are of the host.
-        self._copied = self.board.message.device.type != server.device.type
-        self._step = 0
+    def __init__(self, connections: Connections, layout: Layout, device: torch.device, statistics: State) -> None:
+        self.timeout = START_SECONDS
+        self.layout = layout
+        self.device = device
+        self._connections = connections
+        self._buffers = SharedBuffers(layout, connections.allocate(layout.total(), device))
+        self._ranks = range(1, len(layout.cohorts) + 1)
+        self._trained = layout.cohorts[-1].stop
         self._sent = 0.0
-        self._transfers: list[Any] = []  # torch.distributed's works
-        self._buffers = server.network.buffers() if layout.carried else {}  # of one worker, as initialised
-        self.keep({f"{BUFFER}{name}": _repeated(one, len(server.setup.trained)) for name, one in self._buffers.items()})
+        # gloo and shared memory are on the host.
+        copied = self._buffers.message.device.type != device.type
+        self._copied_ND = torch.zeros(layout.submissions, layout.dimension, device=device) if copied else None
+        self._statistics = {f"{STATISTICS}{name}": one for name, one in statistics.items()}
+        initial = {name: torch.stack([one] * self._trained) for name, one in self._statistics.items()}
+        self.set_worker_state(initial, 0)
 
-    def send(self) -> None:
-        """Send the server's point, and be ready for the answers."""
-        self._step = self.server.step_number
+    def submissions(self, step: int) -> Tensor:
+        """The matrix (N, D) into which the submissions of a step come."""
+        return self._buffers.submissions(step) if self._copied_ND is None else self._copied_ND
+
+    def send(self, point: Tensor, step: int) -> None:
+        """Send the point of a step, and start receiving the answers."""
         self._sent = time.monotonic()
-        board = self.board
-        if not self._copied:
-            self.server.keep_submissions_in(board.submissions(self._step))
-        board.point.copy_(self.server.point())
-        with _letting_go(self._transfers):
-            for index in range(len(self.layout.cohorts)):
-                rank = index + 1
-                if rank in self._near:
-                    self._near[rank].signal()
-                else:
-                    # In this order: NCCL does one after the other what goes between two ranks.
-                    self._transfers.append(dist.isend(board.message, rank))
-                    self._transfers.append(dist.irecv(board.rows(index, self._step), rank))
-                    self._transfers.append(dist.irecv(board.report(index, self._step), rank))
+        buffers = self._buffers
+        buffers.point.copy_(point)
+        for index, rank in enumerate(self._ranks):
+            # NCCL executes what goes between two ranks in this order.
+            self._connections.send(rank, buffers.message)
+            self._connections.receive(rank, buffers.rows(index, step), buffers.report(index, step))
 
     def end(self) -> None:
         """Tell the workers that no step follows."""
-        self.board.message[-1] = 1
-        with _letting_go(self._transfers):
-            for index in range(len(self.layout.cohorts)):
-                rank = index + 1
-                if rank in self._near:
-                    self._near[rank].signal()
-                else:
-                    self._transfers.append(dist.isend(self.board.message, rank))
-            self._finish(time.monotonic() + self.patience)
+        self._buffers.message[-1] = 1
+        for rank in self._ranks:
+            self._connections.send(rank, self._buffers.message)
+        self._connections.wait(time.monotonic() + self.timeout, self.device)
 
-    def receive(self) -> None:
-        """Wait until the submissions are in the server's matrix, and the reports there."""
-        # From when the point was sent: so the server gives up before its workers do, who began to wait later.
-        until = self._sent + self.patience
-        with _letting_go(self._transfers):
-            for near in self._near.values():
-                near.wait(until)
-            self._finish(until)
-        if self._copied:
-            trained_TD = self.server.trained_TD
-            trained_TD.copy_(self.board.submissions(self._step)[: len(trained_TD)])
+    def receive(self, step: int, present: Sequence[int]) -> list[Contribution]:
+        """Wait until the submissions of a step are in its matrix; returns the cohorts' contributions.
 
-    def _finish(self, until: float) -> None:
-        _finish(self._transfers, until if self._timed else None)
+        They are valid until the point of the next step but one is sent.
 
-    def contributions(self) -> list[Contribution]:
-        """The contributions of the step, in the order of their workers; valid until the next but one point is sent."""
-        setup = self.server.setup
+        Args:
+            step: the step.
+            present: how many honest workers of each cohort submit.
+        """
+        # Counted from when the point was sent: so the server times out before its workers, who began to wait later.
+        self._connections.wait(self._sent + self.timeout, self.device)
+        buffers = self._buffers
+        if self._copied_ND is not None:
+            self._copied_ND[: self._trained].copy_(buffers.submissions(step)[: self._trained])
         return [
-            unpack_report(
-                self.board.report(index, self._step).to(self.server.device),
-                self.layout,
-                index,
-                setup.present(workers, self._step),
-            )
-            for index, workers in enumerate(self.layout.cohorts)
+            unpack_report(buffers.report(index, step).to(self.device), self.layout, index, count)
+            for index, count in enumerate(present)
         ]
 
-    def kept(self) -> State:
-        """The state of all workers before the server's next step, as they sent it."""
-        before, trained = self.server.step_number - 1, len(self.server.setup.trained)
+    def worker_state(self, step: int) -> State:
+        """The state of all workers before a step, as they sent it."""
         state = {}
-        if self.layout.turns == 2:
-            state["worker momentum"] = self.board.submissions(before)[:trained].cpu().clone()
+        if self.layout.slots == 2:
+            state[MOMENTUM] = self._buffers.submissions(step - 1)[: self._trained].cpu().clone()
         parts = [
-            unpack_buffers(self.board.report(index, before), len(workers), self._buffers)
+            unpack_statistics(self._buffers.report(index, step - 1), len(workers), self._statistics)
             for index, workers in enumerate(self.layout.cohorts)
         ]
-        return state | {f"{BUFFER}{name}": torch.cat([part[name] for part in parts]) for name in self._buffers}
+        return state | {name: torch.cat([part[name] for part in parts]) for name in self._statistics}
 
-    def keep(self, state: State) -> None:
-        """Keep the state that all workers begin with, as if they had sent it."""
-        before = self.server.step_number - 1
-        if self.layout.turns == 2 and "worker momentum" in state:
-            momentum_TD = state["worker momentum"]
-            self.board.submissions(before)[: len(momentum_TD)].copy_(momentum_TD)
+    def set_worker_state(self, state: State, step: int) -> None:
+        """Keep the state of all workers before a step, as if they had sent it."""
+        if self.layout.slots == 2 and MOMENTUM in state:
+            self._buffers.submissions(step - 1)[: self._trained].copy_(state[MOMENTUM])
         for index, workers in enumerate(self.layout.cohorts):
-            own = {name: state[f"{BUFFER}{name}"][workers.start : workers.stop] for name in self._buffers}
-            pack_buffers(own, self.board.report(index, before), len(workers))
-
-
-def _repeated(one: Tensor, workers: int) -> Tensor:
-    return torch.stack([one] * workers)
+            own = {name: state[name][workers.start : workers.stop] for name in self._statistics}
+            pack_statistics(own, self._buffers.report(index, step - 1), len(workers))
 
 
 class WorkerChannel:
-    """A worker actor's end.
+    """A worker actor's end. For each step: :meth:`receive`, :meth:`submissions`, :meth:`send`.
 
     Args:
-        group: the connections.
-        cohort: the workers.
-        layout: of the server's board.
+        connections: of this actor.
+        layout: of what the server and all worker actors exchange.
         device: where the cohort computes.
+        may_end: whether the server may end the run early.
 
     Attributes:
-        patience: for how many seconds the server may be silent.
+        timeout: the server counts as lost if it sends nothing for this many seconds.
     """
 
-    def __init__(self, group: Group, cohort: Cohort, layout: Layout, device: torch.device) -> None:
-        self.cohort = cohort
+    def __init__(self, connections: Connections, layout: Layout, device: torch.device, may_end: bool) -> None:
+        self.timeout = START_SECONDS
         self.device = device
-        self.patience = START_SECONDS
-        self._timed = not group.direct(device)
-        self._index = group.rank - 1
-        self._server = group.near(device).get(0)
-        if self._server is not None:
-            self._board = Board(layout, self._server.shared(layout.total()))
-        else:
+        self._connections = connections
+        self._may_end = may_end
+        self._index = connections.rank - 1
+        if not connections.shares_memory(0, device):
             layout, self._index = layout.alone(self._index), 0
-            self._board = Board(layout, torch.zeros(layout.total(), device=device if group.direct(device) else "cpu"))
-        rows_KD = self._board.rows(self._index, 0)
-        # Only then a message need be looked at, which on a GPU means to wait for it.
-        self._may_end = cohort.setup.divergence == "stop"
+        self._buffers = SharedBuffers(layout, connections.allocate(layout.total(), device))
+        rows_KD = self._buffers.rows(self._index, 0)
         self._copied_KD = None if rows_KD.device.type == device.type else torch.zeros_like(rows_KD, device=device)
 
     def receive(self) -> Tensor | None:
-        """The point that the server sends; none if no step follows."""
-        if self._server is not None:
-            self._server.wait(time.monotonic() + self.patience)
-        else:
-            self._transfer(lambda: [dist.irecv(self._board.message, src=0)])
-        ended = self._may_end and bool(self._board.message[-1])
-        return None if ended else self._board.point.to(self.device)
+        """The point that the server sends; None if no step follows."""
+        self._connections.receive(0, self._buffers.message)
+        self._connections.wait(time.monotonic() + self.timeout, self.device)
+        # The flag is read only if it may be set: on a GPU that waits for the device.
+        ended = self._may_end and bool(self._buffers.message[-1])
+        return None if ended else self._buffers.point.to(self.device)
 
     def submissions(self, step: int) -> Tensor:
-        """Where the cohort puts its submissions (K, D)."""
-        return self._board.rows(self._index, step) if self._copied_KD is None else self._copied_KD
+        """Where the cohort writes its submissions (K, D)."""
+        return self._buffers.rows(self._index, step) if self._copied_KD is None else self._copied_KD
 
-    def send(self, contribution: Contribution, step: int) -> None:
-        """Answer with the submissions and the report."""
-        rows_KD, report = self._board.rows(self._index, step), self._board.report(self._index, step)
+    def send(self, contribution: Contribution, state: State, step: int) -> None:
+        """Send the submissions and the report, with BatchNorm's statistics from the cohort's state."""
+        rows_KD, report = self._buffers.rows(self._index, step), self._buffers.report(self._index, step)
         if self._copied_KD is not None:
             rows_KD.copy_(self._copied_KD)
-        buffers = {name: buffer for name, buffer in self.cohort.state().items() if name.startswith(BUFFER)}
-        pack_report(contribution, buffers, report)
-        if self._server is not None:
-            self._server.signal()
-        else:
-            self._transfer(lambda: [dist.isend(rows_KD, dst=0), dist.isend(report, dst=0)])
-
-    def _transfer(self, begin: Callable[[], list[Any]]) -> None:
-        """Begin some transfers, and wait until they are done."""
-        transfers: list[Any] = []
-        with _letting_go(transfers):
-            transfers += begin()
-            _finish(transfers, time.monotonic() + self.patience if self._timed else None)
-
-
-@contextmanager
-def _letting_go(transfers: list[Any]) -> Iterator[None]:
-    """Let go of all transfers if something fails: they would keep connections open, and the other actors waiting."""
-    try:
-        with exchanging():
-            yield
-    except BaseException:
-        transfers.clear()
-        raise
-
-
-def _finish(transfers: list[Any], until: float | None) -> None:
-    """Wait for transfers, until some time of the monotonic clock; None: as long as the group does."""
-    for index in range(len(transfers)):  # no name for the one that fails, which the traceback would keep
-        if until is None:
-            transfers[index].wait()
-        else:
-            transfers[index].wait(timedelta(seconds=max(1e-3, until - time.monotonic())))
-    transfers.clear()
+        statistics = {name: stacked for name, stacked in state.items() if name.startswith(STATISTICS)}
+        pack_report(contribution, statistics, report)
+        self._connections.send(0, rows_KD, report)
+        self._connections.wait(time.monotonic() + self.timeout, self.device)

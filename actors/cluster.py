@@ -14,17 +14,13 @@ from actors.supervision import FleetError
 # Enough for CIFAR-10 twice over; Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 500 * 2**20
 
-# How long a connection to a cluster, and its first answer, may take, in seconds.
+# How long a connection to a cluster may take, and how long its first answer, in seconds.
 CONNECT_SECONDS = 5.0
 
-# HTTP/2, which gRPC speaks: what a client says first, with empty settings; a server's first frame is settings, too.
+# The HTTP/2 connection preface of a gRPC client, with an empty SETTINGS frame; a server answers with SETTINGS, too.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 FRAME_HEADER = 9
 SETTINGS = 4
-
-
-class NoCluster(ConnectionError):
-    """There is no Ray cluster at the address that was given."""
 
 
 IN_PROCESS = "compute without Ray (--in-process)"
@@ -33,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> None:
-    """Make sure that Ray runs: join the cluster at `address` or $RAY_ADDRESS, else start one on this machine.
+    """Unless Ray is connected already: connect to the cluster at `address` or $RAY_ADDRESS, else start Ray here.
 
     Args:
         address: of a running cluster, as Ray understands it (``auto``, ``host:6379``, ``ray://host:10001``).
-        dashboard: whether a cluster started here gets a dashboard, on the loopback interface.
-        output: whether what actors print appears here.
+        dashboard: whether a cluster started here has a dashboard, on the loopback interface.
+        output: whether to print the output of actors here.
 
     Raises:
-        NoCluster: no cluster answers at the address.
+        FleetError: no cluster answers at the address, or Ray cannot start here.
     """
     if ray.is_initialized():
         return
@@ -55,7 +51,7 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
         )
         return
     given = "--address" if address else "RAY_ADDRESS"
-    way_out = "leave it out" if address else "unset it"
+    alternative = "leave it out" if address else "unset it"
     reason = nobody_at(where)
     try:
         if not reason:
@@ -63,17 +59,17 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
     except (ConnectionError, ValueError) as error:
         reason = " ".join(str(error).split())
     if reason:
-        raise NoCluster(
+        raise FleetError(
             f"{given}: got {where!r}: {reason}; expected the HOST:PORT of a running Ray cluster, "
-            f"which `ray start --head` prints; {way_out} to start one here"
+            f"which `ray start --head` prints; {alternative} to start one here"
         )
 
 
 def nobody_at(address: str) -> str:
-    """Why there is no Ray cluster at an address, within seconds; Ray itself would try for minutes.
+    """Why no Ray cluster answers at an address, within seconds; Ray itself would try for minutes.
 
     Returns:
-        the reason; empty if something that speaks like Ray answers, or if only Ray knows, as with ``auto``.
+        the reason; empty if a gRPC server answers, or if only Ray can tell, as for ``auto``.
     """
     scheme, separator, rest = address.rpartition("://")
     if scheme in ("http", "https"):
@@ -85,29 +81,29 @@ def nobody_at(address: str) -> str:
         return "no HOST:PORT"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
-            return "" if os.environ.get("RAY_USE_TLS") == "1" else _stranger(connection)
+            return "" if os.environ.get("RAY_USE_TLS") == "1" else _not_grpc(connection)
     except OSError as error:
         return f"nothing answers there ({error.strerror or error})"
 
 
-def _stranger(connection: socket.socket) -> str:
-    """Why it is no Ray that has accepted a connection; TLS would have to be spoken before."""
+def _not_grpc(connection: socket.socket) -> str:
+    """Why the server at the other end is not Ray, "" if it may be; works without TLS only."""
     connection.settimeout(CONNECT_SECONDS)
     try:
         connection.sendall(PREFACE)
-        heard = connection.recv(FRAME_HEADER, socket.MSG_WAITALL)
+        received = connection.recv(FRAME_HEADER, socket.MSG_WAITALL)
     except TimeoutError:
-        return f"it accepts connections but says nothing within {CONNECT_SECONDS:g} s"
-    if len(heard) == FRAME_HEADER and heard[3] == SETTINGS:
+        return f"it accepts connections but sends nothing within {CONNECT_SECONDS:g} s"
+    if len(received) == FRAME_HEADER and received[3] == SETTINGS:
         return ""
     return "something other than Ray answers there"
 
 
 def _init(address: str | None, **options: Any) -> None:
-    """`ray.init`, with what is installed before what lies in the user's folder, and without advice on tokens.
+    """`ray.init`, with installed modules before those in the user's folder, and without Ray's advice on tokens.
 
     Raises:
-        FleetError: Ray cannot start here, for a reason that the user can do something about.
+        FleetError: Ray cannot start here, for a reason that the user can fix.
     """
     try:
         os.getcwd().encode()
@@ -124,7 +120,7 @@ def _init(address: str | None, **options: Any) -> None:
 
 
 def _why_not(error: Exception) -> str:
-    """Why Ray did not start, and what to do; empty if it says so itself."""
+    """Why Ray did not start, and what to do; empty if its own message says so."""
     if "AF_UNIX" in str(error):
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         return (

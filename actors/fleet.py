@@ -13,61 +13,61 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.group import arrange
+from actors.rendezvous import plan
 from actors.server import ServerActor
 from actors.supervision import (
     START_SECONDS,
     ActorLost,
     FleetError,
-    Patience,
     Supervision,
-    is_silence,
-    more_telling,
-    reason,
+    Timeouts,
+    actor_error,
+    is_timeout,
+    root_cause,
 )
 from actors.worker import WorkerActor
 from byzray.setups import Actors, Setup
 
-# How long a fleet waits for room in the cluster, at first or after a node was lost, in seconds.
+# How long a fleet waits for resources, at its start or after a node was lost, in seconds.
 PLACEMENT_SECONDS = 40.0
 
-# How long, after a first failure, a fleet listens for what the other actors have to say, in seconds; after a silence,
-# which one of them will not break, not so long.
+# How long a fleet collects the errors of the other actors after the first one, in seconds; less after a timeout, where
+# one of them will not answer.
 GRACE_SECONDS = 10.0
-SILENCE_SECONDS = 1.0
+TIMEOUT_GRACE_SECONDS = 1.0
 
-# How long Ray may take to say whether a fleet has its place, in whole seconds.
+# How long Ray may take to answer whether a placement group is ready, in whole seconds.
 PLACED_SECONDS = 5
 
-# How long a fleet waits, since the last one came, for actors that were lost and have a place, in seconds.
+# How long a fleet waits for lost actors that have resources, in seconds since the last one answered.
 RETURN_SECONDS = 120.0
 
-# How often a fleet tries to connect its actors before it gives up.
+# How many times a fleet tries to connect its actors.
 CONNECTIONS = 5
 
-# How long an actor that should be idle may take to answer, in seconds.
+# How long an idle actor may take to answer, in seconds.
 ANSWER_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class Fleet:
-    """One server actor and some worker actors, in a placement group, connected with each other.
+    """A server actor and worker actors in a placement group, connected to each other.
 
-    Starting a fleet takes seconds; it then serves any number of runs, one at a time. Use it as a context manager, or
-    call :meth:`close`.
+    Starting a fleet takes seconds; it can then compute any number of runs, one at a time. Use it as a context manager,
+    or call :meth:`close`.
 
     Args:
-        label: what the actors' names begin with in the Ray dashboard: ``label: worker 3``.
-        cohorts: the workers that each actor is named after.
+        label: prefix of the actors' names in the Ray dashboard: ``label: worker 3``.
+        cohorts: the workers of each worker actor, for its name.
         layout: what each actor reserves.
         device: `cpu` reserves no GPU.
-        group: a placement group with a bundle for the server and then one for each worker actor, all alike; by default
-            one is made, and removed again with the fleet.
+        group: a placement group with equal bundles, one for the server and one for each worker actor; by default the
+            fleet creates one and removes it when it is closed.
         supervision: when actors count as lost.
 
     Attributes:
-        places: where the actors are, the server's first, see :meth:`actors.member.Member.whereabouts`.
+        locations: of the actors, the server's first, see :meth:`actors.member.Member.location`.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Fleet:
         count = self.size + 1
         self.layout = layout or Actors()
         self.supervision = supervision
-        self.patience = Patience(supervision.deadline).call  # of calls
-        self.joined = False
-        self.places: list[dict[str, Any]] = []
+        self.timeout = Timeouts(supervision.deadline).call  # of calls
+        self.connected = False
+        self.locations: list[dict[str, Any]] = []
         self.roles = ["server", *(role_name(workers) for workers in cohorts)]
         self._owns_group = group is None
-        mark = uuid.uuid4().hex[:8]  # two fleets may have the same label
+        mark = uuid.uuid4().hex[:8]  # fleets may share a label
         logger.info("starting %d actors", count)
         if group is None:
             cpus, gpus = shares(self.layout, count, device)
@@ -105,25 +105,25 @@ class Fleet:
                 "num_cpus": cpus,
                 "num_gpus": gpus,
                 "scheduling_strategy": strategy,
-                # Ray starts those again that die, on another node if theirs is lost; the fleet counts how often.
+                # Ray restarts actors that die, on another node if theirs is lost; the fleet counts how often.
                 "max_restarts": -1,
             }
 
         threads = max(1, int(cpus))
-        # Handles are Any: Ray makes their methods at run time.
+        # Handles are Any: Ray creates their methods at run time.
         self.server: Any = ray.remote(ServerActor).options(**options(0)).remote(threads)
         self.workers: list[Any] = [
             ray.remote(WorkerActor).options(**options(index)).remote(threads) for index in range(1, count)
         ]
         try:
-            self.revive(patience=max(self.patience, START_SECONDS))  # many actors take long to start on few CPUs
+            self.reconnect(timeout=max(self.timeout, START_SECONDS))  # many actors take long to start on few CPUs
         except BaseException:
             self.close()
             raise
 
     @classmethod
     def for_setup(cls, setup: Setup, supervision: Supervision = Supervision()) -> "Fleet":
-        """A fleet laid out as a setup says."""
+        """A fleet with the layout of a setup."""
         layout = setup.actors or Actors()
         trained = len(setup.trained)
         count = math.ceil(trained / layout.workers_per_actor)
@@ -148,7 +148,7 @@ class Fleet:
                 waited = f" after {PLACEMENT_SECONDS:g} s"
         raise FleetError(
             f"no room for {count} actors of {cpus:g} CPUs and {gpus:g} GPUs each{waited}: "
-            f"{_room()}; pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
+            f"{_capacity()}; pack more workers into an actor (actors.workers_per_actor) or reserve less for each "
             "(actors.cpus_per_actor, actors.gpus_per_actor)"
         )
 
@@ -157,92 +157,95 @@ class Fleet:
         """The actors by rank: the server, then the worker actors."""
         return [self.server, *self.workers]
 
-    def revive(self, silent: bool = False, patience: float | None = None) -> dict[str, str]:
-        """Wait until all actors answer, replaced where need be, and connect them with each other.
+    def reconnect(self, timed_out: bool = False, timeout: float | None = None) -> dict[str, str]:
+        """Wait until all actors answer, restart those that do not, and connect them to each other.
 
         Args:
-            silent: whether actors that do not answer soon are to be replaced.
-            patience: after so many seconds the others are; by default as long as any call may take.
+            timed_out: whether one was lost because it did not respond: actors then have little time to answer.
+            timeout: otherwise actors that do not answer for this many seconds are restarted; by default as for calls.
 
         Returns:
-            The actors that were replaced since the fleet was connected the last time, each with the story in words.
+            A message for each actor that was replaced since the fleet was last connected, by role.
 
         Raises:
-            FleetError: an actor has no place in the cluster, or did not come back.
+            FleetError: the cluster has no room for an actor, or it did not come back.
         """
-        before, last = self.places, None
+        before, last = self.locations, None
         for _ in range(CONNECTIONS):
-            places = self._whereabouts(ANSWER_SECONDS if silent else patience or self.patience)
+            locations = self._find_actors(ANSWER_SECONDS if timed_out else timeout or self.timeout)
             try:
-                self._connect(places)
-            except ActorLost as loss:  # in the meantime
+                self._connect(locations)
+            except ActorLost as loss:  # another one, meanwhile
                 last = loss
                 continue
             return {
                 role: f"actor {role!r} was lost ({_process(old)}) and is back ({_process(new)})"
-                for role, old, new in zip(self.roles, before, places, strict=False)
+                for role, old, new in zip(self.roles, before, locations, strict=False)
                 if _process(old) != _process(new)
             }
         raise FleetError(f"the actors of the fleet could not be connected in {CONNECTIONS} attempts: {last}") from last
 
-    def _whereabouts(self, patience: float) -> list[dict[str, Any]]:
-        """Where the actors are, once all are there.
+    def _find_actors(self, timeout: float) -> list[dict[str, Any]]:
+        """The locations of all actors, once all have answered.
 
         Args:
-            patience: actors that seem to run are started anew if they are silent so many seconds after the last answer.
+            timeout: running actors that do not answer for this many seconds after the last answer are restarted.
         """
         found: dict[int, dict[str, Any]] = {}
-        asked = {member.whereabouts.remote(): rank for rank, member in enumerate(self.members)}
-        down: dict[int, str] = {}  # actors that are being started, and what Ray said of them
-        heard = placed = time.monotonic()
-        while asked:
-            done, _ = ray.wait(list(asked), num_returns=1, timeout=1.0)
-            there = self.group.wait(PLACED_SECONDS)
+        calls = {member.location.remote(): rank for rank, member in enumerate(self.members)}
+        restarting: dict[int, str] = {}  # with Ray's message
+        answered = placed = time.monotonic()
+        while calls:
+            done, _ = ray.wait(list(calls), num_returns=1, timeout=1.0)
+            has_room = self.group.wait(PLACED_SECONDS)
             now = time.monotonic()
             for reference in done:
-                rank = asked.pop(reference)
+                rank = calls.pop(reference)
                 try:
                     found[rank] = ray.get(reference)
-                    heard = now
+                    answered = now
                 except RayActorError as error:
-                    down[rank] = " ".join(str(error).split())
+                    restarting[rank] = " ".join(str(error).split())
                     time.sleep(0.2)
-                    asked[self.members[rank].whereabouts.remote()] = rank
-            if there:
+                    calls[self.members[rank].location.remote()] = rank
+            if has_room:
                 placed = now
             else:
-                heard = now  # some are nowhere yet where they could answer
-            silent = [rank for rank in asked.values() if rank not in down]
+                answered = now  # some cannot run yet
+            silent = [rank for rank in calls.values() if rank not in restarting]
             if now - placed > PLACEMENT_SECONDS:
-                raise FleetError(f"no room for {self._named(asked.values())} after {PLACEMENT_SECONDS:g} s: {_room()}")
-            if silent and now - heard > patience:
+                raise FleetError(
+                    f"no room for {self._named(calls.values())} after {PLACEMENT_SECONDS:g} s: {_capacity()}"
+                )
+            if silent and now - answered > timeout:
                 for rank in silent:
                     ray.kill(self.members[rank], no_restart=False)
-                    down[rank] = "it was silent, and is started anew"
-                heard = now
-            if now - heard > max(patience, RETURN_SECONDS):
-                said = next(iter(down.values()), "")
+                    restarting[rank] = "it did not respond and was restarted"
+                answered = now
+            if now - answered > max(timeout, RETURN_SECONDS):
+                message = next(iter(restarting.values()), "")
                 raise FleetError(
-                    f"did not come back within {now - heard:.0f} s: {self._named(asked.values())}; {_room()}. {said}"
+                    f"did not come back within {now - answered:.0f} s: {self._named(calls.values())}; "
+                    f"{_capacity()}. {message}"
                 )
         return [found[rank] for rank in range(len(self.members))]
 
     def _named(self, ranks: Iterable[int]) -> str:
         return ", ".join(self.roles[rank] for rank in sorted(ranks))
 
-    def _connect(self, places: list[dict[str, Any]]) -> None:
-        meeting = arrange(places, self.patience)
-        port, path = self.call([self.server.serve.remote(meeting)], self.patience)[0]
-        joining = [member.join.remote(meeting, port, path, rank) for rank, member in enumerate(self.members)]
-        self.call(joining, self.patience)
-        self.places = places
-        self.joined = True
+    def _connect(self, locations: list[dict[str, Any]]) -> None:
+        rendezvous = plan(locations, self.timeout)
+        port, path = self.call([self.server.listen.remote(rendezvous)], self.timeout)[0]
+        connecting = [member.connect.remote(rendezvous, port, path, rank) for rank, member in enumerate(self.members)]
+        self.call(connecting, self.timeout)
+        self.locations = locations
+        self.connected = True
 
     def layout_for(self, workers: int) -> Actors:
-        """The layout that describes a run of so many workers that train on this fleet.
+        """The layout of a run with `workers` training workers on this fleet.
 
         Raises:
-            FleetError: no even spread uses all of the fleet's actors, and no more.
+            FleetError: they cannot be spread evenly over exactly the fleet's actors.
         """
         packed = math.ceil(workers / self.size)
         if math.ceil(workers / packed) != self.size:
@@ -252,24 +255,24 @@ class Fleet:
             )
         return self.layout.model_copy(update={"workers_per_actor": packed})
 
-    def call(self, references: Sequence[Any], patience: float = math.inf, straggling: float = math.inf) -> list[Any]:
+    def call(self, references: Sequence[Any], timeout: float = math.inf, straggling: float = math.inf) -> list[Any]:
         """The results of calls to actors, in order.
 
         Args:
             references: of the calls.
-            patience: after so many seconds actors that have not answered count as lost.
-            straggling: the same, from the first answer on.
+            timeout: after this many seconds actors that have not answered count as lost.
+            straggling: the same, counted from the first answer.
 
         Raises:
             ActorLost: an actor was lost.
-            Exception: what an actor raised, itself.
+            Exception: what an actor's own code raised.
         """
         waiting = list(references)
         failure: Exception | None = None
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while waiting and time.monotonic() < deadline:
-            # One failure makes the others' transfers fail as well, most at once; the one to report is that which is
-            # not a consequence, so the others are heard too, for a while.
+            # When one actor fails, transfers of the others fail as well, most of them at once. To report the cause and
+            # not a consequence, collect the others' errors for a while.
             wait = min(1.0, deadline - time.monotonic()) if failure is None else 0.1
             done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, wait))
             if done and failure is None:
@@ -277,16 +280,16 @@ class Fleet:
             try:
                 ray.get(done)
             except RayError as error:
-                self.joined = False
-                failure = more_telling(failure, error)
-                grace = SILENCE_SECONDS if is_silence(error) else GRACE_SECONDS
+                self.connected = False
+                failure = root_cause(failure, error)
+                grace = TIMEOUT_GRACE_SECONDS if is_timeout(error) else GRACE_SECONDS
                 deadline = min(deadline, time.monotonic() + grace)
         if failure is not None:
-            raise reason(failure)
+            raise actor_error(failure)
         if waiting:
-            self.joined = False
-            late = min(patience, straggling)
-            raise ActorLost(f"an actor of the fleet did not answer within {late:g} s", silent=True)
+            self.connected = False
+            late = min(timeout, straggling)
+            raise ActorLost(f"an actor of the fleet did not answer within {late:g} s", timed_out=True)
         return ray.get(list(references))
 
     def prepare(
@@ -295,16 +298,16 @@ class Fleet:
         data: Any,
         tags: dict[str, str],
         parameters: Any = None,
-        healthy: int = 0,
+        faults_from: int = 0,
     ) -> list[range]:
-        """Get all actors ready for a run; returns which workers each holds.
+        """Prepare all actors for a run; returns the workers of each.
 
         Args:
             setup: the setup of the run.
             data: the data set or, better, a reference to it in Ray's object store.
             tags: of the run's live metrics.
-            parameters: the initial parameters, if not PyTorch's.
-            healthy: before this step no actor fails by declaration.
+            parameters: the initial parameters, by default PyTorch's initialisation.
+            faults_from: from this step on, crashes and hangs that the setup declares happen.
 
         Raises:
             FleetError: there are fewer workers than actors.
@@ -313,24 +316,24 @@ class Fleet:
         trained = len(setup.trained)
         if trained < self.size:
             raise FleetError(f"a fleet of {self.size} worker actors cannot hold {trained} workers")
-        if not self.joined:
-            self.revive()
+        if not self.connected:
+            self.reconnect()
         cohorts = split(trained, self.size)
         description, paths = setup.describe(), list(sys.path)
         self.columns, *_ = self.call(
             [
                 self.server.prepare.remote(description, paths, cohorts, data, parameters, tags),
                 *(
-                    actor.prepare.remote(description, paths, cohorts, data, healthy, tags, role)
+                    actor.prepare.remote(description, paths, cohorts, data, faults_from, tags, role)
                     for actor, role in zip(self.workers, self.roles[1:], strict=True)
                 ),
             ],
-            self.patience,
+            self.timeout,
         )
         return cohorts
 
     def close(self) -> None:
-        """End the actors and give their resources back."""
+        """Kill the actors and free their resources."""
         for actor in self.members:
             ray.kill(actor)
         if self._owns_group:
@@ -354,7 +357,7 @@ def role_name(workers: range) -> str:
 
 
 def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
-    """The CPUs and GPUs that each of `count` actors reserves: as the layout says, else an even share of the cluster."""
+    """The CPUs and GPUs that each of `count` actors reserves: the layout's, else an even share of the cluster."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = layout.cpus_per_actor, layout.gpus_per_actor
     if cpus is None:
@@ -366,17 +369,17 @@ def shares(layout: Actors, count: int, device: str) -> tuple[float, float]:
 
 
 def bundle(cpus: float, gpus: float) -> dict[str, float]:
-    """The resources of one actor, as placement groups want them: none of which there is nothing."""
+    """The resources of one actor, as a placement group's bundle: without those that are 0."""
     return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
 
 
 def room(wanted: Mapping[str, float]) -> int:
-    """How many actors that reserve this the nodes of the cluster hold while nothing else is there."""
+    """How many actors that reserve `wanted` fit on the cluster's nodes if nothing else runs there."""
     return sum(_fitting(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])
 
 
 def _fitting(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    """How many of them a node holds; none straddles two GPUs."""
+    """How many of them fit on a node; none spans two GPUs."""
     fitting = [int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()]
     if 0 < wanted.get("GPU", 0) < 1:
         fitting.append(int(node.get("GPU", 0)) * int(1 / wanted["GPU"] + 1e-9))
@@ -384,17 +387,17 @@ def _fitting(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
 
 
 def largest_share(units: Sequence[float], count: int) -> float:
-    """The largest share, at most 1, that fits `count` times into units none of which it may straddle; 0 without units.
+    """The largest share, at most 1, that fits `count` times into units without spanning two of them; 0 without units.
 
     Units are the CPUs of each node, or single GPUs: 10 actors on 3 GPUs get a quarter each, not 0.3.
     """
-    # Some unit is filled by a whole number of shares. Ray counts in ten-thousandths.
+    # At the optimum some unit is filled by a whole number of shares. Ray counts in ten-thousandths.
     candidates = {math.floor(min(1.0, unit / k) * 10_000) / 10_000 for unit in units for k in range(1, count + 1)}
     fitting = (share for share in candidates if share and sum(int(unit / share + 1e-9) for unit in units) >= count)
     return max(fitting, default=0.0)
 
 
-def _room() -> str:
+def _capacity() -> str:
     there, free = _resources(ray.cluster_resources()), _resources(ray.available_resources())
     return f"the cluster has {there}, of which free {free}"
 

@@ -1,7 +1,7 @@
-"""What Ray's workers import: what is installed there comes before modules of the same name in the user's folder.
+"""What Ray's workers import: installed modules before modules of the same name in the user's folder.
 
-Ray puts the driver's script folder and its working folder first on the `sys.path` of its workers. Were an `actors.py`
-or a `pandas.py` to lie there, actors would import that.
+Ray puts the driver's script folder and its working folder first on the `sys.path` of its workers. An `actors.py` or a
+`pandas.py` there would be imported by actors instead of the installed one.
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Any
 
 
 def worker_environment(address: str | None) -> dict[str, Any] | None:
-    """The runtime environment of a driver's job: none, unless its folders hold names of installed modules.
+    """The runtime environment of a driver's job: None, unless its folders hold names of installed modules.
 
-    Workers that need an environment of their own are not those that Ray has started beforehand.
+    With a runtime environment Ray cannot use the workers that it has prestarted.
 
     Args:
         address: of the cluster; a client's server (``ray://``) starts the driver in a folder of its own.
@@ -26,7 +26,7 @@ def worker_environment(address: str | None) -> dict[str, Any] | None:
 
 
 def shadowing() -> list[str]:
-    """The modules in the driver's folders that Ray's workers would import instead of others of the same name."""
+    """The modules in the driver's folders that would shadow installed ones in Ray's workers."""
     found = []
     for folder in {Path.cwd(), Path(sys.argv[0]).resolve().parent}:
         others = [entry for entry in sys.path if Path(entry).resolve() != folder]
@@ -36,9 +36,9 @@ def shadowing() -> list[str]:
 
 
 def _installed_first() -> Callable[[], None]:
-    """What a worker is to call before Ray puts the driver's folders first.
+    """A function for workers to call before Ray puts the driver's folders first.
 
-    It is made here, not defined in the module, so that Ray sends it by value, to nodes too where byzray is missing.
+    It is defined inside a function so that Ray sends it by value, even to nodes without byzray.
     """
 
     def installed_first() -> None:

@@ -11,12 +11,12 @@ from byzray.recording.update import Update
 from byzray.runs.directory import RunDirectory
 from byzray.setups import Setup
 
-# What variance-norm ratios are of, and what the metrics call it.
+# Names of variance-norm ratios, and of their columns.
 RATIOS = {"sampled": "Sampled", "submitted": "Honest"}
 
 
 def run_tags(setup: Setup, sweep: str) -> dict[str, str]:
-    """The tags of a run's metrics: sweep (empty for a single run), its directory, rule and attack, seed."""
+    """The tags of a run's metrics: sweep (empty for a single run), run directory, rule and attack, seed."""
     return {"sweep": sweep, "run": RunDirectory.name(setup), "setup": setup.matchup(), "seed": str(setup.seed)}
 
 
@@ -25,7 +25,7 @@ class Monitor(Source):
 
     Args:
         setup: the setup, with its seed.
-        sweep: that the run is part of.
+        sweep: the sweep of which the run is part.
     """
 
     def __init__(self, setup: Setup, sweep: str = "") -> None:
@@ -35,10 +35,10 @@ class Monitor(Source):
         self.last: Update | None = None
         self.running = True
         self.lock = threading.Lock()
-        self.spent: Timings = defaultdict(float)  # since this was published last
+        self.spent: Timings = defaultdict(float)  # since the last publication
 
     def show(self, update: Update) -> None:
-        """Take up how far the run is."""
+        """Publish this state of the run from now on."""
         if self.last is None:
             self.begin()
         self.last = update

@@ -1,4 +1,4 @@
-"""The nodes of the cluster: a function run once on each, and which of them see a folder of this machine."""
+"""The nodes of the cluster: run a function once on each, and check which share a folder with this machine."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ class Node(NamedTuple):
     Attributes:
         id: Ray's.
         address: the node's.
-        name: the address, with the beginning of the id where several nodes share it.
+        name: the address, with the start of the id if several nodes share it.
     """
 
     id: str
@@ -31,11 +31,11 @@ class Node(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What came of a function on every node.
+    """The outcome of a function on every node.
 
     Attributes:
         found: what it returned.
-        failed: why there is none from the others.
+        failed: the reason, for nodes where it failed.
     """
 
     found: dict[Node, Any]
@@ -43,16 +43,11 @@ class Answers(NamedTuple):
 
 
 def nodes() -> list[Node]:
-    """The nodes that the cluster believes to be alive, by name."""
+    """The nodes that Ray reports as alive, by name."""
     known = [(node["NodeID"], node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]]
     sharers = Counter(address for _, address in known)
     named = [Node(id, at, f"{at} ({id[:6]})" if sharers[at] > 1 else at) for id, at in known]
     return sorted(named, key=lambda node: node.name)
-
-
-def on_node(node: Node) -> dict[str, Any]:
-    """The options of a task or actor that runs on a node, beside whatever else runs there, or not at all."""
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False)}
 
 
 def on_every_node(
@@ -62,60 +57,58 @@ def on_every_node(
     each: dict[Node, Any] | None = None,
     seconds: float = ANSWER_SECONDS,
 ) -> Answers:
-    """Run a function once on every node.
+    """Run a function once on every node, even if all its CPUs are reserved.
 
     Args:
         function: what to run.
-        arguments: what it is given.
+        arguments: its arguments.
         among: the nodes to run it on; by default all that are alive.
-        each: what the function is given on each node, after `arguments`.
-        seconds: nodes that take longer count as failed.
+        each: one more argument for each node.
+        seconds: nodes that take longer count as failed, and their calls are cancelled.
     """
     remote = ray.remote(function)
     calls = {}
     for node in nodes() if among is None else among:
-        options = {"name": f"{function.__name__} on {node.name}", "max_retries": 0, **on_node(node)}
+        options = {
+            "name": f"{function.__name__} on {node.name}",
+            "num_cpus": 0,
+            "max_retries": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False),
+        }
         calls[node] = remote.options(**options).remote(*arguments, *([each[node]] if each else ()))
-    return answers(calls, seconds)
-
-
-def answers(calls: dict[Node, Any], seconds: float = ANSWER_SECONDS) -> Answers:
-    """What became of calls, one to each node; those that take longer are cancelled."""
-    there = set(ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds)[0]) if calls else set()
+    done = set(ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds)[0]) if calls else set()
     found, failed = {}, {}
     for node, call in calls.items():
         try:
-            if call in there:
+            if call in done:
                 found[node] = ray.get(call)
                 continue
             failed[node] = f"no answer in {seconds:g} s"
+            with suppress(RayError):
+                ray.cancel(call, force=True)
         except RayTaskError as error:
             failed[node] = f"{type(error.cause).__name__}: {error.cause}"
         except RayError as error:
             failed[node] = next(iter(str(error).splitlines()), type(error).__name__)
-    for call in calls.values():
-        if call not in there:
-            with suppress(RayError, ValueError):  # an actor has no such end
-                ray.cancel(call, force=True)
     return Answers(found, failed)
 
 
 def unshared(folder: Path) -> list[str]:
-    """The nodes on which a folder of this process is another one, is missing, or cannot be written to.
+    """The nodes on which a folder of this process is a different one, is missing, or cannot be written to.
 
     Raises:
         OSError: this process cannot write to it.
     """
     bad = sharing(folder)[1]
-    alive = nodes()  # one that was lost meanwhile shares nothing, and computes nothing either
+    alive = nodes()  # a node that was lost meanwhile does not count: no run will be on it
     return [node.name for node in bad if node in alive]
 
 
 def sharing(folder: Path, among: Iterable[Node] | None = None) -> tuple[list[Node], dict[Node, str]]:
     """The nodes that share a folder with this process, and why the others do not.
 
-    Both sides write a file that the other one has to find. The names are new, so that no cache of a network file system
-    knows that they are missing.
+    Each side writes a file that the other one has to find. The names are random, so that no cache of a network file
+    system holds that they are missing.
 
     Raises:
         OSError: this process cannot write to the folder.
@@ -131,7 +124,7 @@ def sharing(folder: Path, among: Iterable[Node] | None = None) -> tuple[list[Nod
             if reason:
                 bad[node] = reason
             elif not Path(theirs[node]).is_file():
-                bad[node] = f"what it writes to {folder} is not seen here"
+                bad[node] = f"what it writes to {folder} is not visible here"
         return [node for node in asked if node not in bad], bad
     finally:
         for path in (mine, *map(Path, theirs.values())):
@@ -140,14 +133,14 @@ def sharing(folder: Path, among: Iterable[Node] | None = None) -> tuple[list[Nod
 
 
 def reply(path: str, mark: str, answer: str) -> str:
-    """Answer a file that another process wrote with another one; returns why that cannot be done."""
+    """Read the file that another process wrote, and create another one; returns why that failed, or ""."""
     folder = os.path.dirname(path)
     try:
         with open(path) as file:
             if file.read() != mark:
-                return f"{folder} is another folder there"
+                return f"{folder} is a different folder there"
     except FileNotFoundError:
-        return f"{folder} is another folder there" if os.path.isdir(folder) else f"{folder} is missing there"
+        return f"{folder} is a different folder there" if os.path.isdir(folder) else f"{folder} is missing there"
     except OSError as error:
         return f"{folder} cannot be read there: {error.strerror}"
     try:

@@ -1,8 +1,8 @@
 """Live metrics, through Ray's metrics API.
 
-Ray exports them to Prometheus with the prefix `ray_`, and counters with the suffix `_total`. Nothing is set at a step:
-a thread sets all gauges of its process once a second, also while a step takes long or an actor hangs, as Ray forgets
-those that are not set again. A value that is not known is not exported.
+Ray exports them to Prometheus with the prefix `ray_`, and counters with the suffix `_total`. Steps set no gauges: a
+thread sets all gauges of its process once a second, because Ray drops those that are not set again, even while a step
+takes long or an actor hangs. Unknown values are not exported.
 """
 
 import math
@@ -20,7 +20,7 @@ RUN_TAGS = ("sweep", "run", "setup", "seed")
 # How often gauges are set, in seconds.
 PUBLISHING_SECONDS = 1.0
 
-# The names of gauges, after `byzray_`, with what they mean and what they are tagged with.
+# Gauges by name without the prefix `byzray_`: description and tags.
 GAUGES = {
     "running": ("1 while the run is computed, 0 when it ended", RUN_TAGS),
     "diverged": ("1 once the parameters became non-finite", RUN_TAGS),
@@ -47,8 +47,8 @@ class Sample(NamedTuple):
 
     Attributes:
         name: of the gauge, see :data:`GAUGES`.
-        value: NaN or infinite: not known.
-        tags: all of the gauge's.
+        value: NaN or infinite if unknown.
+        tags: values of all tags of the gauge.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Sample(NamedTuple):
     tags: dict[str, str]
 
 
-@cache  # one of a name in a process
+@cache  # one per name and process
 def _gauge(name: str) -> Gauge:
     what, tags = GAUGES[name]
     return Gauge(f"byzray_{name}", f"{what}.", tags)
@@ -69,11 +69,11 @@ def counter(name: str) -> Counter:
 
 
 class Source(ABC):
-    """Something with gauges, which are published from :meth:`begin` to :meth:`end`; a context manager."""
+    """A source of gauges, which are published from :meth:`begin` to :meth:`end`; a context manager."""
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """The gauges as they are now; called by another thread."""
+        """The current values; called by another thread."""
 
     def __enter__(self) -> Self:
         self.begin()
@@ -83,16 +83,16 @@ class Source(ABC):
         self.end()
 
     def begin(self) -> None:
-        """Publish from now on."""
-        _publisher().sources[id(self)] = self
+        """Start publishing."""
+        _thread().sources[id(self)] = self
 
     def end(self) -> None:
-        """Publish once more, and then no more."""
-        if _publisher().sources.pop(id(self), None) is not None:
+        """Publish once more, then stop."""
+        if _thread().sources.pop(id(self), None) is not None:
             _publish(self)
 
 
-class _Publisher(threading.Thread):
+class _PublishingThread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="byzray metrics", daemon=True)
         self.sources: dict[int, Source] = {}
@@ -104,11 +104,11 @@ class _Publisher(threading.Thread):
                 _publish(source)
 
 
-@cache  # one in a process
-def _publisher() -> _Publisher:
-    publisher = _Publisher()
-    publisher.start()
-    return publisher
+@cache  # one per process
+def _thread() -> _PublishingThread:
+    thread = _PublishingThread()
+    thread.start()
+    return thread
 
 
 def _publish(source: Source) -> None:
@@ -119,15 +119,15 @@ def _publish(source: Source) -> None:
             _gauge(name).set(value, tags)
 
 
-class Beacon(Source):
-    """Tells which step an actor is at: one that hangs lags behind the others of its fleet.
+class MetricsPublisher(Source):
+    """Publishes the step that an actor is at: one that hangs falls behind the others of its fleet.
 
     Args:
         tags: of the run's metrics.
-        role: what the actor is called in its fleet.
+        role: the actor's role in its fleet, such as ``worker 3``.
 
     Attributes:
-        step: the step it is at.
+        step: the current step.
     """
 
     def __init__(self, tags: dict[str, str], role: str) -> None:

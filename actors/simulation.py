@@ -16,8 +16,8 @@ from torch import Tensor
 from actors.cluster import connect
 from actors.fleet import GRACE_SECONDS, Fleet
 from actors.monitoring import Monitor, run_tags
-from actors.server import Rescued, Stretch
-from actors.supervision import ActorLost, FleetError, Patience, Supervision
+from actors.server import Snapshot, Stretch
+from actors.supervision import ActorLost, FleetError, Supervision, Timeouts
 from byzray.data import data_root, load_data
 from byzray.datasets import Data
 from byzray.divergence import Divergence
@@ -40,14 +40,14 @@ T = TypeVar("T")
 class FleetSimulation:
     """A run on a fleet. Actors that are lost are replaced, and no bit of the run changes.
 
-    A worker actor gets its momentum back from the server, and the step under way is repeated. If the server is lost,
-    :class:`byzray.recording.simulation.StateLost` is raised as soon as the fleet is complete again: the run can go on
-    from a checkpoint.
+    Workers get their momentum back from the server, and the current step is repeated. If the server is lost,
+    :class:`byzray.recording.simulation.StateLost` is raised once the fleet is complete again: the run can continue from
+    a checkpoint.
 
     Args:
         setup: the setup.
-        data: its data set, put into Ray's object store here: once per node, whatever the number of actors; or a
-            reference to it there.
+        data: its data set, put into Ray's object store here, or a reference to it there: each node fetches it once,
+            whatever the number of actors.
         fleet: actors that no other run uses at the same time.
         parameters: the initial parameters (D,); by default PyTorch's initialisation for the setup's seed.
         sweep: that the run is part of.
@@ -69,23 +69,23 @@ class FleetSimulation:
         self.step_number = 0
         self.diverged: Divergence | None = None
         self.restarts = 0
-        self.patience = Patience(fleet.supervision.deadline)
-        self._story: list[str] = []
-        self._told = 0  # how much of the story was taken
+        self.timeouts = Timeouts(fleet.supervision.deadline)
+        self._events: list[str] = []
+        self._reported = 0  # how many of the events
         self._replaced: list[str] = []
         self._timings: Timings = defaultdict(float)
         self._tags = run_tags(setup, sweep)
         self._parameters = parameters
         self._environment: Environment = {}
-        self._healthy = 0
+        self._faults_from = 0
         self._data = data if isinstance(data, ObjectRef) else ray.put(data)
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        self._begin(lambda: self._prepare(self._healthy))
+        self._begin(lambda: self._prepare(self._faults_from))
 
     def _begin(self, work: Callable[[], None]) -> None:
-        """Do what needs no earlier state, until no actor is lost on the way."""
+        """Do work that needs no earlier state; repeat it as long as an actor is lost meanwhile."""
         while True:
             try:
                 return work()
@@ -93,9 +93,9 @@ class FleetSimulation:
                 self._count(loss)
                 self._replace(loss)
 
-    def _prepare(self, healthy: int) -> None:
-        self._healthy = healthy  # also if an actor is lost here
-        self.cohorts = self.fleet.prepare(self.setup, self._data, self._tags, self._parameters, healthy)
+    def _prepare(self, faults_from: int) -> None:
+        self._faults_from = faults_from  # first, as an actor may be lost below
+        self.cohorts = self.fleet.prepare(self.setup, self._data, self._tags, self._parameters, faults_from)
         self._environment = self._environment or self._call([self.fleet.server.environment.remote()])[0]
         self.step_number = 0
         self.diverged = None
@@ -111,20 +111,20 @@ class FleetSimulation:
                 return np.concatenate(parts)
 
     def _run(self, stop: int) -> NDArray[np.float64]:
-        fleet, start, silence = self.fleet, self.step_number, self.patience.step
-        named = self.setup.label()  # as dashboards show tasks; warm actors serve many runs
-        calls = [fleet.server.run.options(name=f"{named}: server").remote(stop, silence)]
+        fleet, start, timeout = self.fleet, self.step_number, self.timeouts.step
+        label = self.setup.label()  # names the tasks in dashboards, as a fleet computes many runs
+        calls = [fleet.server.run.options(name=f"{label}: server").remote(stop, timeout)]
         for actor, role in zip(fleet.workers, fleet.roles[1:], strict=True):
-            calls.append(actor.run.options(name=f"{named}: {role}").remote(start, stop, silence))
-        # The actors watch each other; this notices if all of them are silent.
-        stretch, *spent = fleet.call(calls, self.patience.stretch(stop - start) + GRACE_SECONDS, straggling=silence)
+            calls.append(actor.run.options(name=f"{label}: {role}").remote(start, stop, timeout))
+        # The actors time each other out; this one is for the case that none of them responds.
+        stretch, *spent = fleet.call(calls, self.timeouts.stretch(stop - start) + GRACE_SECONDS, straggling=timeout)
         self._account(stretch.spent, spent)
         return self._taken(stretch)
 
     def _account(self, of_server: dict[str, float], of_workers: list[dict[str, float]]) -> None:
-        """Add up where the time went.
+        """Add the seconds of each phase.
 
-        What the server waited for is gradients, as long as the slowest worker actor computed; the rest is transfer.
+        The server's wait counts as gradient as long as the slowest worker actor computed, and as transfer beyond that.
         """
         waited = of_server.pop("wait", 0.0)
         gradient = min(waited, max(spent.get("gradient", 0.0) for spent in of_workers))
@@ -136,59 +136,59 @@ class FleetSimulation:
 
     def _taken(self, stretch: Stretch) -> NDArray[np.float64]:
         if stretch.step > self.step_number:
-            self.patience.learn(stretch.slowest)
+            self.timeouts.learn(stretch.slowest)
         self.step_number = stretch.step
         self.diverged = self.diverged or stretch.diverged
-        # A server that is made ready again repeats what it found then.
-        self._story += [warning for warning in stretch.warnings if warning not in self._story]
+        # A server that is prepared again repeats its warnings.
+        self._events += [warning for warning in stretch.warnings if warning not in self._events]
         return stretch.rows
 
     def _recover(self, loss: ActorLost) -> NDArray[np.float64]:
-        """Replace what was lost, and get all actors to where the server is.
+        """Replace lost actors, and restore all workers to the server's current step.
 
         Returns:
-            the rows of the steps that were taken since the last stretch.
+            the rows of the steps taken since the last stretch.
 
         Raises:
             StateLost: the server was lost.
-            FleetError: too many were lost.
+            FleetError: actors were lost too often.
         """
-        rescued: Rescued | None = None
+        snapshot: Snapshot | None = None
         counted = False
         start, diverged = self.step_number, self.diverged
         while True:
             try:
                 self._replace(loss)
-                rescued = rescued or self._call([self.fleet.server.rescue.remote()])[0]
-                if rescued is None:
+                snapshot = snapshot or self._call([self.fleet.server.snapshot.remote()])[0]
+                if snapshot is None:
                     if not counted:
                         self._count(loss)
                     raise StateLost("the server was lost, and the state with it")
-                step = rescued.stretch.step
+                step = snapshot.stretch.step
                 if not (counted or self._declared(step)):
                     self._count(loss)
                 counted = True
-                self._prepare(healthy=max(self._healthy, step + 1))
-                self._restore(rescued.state, step)
+                self._prepare(faults_from=max(self._faults_from, step + 1))
+                self._restore(snapshot.state, step)
                 self.diverged = diverged
-                rows = self._taken(rescued.stretch)
+                rows = self._taken(snapshot.stretch)
                 return rows[rows[:, 0] >= start]
             except ActorLost as another:
                 self._count(another)
                 counted, loss = True, another
 
     def _replace(self, loss: ActorLost) -> None:
-        self._story.append(f"after step {self.step_number}: {loss}")
-        if loss.silent:
-            self.patience.double()
-        replaced = self.fleet.revive(loss.silent, self.patience.step)
-        self._story += replaced.values()
+        self._events.append(f"after step {self.step_number}: {loss}")
+        if loss.timed_out:
+            self.timeouts.double()
+        replaced = self.fleet.reconnect(loss.timed_out, self.timeouts.step)
+        self._events += replaced.values()
         self._replaced += replaced
 
     def _declared(self, step: int) -> bool:
-        """Whether the setup has some actor crash or hang at this step, where it has not done so yet."""
+        """Whether the setup declares a crash or a hang at this step that has not happened yet."""
         faults = self.setup.faults
-        if faults is None or step < self._healthy:
+        if faults is None or step < self._faults_from:
             return False
         return not {"crash", "hang"}.isdisjoint(faults.at(step).values())
 
@@ -196,10 +196,10 @@ class FleetSimulation:
         self.restarts += 1
         limit = self.fleet.supervision.restarts
         if self.restarts > limit:
-            raise FleetError("\n".join([f"actors were lost more than {limit} times", *self._story])) from loss
+            raise FleetError("\n".join([f"actors were lost more than {limit} times", *self._events])) from loss
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """The result of some calls to actors, once none of them was lost on the way."""
+    def _retrying(self, work: Callable[[], T]) -> T:
+        """The result of calls to actors; after a recovery they are repeated."""
         while True:
             try:
                 return work()
@@ -207,8 +207,8 @@ class FleetSimulation:
                 self._recover(loss)
 
     def take_events(self) -> list[str]:
-        new = self._story[self._told :]
-        self._told = len(self._story)
+        new = self._events[self._reported :]
+        self._reported = len(self._events)
         return new
 
     def take_timings(self) -> Timings:
@@ -220,35 +220,35 @@ class FleetSimulation:
         return taken
 
     def evaluate(self) -> float:
-        return self._patiently(self._evaluate)
+        return self._retrying(self._evaluate)
 
     def _evaluate(self) -> float:
         buffers = mean_buffers(self._worker_state(), self.setup.honest) if self.setup.model.training else {}
         began = time.monotonic()
-        accuracy: float = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.patience.evaluation)[0]
-        self.patience.learn_evaluation(time.monotonic() - began)
+        accuracy: float = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.timeouts.evaluation)[0]
+        self.timeouts.learn_evaluation(time.monotonic() - began)
         return accuracy
 
     def parameters(self) -> NDArray[np.float32]:
-        # A copy, as what Ray returns is read-only and keeps its place in the object store.
-        return self._patiently(lambda: self._call([self.fleet.server.parameters.remote()])[0].copy())
+        # A copy: what Ray returns is read-only and occupies the object store.
+        return self._retrying(lambda: self._call([self.fleet.server.parameters.remote()])[0].copy())
 
     def columns(self) -> Sequence[str]:
         return self.fleet.columns
 
     def _call(self, references: Sequence[Any]) -> list[Any]:
-        return self.fleet.call(references, self.patience.call)
+        return self.fleet.call(references, self.timeouts.call)
 
     def _worker_state(self) -> State:
         parts = self._call([actor.state.remote() for actor in self.fleet.workers])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def state(self) -> State:
-        return self._patiently(lambda: {**self._call([self.fleet.server.state.remote()])[0], **self._worker_state()})
+        return self._retrying(lambda: {**self._call([self.fleet.server.state.remote()])[0], **self._worker_state()})
 
     def restore(self, state: State, step: int) -> None:
         def start_there() -> None:
-            self._prepare(self._healthy)
+            self._prepare(self._faults_from)
             self._restore(state, step)
 
         self._begin(start_there)
@@ -258,25 +258,25 @@ class FleetSimulation:
         of_server = {name: tensor for name, tensor in state.items() if name not in of_workers}
         calls: list[Any] = [self.fleet.server.restore.remote(of_server, of_workers, step)]
         for actor, workers in zip(self.fleet.workers, self.cohorts, strict=True):
-            # Cloned, as a slice of a tensor is pickled with all that it is a slice of.
+            # Cloned: a slice is pickled with its whole storage.
             own = {name: tensor[workers.start : workers.stop].clone() for name, tensor in of_workers.items()}
             calls.append(actor.restore.remote(own))
         self._call(calls)
         self.step_number = step
 
     def environment(self) -> Environment:
-        return {**self._environment, "actors": self.fleet.places}
+        return {**self._environment, "actors": self.fleet.locations}
 
 
 def expect_importable(setup: Setup) -> None:
-    """Check that actors, which import the user's own classes by their names, can do so.
+    """Check that actors can import the user's own classes.
 
     Raises:
-        SetupError: a class stands in the script that is run, in a notebook, or in a function.
+        SetupError: a class is defined in the script that is run, in a notebook, or in a function.
     """
     mistakes = [
-        f"{field}: got {option.written()!r}, expected a class in a module, as every actor imports it by its name: "
-        "put it into a file next to this one"
+        f"{field}: got {option.written()!r}, expected a class in a module, which every actor can import: "
+        "move it to a file next to this one"
         for field, options in setup.options().items()
         for option in options
         if option.written().startswith("__main__:") or "<locals>" in option.written()
@@ -304,19 +304,19 @@ def simulate(
     Args:
         setup: the setup.
         seed: replaces the setup's seed.
-        fleet: warm actors to use, on which the workers are spread evenly; by default a fleet is started for this run,
-            and ended after it.
-        address: of a running Ray cluster, see :func:`actors.connect`; none is started if the run is already there.
-        supervision: when actors count as lost, and how often they are replaced; a fleet that is given has its own.
+        fleet: warm actors, over which the workers are spread evenly; by default a fleet is started for this run and
+            closed after it.
+        address: of a running Ray cluster, see :func:`actors.connect`; not used if the finished run is in `output`.
+        supervision: when actors count as lost, and how often they are replaced; a given fleet has its own.
         output, data, download, resume, checkpoints, progress: as in :func:`byzray.simulate`.
 
     Returns:
         The same as :func:`byzray.simulate`.
 
     Raises:
-        SetupError: a class of the user's own cannot be imported by actors.
-        actors.FleetError: the cluster has no room, or actors were lost for good.
-        Exception: whatever :func:`byzray.simulate` raises.
+        SetupError: actors cannot import a class of the user's.
+        actors.FleetError: the cluster has no room, or actors were lost too often.
+        Exception: what :func:`byzray.simulate` raises.
     """
     layout = fleet.layout_for(len(setup.trained)) if fleet is not None else setup.actors or Actors()
     setup = setup.changed(actors=layout.model_dump(), seed=setup.seed if seed is None else seed)
@@ -338,7 +338,7 @@ def simulate(
         with shown(setup, progress, depth=1) as show:
 
             def report(update: Update) -> bool | None:
-                for monitor in monitors:  # none, where a run that is there already gets its figure
+                for monitor in monitors:  # none if the run was finished before
                     monitor.show(update)
                 return show(update)
 

@@ -5,10 +5,10 @@ import signal
 import time
 from typing import Any
 
-from actors.channel import Layout, WorkerChannel
+from actors.buffers import Layout
+from actors.channel import WorkerChannel
+from actors.local_peers import PeerLost
 from actors.member import Member, resolve
-from actors.near import PeerLost
-from actors.publishing import Beacon
 from byzray.cohort import Cohort
 from byzray.datasets import Data
 from byzray.devices import pick_device
@@ -25,10 +25,10 @@ class WorkerActor(Member):
         """The workers.
 
         Raises:
-            PeerLost: this actor was started anew since it was made ready.
+            PeerLost: this actor was restarted since :meth:`prepare`.
         """
         if self.prepared is None:
-            raise PeerLost("this actor was started anew")
+            raise PeerLost("this actor was restarted")
         return self.prepared
 
     def prepare(
@@ -37,61 +37,61 @@ class WorkerActor(Member):
         import_paths: list[str],
         cohorts: list[range],
         data: Data,
-        healthy: int,
+        faults_from: int,
         tags: dict[str, str],
         role: str,
     ) -> None:
-        """Get ready for a run from its first step.
+        """Prepare a run from its first step.
 
         Args:
             description, import_paths: of the setup.
-            cohorts: which workers the actors of ranks 1, 2, ... hold.
+            cohorts: the workers of the actors of ranks 1, 2, ...
             data: the data set.
-            healthy: before this step, crashes and hangs that the setup declares do not happen (any more).
-            tags, role: what this actor's metrics are tagged with.
+            faults_from: from this step on, crashes and hangs that the setup declares happen.
+            tags, role: of this actor's metrics.
         """
-        with self.leaving_on_failure():
-            self.check_joined()
+        with self.disconnecting_on_failure():
+            self.check_connected()
             self.setup = resolve(description, import_paths)
             device = pick_device(self.setup.device)
-            self.healthy = healthy
-            cohort = Cohort(self.setup, cohorts[self.group.rank - 1], data, device)
+            self.faults_from = faults_from
+            cohort = Cohort(self.setup, cohorts[self.connections.rank - 1], data, device)
             layout = Layout.of(self.setup, cohort.gradients.network, cohorts)
-            self.channel = WorkerChannel(self.group, cohort, layout, device)
-            self.light(Beacon(tags, role))
+            self.channel = WorkerChannel(self.connections, layout, device, self.setup.divergence == "stop")
+            self.publish(tags, role)
             self.prepared = cohort
 
-    def run(self, start: int, stop: int, patience: float) -> dict[str, float]:
-        """Take the steps from `start` to `stop`, exclusive, together with the rest of the fleet.
+    def run(self, start: int, stop: int, timeout: float) -> dict[str, float]:
+        """Take the steps from `start` to `stop`, exclusive, together with the other actors.
 
         Args:
             start, stop: the steps.
-            patience: for how many seconds the server may be silent.
+            timeout: the server counts as lost if it sends nothing for this many seconds.
 
         Returns:
             the seconds of each phase.
         """
-        with self.leaving_on_failure():
-            cohort = self.cohort
-            self.channel.patience = patience
+        with self.disconnecting_on_failure():
+            cohort, channel = self.cohort, self.channel
+            channel.timeout = timeout
             for step in range(start, stop):
-                point = self.channel.receive()
+                point = channel.receive()
                 if point is None:
-                    self.light(None)
+                    self.stop_publishing()
                     break
                 self.at_step(step)
                 self._fail_as_declared(step)
-                contribution = cohort.step(point, step, self.channel.submissions(step))
-                self.channel.send(contribution, step)
+                contribution = cohort.step(point, step, channel.submissions(step))
+                channel.send(contribution, cohort.state(), step)
                 # While the server aggregates.
                 cohort.draw(step + 1)
             if stop == self.setup.steps:
-                self.light(None)
+                self.stop_publishing()
             return cohort.watch.take()
 
     def _fail_as_declared(self, step: int) -> None:
-        """Crash or hang, once, if the setup says that a worker of this cohort does so at this step."""
-        if self.setup.faults is None or step < self.healthy:
+        """Crash or hang, once, if the setup declares it for a worker of this cohort at this step."""
+        if self.setup.faults is None or step < self.faults_from:
             return
         declared = self.setup.faults.at(step)
         kinds = {declared.get(worker) for worker in self.cohort.workers}
@@ -105,5 +105,5 @@ class WorkerActor(Member):
         return {name: tensor.cpu() for name, tensor in self.cohort.state().items()}
 
     def restore(self, state: State) -> None:
-        """Take up a state."""
+        """Restore a state."""
         self.cohort.restore(state)

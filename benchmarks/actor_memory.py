@@ -45,7 +45,7 @@ def main() -> None:
     for count in options.actors:
         with actors.Fleet("memory", split(count, count)) as fleet:
             actors.simulate(setup.changed(workers=count), fleet=fleet, data=options.data)
-            server, *workers = [psutil.Process(place["pid"]).memory_full_info().uss for place in fleet.places]
+            server, *workers = [psutil.Process(place["pid"]).memory_full_info().uss for place in fleet.locations]
             largest = max(stored.object_size for stored in list_objects(limit=10_000))
         row = (np.mean(workers), server, server + sum(workers), largest)
         table.add_row(str(count), *(f"{value / MB:.1f} MB" for value in row))

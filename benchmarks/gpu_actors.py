@@ -84,11 +84,11 @@ def measure(layout: str, device: str, data: Path) -> dict[str, Any]:
         used = memory_by_process()
         found = [
             {"actor": role, "pid": place["pid"], "gpus": place["gpus"], "memory": used.get(place["pid"], "not shown")}
-            for role, place in zip(fleet.roles, fleet.places, strict=True)
+            for role, place in zip(fleet.roles, fleet.locations, strict=True)
         ]
         disturbed = FleetSimulation(wanted, loaded, fleet)
         disturbed.advance(KILLED_AFTER)
-        os.kill(fleet.places[1]["pid"], signal.SIGKILL)
+        os.kill(fleet.locations[1]["pid"], signal.SIGKILL)
         disturbed.advance(STEPS)
         same = np.array_equal(disturbed.parameters(), expected_D)
         return {

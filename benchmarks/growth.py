@@ -303,7 +303,7 @@ def actors_point(root: Path, chunk: int, count: int) -> Figures:
             simulation.advance(chunk)
             # A stretch at a time, as in a run: each begins with a call of every actor.
             chunks = repeat(lambda: simulation.advance(simulation.step_number + chunk), 3, 9)
-            server, *workers = [psutil.Process(place["pid"]).memory_full_info().uss for place in fleet.places]
+            server, *workers = [psutil.Process(place["pid"]).memory_full_info().uss for place in fleet.locations]
     finally:
         ray.shutdown()
     memory = {"worker": fmean(workers), "server": server, "all": server + sum(workers)}

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.supervision import Patience
+from actors.supervision import Timeouts
 from byzray.setups import Setup
 from sweeps.storage import Storage
 
@@ -83,7 +83,7 @@ def end_trial(storage: Storage, trial: str) -> None:
 
 @dataclass
 class _Trial:
-    patience: Patience
+    patience: Timeouts
     fleet: bool
     silence: float = 0.0
     reported: bool = False
@@ -106,20 +106,20 @@ class Supervisor:
 
     Args:
         storage: of the sweep.
-        deadline: the user's, see :class:`actors.supervision.Patience`.
+        deadline: the user's, see :class:`actors.supervision.Timeouts`.
     """
 
     def __init__(self, storage: Storage, deadline: float | None) -> None:
         self.storage = storage
         self.deadline = deadline
         self._trials: dict[str, _Trial] = {}
-        self._patience: dict[str, Patience] = {}  # also of trials that will be tried again
+        self._patience: dict[str, Timeouts] = {}  # also of trials that will be tried again
         self._hung: dict[str, str] = {}
         self._looked = time.monotonic()
 
     def begins(self, trial: str, setup: Setup | None) -> None:
         """A trial begins, or begins again."""
-        patience = self._patience.setdefault(trial, Patience(self.deadline))
+        patience = self._patience.setdefault(trial, Timeouts(self.deadline))
         self._trials[trial] = _Trial(patience, fleet=setup is not None and setup.actors is not None)
 
     def reports(self, trial: str) -> None:

@@ -1,6 +1,6 @@
-"""What panels and dashboards have in common: how they look, and how they ask.
+"""What panels and dashboards have in common: their look and their queries.
 
-How the queries look follows from three properties of Ray's export:
+The form of the queries follows from three properties of Ray's export:
 
 - A gauge is forgotten about 20 s after it was last set. So the last value of what has ended is looked for in the whole
   range.

@@ -51,7 +51,7 @@ def progress() -> list[Any]:
     return [
         number(
             "State",
-            "*Running*, but the last step is minutes ago: it hangs, or its process was killed.",
+            "*Running* with a last step minutes ago: it hangs, or its process was killed.",
             state,
             units.Short,
             span=3,
@@ -59,15 +59,15 @@ def progress() -> list[Any]:
         ),
         number(
             "Last step",
-            "How long ago. Ray reports every ten seconds, so half a minute says nothing.",
+            "Time since the last step. Ray reports every ten seconds, so half a minute is normal.",
             f"time() - max(max_over_time({moved}))",
             units.Seconds,
             steps=LATE,
             span=3,
         ),
         number("Step", "Steps taken.", step, units.Short, span=3),
-        number("Done", "Share of its steps that are taken.", f"{step} / {steps}", units.PercentUnit, span=3),
-        number("Steps a second", "Of the last second or so.", pace, units.Short, 1, span=3),
+        number("Done", "Share of its steps taken so far.", f"{step} / {steps}", units.PercentUnit, span=3),
+        number("Steps a second", "Over the last second or so.", pace, units.Short, 1, span=3),
         number("Time left", "At that pace.", f"({steps} - {step}) / {pace}", CLOCK, span=3),
         number("Best accuracy", "Highest so far.", best, units.PercentUnit, 1, span=3),
         number("Restarts", "Actors that were lost and replaced.", restarts, units.Short, steps=ANY, span=3),
@@ -87,7 +87,7 @@ def learning() -> list[Any]:
         ),
         graph(
             "Loss",
-            "Average loss of the honest workers in the last step. Not finite where its line ends before the run.",
+            "Average loss of the honest workers in the last step. Not finite if its line ends before the run.",
             [("loss", f"max({of_run('loss')})")],
             units.Short,
             3,
@@ -95,7 +95,7 @@ def learning() -> list[Any]:
         ),
         graph(
             "Steps",
-            "Steps taken. A straight line is good; one that steps back returned to a checkpoint.",
+            "Steps taken. A straight line is good; a drop is a return to a checkpoint.",
             [("step", f"max({of_run('step')})"), ("of", f"max({of_run('steps')})")],
             units.Short,
             0,
@@ -137,8 +137,8 @@ def time_spent() -> list[Any]:
     return [
         graph(
             "Where the time goes",
-            "Share of the run's time, by phase; what is missing to 100 % is recording and control. On a fleet "
-            "*gradient* is the slowest worker's, and *transfer* what else the server waits for.",
+            "Share of the run's time, by phase; the rest to 100 % is recording and control. On a fleet "
+            "*gradient* is the slowest worker's, and *transfer* the rest of the server's wait.",
             [("{{phase}}", spent)],
             units.PercentUnit,
             0,
@@ -146,7 +146,7 @@ def time_spent() -> list[Any]:
         ),
         graph(
             "Time of a step",
-            "The same, divided by the steps a second.",
+            "The same, divided by the steps per second.",
             [("{{phase}}", f"{spent} / {pace}")],
             units.Seconds,
             stacked=True,
@@ -163,9 +163,9 @@ def actors() -> list[Any]:
     return [
         rows(
             "Actors",
-            "Each actor of the run's fleet; a run in one process has none. They tell their step now and then; all seem "
-            "some steps apart. Where a run stands still, it waits for the actor that is *behind*, or whose process is "
-            "gone, so that its *last report* is old.",
+            "Each actor of the run's fleet; a run in one process has none. They report their step from time to time, "
+            "so all appear some steps apart. A run that does not advance waits for the actor that is *behind*, or "
+            "for one whose process is gone, so that its *last report* is old.",
             ["actor"],
             [
                 Column("step", step),
@@ -178,14 +178,14 @@ def actors() -> list[Any]:
         ),
         graph(
             "Time in gradients by actor",
-            "Share of the time that each worker actor computes. One far above the others slows the run down.",
+            "Share of the time in which each worker actor computes. One far above the others slows the run down.",
             [("{{actor}}", gradients)],
             units.PercentUnit,
             0,
         ),
         graph(
             "Step of each actor",
-            "The lines lie upon each other. One that ends, or stays flat, belongs to an actor that hangs.",
+            "The lines coincide. One that ends, or stays flat, belongs to an actor that hangs.",
             [("{{actor}}", f"max by (actor) ({of_run('actor_step')})")],
             units.Short,
             0,

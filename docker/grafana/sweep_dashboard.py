@@ -28,7 +28,7 @@ STATES = {"waiting": "text", "running": "blue", "done": "green", "failed": "red"
 def build() -> Dashboard:
     return dashboard(
         "sweep",
-        "What runs, how far and how fast it is, what is stuck or failed. Click on a run to look into it.",
+        "What runs, how far and how fast it is, what is stuck or failed. Click on a run for its details.",
         "run",
         [variable("sweep", "Sweep", 'ray_byzray_step{sweep!=""}', everything=True)],
         {
@@ -87,7 +87,7 @@ def progress() -> list[Any]:
     return [
         number(
             "Runs",
-            "How many runs of the sweep are in which state. A run has failed when its retries have, too.",
+            "How many runs of the sweep are in which state. A run counts as failed after its last retry.",
             states,
             units.Short,
             legend="{{state}}",
@@ -98,7 +98,7 @@ def progress() -> list[Any]:
         number("Runs a minute", "Finished, over the last ten minutes.", f"60 * {pace}", units.Short, 1),
         number(
             "Time left",
-            "For the runs that wait or are under way, at the pace of the last ten minutes. Unknown until some finish.",
+            "For the waiting and active runs, at the pace of the last ten minutes. Unknown until some finish.",
             left,
             CLOCK,
         ),
@@ -111,7 +111,7 @@ def progress() -> list[Any]:
         ),
         graph(
             "Runs by state",
-            "*Done* should grow steadily. Where it does not while some are *running*, look at *Trouble*.",
+            "*Done* should grow steadily. If it does not while some are *running*, check *Trouble*.",
             [("{{state}}", states)],
             units.Short,
             0,
@@ -133,7 +133,7 @@ def runs_under_way() -> list[Any]:
     return [
         rows(
             "Runs under way",
-            "How far each run is, and how long it will take at the pace it has now. Click on its name to look into it.",
+            "Progress of each run, and the time left at its current pace. Click on its name for details.",
             ["run", "setup", "seed", "sweep"],
             [
                 Column("progress", f"({step}) / ({steps})", units.PercentUnit, 0, BAR),
@@ -155,8 +155,8 @@ def trouble() -> list[Any]:
     return [
         rows(
             "Stuck?",
-            "The runs under way that took no step for longest. Ray reports every ten seconds, so half a minute says "
-            "nothing. Minutes mean that a run hangs or replaces an actor, or that its process was killed.",
+            "The runs under way with the longest time since their last step. Ray reports every ten seconds, so half a "
+            "minute is normal. Minutes mean that a run hangs or replaces an actor, or that its process was killed.",
             ["run", "setup", "seed"],
             [Column("without a step for", f"topk(20, {idle()})", units.Seconds, 0, coloured(LATE))],
             "without a step for",
@@ -164,7 +164,7 @@ def trouble() -> list[Any]:
         ),
         rows(
             "Ended before their last step",
-            "Runs that failed, diverged, were stopped early or interrupted, and are not computed now. Why: "
+            "Runs that failed, diverged, were stopped early or interrupted, and are not computed now. The reason: "
             "`status.json` and `error.txt` in the run's directory.",
             ["run", "setup", "seed"],
             [Column("step", ended_early("step")), Column("of", ended_early("steps"))],
@@ -174,7 +174,7 @@ def trouble() -> list[Any]:
         ),
         rows(
             "Restarts",
-            "Actors that were lost and replaced. One now and then costs little; for many, look at the memory below.",
+            "Actors that were lost and replaced. Single ones cost little; if there are many, check the memory below.",
             ["run", "actor"],
             [Column("restarts", f"topk(20, {restarts})", look=coloured(ANY))],
             "restarts",
@@ -199,7 +199,7 @@ def results() -> list[Any]:
         rows(
             "Best accuracy by kind of run",
             "The best test accuracies that runs reached within the dashboard's time range, over their seeds and over "
-            "whatever their names do not tell, such as the learning rate. The worst come first.",
+            "options that are not in their names, such as the learning rate. The worst are first.",
             ["kind"],
             [
                 Column("mean", best_by_kind("avg"), units.PercentUnit, 1, BAR),
@@ -239,18 +239,18 @@ def cluster() -> list[Any]:
         ),
         share(
             "Object store",
-            "It holds each data set once. What does not fit is written to disk.",
+            "Holds each data set once. What does not fit is written to disk.",
             f"{used} / {store}",
             "{{NodeAddress}}",
         ),
         share(
             "Disk",
-            "The one with Ray's temporary folder.",
+            "The disk with Ray's temporary folder.",
             "max by (ip) (ray_node_disk_utilization_percentage) / 100",
         ),
         graph(
             "Actors",
-            "Those that live, by class. A run on a fleet has a server and its workers.",
+            "Living actors by class. A run on a fleet has a server and its workers.",
             [("{{Name}}", 'sum by (Name) (ray_actors{Source="gcs", State="ALIVE"})')],
             units.Short,
             0,

@@ -1,4 +1,4 @@
-"""What lies in the user's folder under the name of something installed is not imported instead of it."""
+"""Modules in the user's folder do not shadow installed ones of the same name."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ OWN = "from byzray.aggregators import Median as Ours\n\n\nclass Median(Ours):\n 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a setup, a sweep, a rule of its user's own, and modules that write down that they were imported."""
+    """A folder with a setup, a sweep, a user's own rule, and modules that record that they were imported."""
     for name in ("actors", "sweeps", "pandas", "queue"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\n")
     (tmp_path / "setup.yaml").write_text(SETUP)

@@ -86,14 +86,14 @@ def test_metrics_are_those_of_the_table(fleet: Fleet, small_setup: Setup) -> Non
     assert {"gradient worker 0", "gradient worker 1", "gradient worker 2"} <= spent
     ended = wait_for(lambda series: of_run(series, setup).get(("running", "")) == 0)
     assert of_run(ended, setup)["step", ""] == setup.steps
-    # Nothing is published any more, and Ray forgets it.
+    # Nothing is published any more, and Ray drops it.
     wait_for(lambda series: ("step", "") not in of_run(series, setup))
 
 
 def test_actors_that_are_replaced_are_counted(ray_cluster: str, small_setup: Setup) -> None:
     setup = small_setup.changed(actors={"workers_per_actor": 5, "cpus_per_actor": 0.1}, seed=1235)
     with Fleet.for_setup(setup) as own:
-        pending = [own.places[1]["pid"]]
+        pending = [own.locations[1]["pid"]]
 
         def kill(update: Update) -> None:
             if update.step >= 3 and pending:

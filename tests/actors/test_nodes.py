@@ -1,4 +1,4 @@
-"""A function on every node, and folders that nodes share or do not."""
+"""Functions on every node, and folders that nodes do or do not share."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from actors.nodes import Node, nodes, on_every_node, sharing, unshared
 
 
 class Second(NamedTuple):
-    """A second node, and folders that it sees differently."""
+    """A second node, and folders that differ there."""
 
     id: str
     seen: Path
@@ -28,14 +28,14 @@ def second(start_node: Callable[..., str], can_mount: bool, tmp_path_factory: py
         pytest.skip("starts a node that sees other files, which needs the right to mount: run the tests as root")
     folder = tmp_path_factory.mktemp("folders")
     below = folder / "below"
-    places = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}
-    for place in places.values():
+    locations = {name: folder / name for name in ("seen", "other", "readonly")} | {"missing": below / "missing"}
+    for place in locations.values():
         place.mkdir(parents=True)
     before = f"""
-        mount -t tmpfs none {places["other"]} && mount -t tmpfs none {below}
-        mount --bind {places["readonly"]} {places["readonly"]} && mount -o remount,ro,bind {places["readonly"]}
+        mount -t tmpfs none {locations["other"]} && mount -t tmpfs none {below}
+        mount --bind {locations["readonly"]} {locations["readonly"]} && mount -o remount,ro,bind {locations["readonly"]}
     """
-    return Second(start_node(before=before), **places)
+    return Second(start_node(before=before), **locations)
 
 
 def test_a_function_on_every_node(second: Second) -> None:
@@ -50,7 +50,7 @@ def where(given: str) -> tuple[str, str]:
     return ray.get_runtime_context().get_node_id(), given
 
 
-def test_nodes_that_fail_or_are_silent_are_named(second: Second) -> None:
+def test_nodes_that_fail_or_do_not_answer_are_named(second: Second) -> None:
     answers = on_every_node(misbehave, second.id, seconds=20)
     assert {node.id: reason for node, reason in answers.failed.items()} == {second.id: "ZeroDivisionError: no"}
     answers = on_every_node(sleep, second.id, seconds=6)
@@ -78,7 +78,7 @@ def vanish(bad: str) -> None:
 def test_folders_that_are_not_shared(second: Second) -> None:
     assert unshared(second.seen) == []
     for folder, reason in (
-        (second.other, "is another folder there"),
+        (second.other, "is a different folder there"),
         (second.missing, "is missing there"),
         (second.readonly, "cannot be written to there: Read-only file system"),
     ):

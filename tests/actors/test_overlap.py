@@ -1,4 +1,4 @@
-"""What is done earlier or later on actors than in one process changes no bit."""
+"""What actors do earlier or later than one process does changes no bit."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Copycat(Attack):
-    """Submits what the second honest worker does: a view of it, of which torch does not know."""
+    """Submits what the second honest worker does, as a view that torch does not track."""
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         return torch.from_numpy(honest_HD.numpy()[1]).expand(view.byzantine, -1)

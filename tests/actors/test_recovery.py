@@ -1,4 +1,4 @@
-"""Actors that die or hang in the middle of a run: it goes on, and no bit changes."""
+"""Actors that die or hang in the middle of a run: it continues, and no bit changes."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 import actors
 from actors import Fleet, FleetError, Supervision
 from actors.fleet import split
-from actors.group import LOOPBACK, Meeting
+from actors.rendezvous import LOOPBACK, Rendezvous
 from actors.simulation import FleetSimulation
 from byzray import Setup, Update, simulate
 from byzray.recording.recorder import CheckpointInterval
@@ -28,14 +28,14 @@ PLACEMENTS = ("worker", pytest.param("server", marks=LONG), pytest.param("update
 
 @pytest.fixture(scope="module")
 def mortal(ray_cluster: str) -> Iterator[Fleet]:
-    """Two worker actors and a server that tests may kill; silence is noticed after four seconds."""
+    """Two worker actors and a server that tests may kill; they time out after four seconds."""
     supervision = Supervision(restarts=2, deadline=4.0)
     with Fleet("mortal", split(5, 2), Actors(cpus_per_actor=0.1), supervision=supervision) as fleet:
         yield fleet
 
 
 def at_step(step: int, do: Callable[[], None]) -> Callable[[Update], None]:
-    """Does something once, when a run has got to a step."""
+    """Does something once, when a run has reached a step."""
     pending = [do]
 
     def progress(update: Update) -> None:
@@ -46,7 +46,7 @@ def at_step(step: int, do: Callable[[], None]) -> Callable[[Update], None]:
 
 
 def kill(fleet: Fleet, rank: int, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    return lambda: os.kill(fleet.places[rank]["pid"], number)
+    return lambda: os.kill(fleet.locations[rank]["pid"], number)
 
 
 def same(first: Path | None, second: Path | None) -> None:
@@ -86,7 +86,7 @@ def test_a_server_that_dies_is_restored_from_the_last_checkpoint(
     assert "goes on from step 4" in log
 
 
-def test_a_server_that_dies_before_any_checkpoint_starts_anew(mortal: Fleet, small_setup: Setup) -> None:
+def test_a_server_that_dies_before_any_checkpoint_starts_over(mortal: Fleet, small_setup: Setup) -> None:
     whole = actors.simulate(small_setup, fleet=mortal)
     lost = actors.simulate(small_setup, fleet=mortal, progress=at_step(5, kill(mortal, 0)))
     assert np.array_equal(whole.parameters, lost.parameters)
@@ -140,11 +140,11 @@ def test_an_actor_that_hangs_in_an_evaluation_is_noticed(
 
 
 @LONG
-def test_actors_that_die_while_idle_are_missed_by_no_run(mortal: Fleet, small_setup: Setup) -> None:
+def test_actors_that_die_while_idle_are_replaced_before_the_next_run(mortal: Fleet, small_setup: Setup) -> None:
     whole = actors.simulate(small_setup, fleet=mortal)
     for rank in (1, 0):
         kill(mortal, rank)()
-        time.sleep(4)  # the actor is back, and nobody knows
+        time.sleep(4)  # the actor has been restarted, but the fleet does not know
         again = actors.simulate(small_setup, fleet=mortal)
         assert np.array_equal(whole.parameters, again.parameters)
         assert whole.metrics.equals(again.metrics)
@@ -164,10 +164,10 @@ def test_an_actor_that_dies_and_is_back_between_two_stretches(mortal: Fleet, sma
         assert whole.metrics.equals(again.metrics)
 
 
-def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
+def test_a_lost_last_reply_is_requested_again(
     mortal: Fleet, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker dies after its last signal of a stretch: the server has replied already."""
+    """A worker dies after the last signal of its steps: the server has replied already."""
     whole = actors.simulate(small_setup, fleet=mortal)
     call, pending = mortal.call, [True]
 
@@ -175,8 +175,8 @@ def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
         found = call(references, *given, **more)
         if len(references) == 3 and pending and hasattr(found[0], "rows") and found[0].step >= 4:
             pending.pop()
-            mortal.joined = False
-            raise actors.supervision.ActorLost("a test says so")
+            mortal.connected = False
+            raise actors.supervision.ActorLost("by the test")
         return found
 
     monkeypatch.setattr(mortal, "call", lose_the_reply)
@@ -187,7 +187,7 @@ def test_a_rows_last_reply_that_was_lost_is_asked_for_again(
 
 
 def normalising(tmp_path: Path) -> Setup:
-    """Workers whose networks normalise by their batches."""
+    """A setup whose workers use BatchNorm."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
     np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
@@ -204,7 +204,7 @@ def normalising(tmp_path: Path) -> Setup:
     )
 
 
-def test_batch_statistics_are_handed_back_too(mortal: Fleet, tmp_path: Path) -> None:
+def test_batch_statistics_are_restored_too(mortal: Fleet, tmp_path: Path) -> None:
     setup = normalising(tmp_path)
     whole = actors.simulate(setup, fleet=mortal, output=tmp_path / "whole").directory
     lost = actors.simulate(
@@ -218,7 +218,7 @@ def test_actors_elsewhere_are_replaced_as_well(
 ) -> None:
     # As if the first two of three worker actors were on other machines than the server.
     monkeypatch.setattr(
-        "actors.fleet.arrange", lambda places, deadline: Meeting(4, frozenset({3}), "gloo", LOOPBACK, deadline)
+        "actors.fleet.plan", lambda locations, deadline: Rendezvous(4, frozenset({3}), "gloo", LOOPBACK, deadline)
     )
     whole = None
     with Fleet("apart", split(5, 3), Actors(cpus_per_actor=0.1), supervision=Supervision(deadline=5.0)) as apart:
@@ -229,7 +229,7 @@ def test_actors_elsewhere_are_replaced_as_well(
             same(whole, found)
 
 
-def test_after_too_many_restarts_the_run_fails_with_the_whole_story(
+def test_after_too_many_restarts_the_run_fails_with_all_events(
     mortal: Fleet, small_setup: Setup, tmp_path: Path
 ) -> None:
     def kill_always(update: Update) -> None:
@@ -242,7 +242,7 @@ def test_after_too_many_restarts_the_run_fails_with_the_whole_story(
     log = (directory / "log.txt").read_text()
     assert log.count("actor 'workers 0-2' was lost (process") >= 2
     assert "actors were lost more than 2 times" in log
-    # The run can be continued, and the fleet is fit for more.
+    # The run can be continued, and the fleet can still be used.
     again = actors.simulate(small_setup, fleet=mortal, output=tmp_path, resume=True)
     assert np.array_equal(again.parameters, actors.simulate(small_setup, fleet=mortal).parameters)
 
@@ -261,10 +261,10 @@ def test_declared_crashes_and_hangs_happen_and_the_result_is_that_of_one_process
         ],
     }
     setup = small_setup.changed(faults=faults, aggregator="median")
-    processes = [place["pid"] for place in mortal.places]
+    processes = [place["pid"] for place in mortal.locations]
     apart, together = actors.simulate(setup, fleet=mortal), simulate(setup)
-    assert mortal.places[0]["pid"] == processes[0]
-    assert not {place["pid"] for place in mortal.places[1:]} & set(processes)
+    assert mortal.locations[0]["pid"] == processes[0]
+    assert not {place["pid"] for place in mortal.locations[1:]} & set(processes)
     np.testing.assert_allclose(apart.parameters, together.parameters, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(apart.metrics["Average loss"], together.metrics["Average loss"], rtol=1e-4)
     assert apart.metrics["Training point count"].equals(together.metrics["Training point count"])
@@ -325,7 +325,7 @@ def test_a_server_that_hangs_after_the_workers_last_signal_is_noticed(
     )
     monkeypatch.syspath_prepend(tmp_path)
     setup = small_setup.changed(aggregator="hanging_rule:Hanging")
-    hung = actors.simulate(setup, fleet=mortal)  # in the first stretch, which is a single step
+    hung = actors.simulate(setup, fleet=mortal)  # in the first call, which takes a single step
     assert np.array_equal(hung.parameters, actors.simulate(setup, fleet=mortal).parameters)
 
 
@@ -400,7 +400,7 @@ def test_all_state_outlasts_a_worker_and_the_server(
         assert f"actor {mortal.roles[rank]!r} was lost" in (lost / "log.txt").read_text()
 
 
-def test_a_rule_of_the_users_own_that_speaks_of_a_connection_is_no_loss(
+def test_a_rule_of_the_users_own_whose_error_mentions_a_connection_is_not_a_lost_actor(
     mortal: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "talkative_rule.py").write_text(

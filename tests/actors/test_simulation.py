@@ -44,7 +44,7 @@ def test_actors_compute_what_one_process_computes(fleet: Fleet, small_setup: Set
     np.testing.assert_allclose(apart.metrics[names], together.metrics[names], rtol=2e-3, atol=1e-5)
 
 
-def test_batch_statistics_of_the_workers_meet_in_the_evaluation(fleet: Fleet, tmp_path: Path) -> None:
+def test_an_evaluation_uses_the_mean_of_the_workers_batch_statistics(fleet: Fleet, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, 3, 32, 32)).astype(np.float32), rng.integers(0, 2, 24)
     np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -84,7 +84,7 @@ def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(
 
     with pytest.raises(Interrupted):
         actors.simulate(setup, fleet=fleet, output=tmp_path / "parts", progress=stop)
-    # Another run in between: nothing of the first may linger in the actors.
+    # Another run in between: no state of the first may be left in the actors.
     actors.simulate(small_setup, seed=9, fleet=fleet)
     parts = actors.simulate(setup, fleet=fleet, output=tmp_path / "parts", resume=True).directory
     assert whole is not None
@@ -132,7 +132,7 @@ class InPlace(Aggregator):
 """
 
 
-def test_what_a_rule_does_to_its_process_stays_there_and_is_told(
+def test_what_a_rule_does_to_its_process_stays_there_and_is_reported(
     fleet: Fleet, small_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unruly_rule.py").write_text(UNRULY)
@@ -151,7 +151,7 @@ def test_what_a_rule_does_to_its_process_stays_there_and_is_told(
     assert np.array_equal(plain.parameters, again.parameters)
 
 
-def test_settings_of_the_caller_shape_no_run(fleet: Fleet, small_setup: Setup) -> None:
+def test_settings_of_the_caller_do_not_change_a_run(fleet: Fleet, small_setup: Setup) -> None:
     expected = actors.simulate(small_setup, fleet=fleet)
     with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
         found = actors.simulate(small_setup, fleet=fleet)
@@ -182,13 +182,13 @@ def test_a_fleet_holds_no_more_actors_than_workers(fleet: Fleet, small_setup: Se
         actors.simulate(setup, fleet=fleet)
 
 
-def test_actors_bear_names_that_tell_run_and_role(ray_cluster: str, small_setup: Setup) -> None:
+def test_names_of_actors_hold_run_and_role(ray_cluster: str, small_setup: Setup) -> None:
     setup = small_setup.changed(actors={"workers_per_actor": 3, "cpus_per_actor": 0.5}, seed=4)
     with Fleet.for_setup(setup) as fleet:
         names = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
         expected = {f"multi-krum/little seed 4: {role}" for role in ("server", "workers 0-2", "workers 3-4")}
         assert expected <= names
-        assert len({place["pid"] for place in fleet.places}) == 3
+        assert len({place["pid"] for place in fleet.locations}) == 3
     time.sleep(1)
     alive = {actor.name for actor in list_actors(ray_cluster, filters=[("state", "=", "ALIVE")], limit=1000)}
     assert not expected & alive
@@ -199,7 +199,7 @@ def test_a_worker_that_raises_fails_the_run_with_its_reason_and_leaves_the_fleet
 ) -> None:
     (tmp_path / "broken_model.py").write_text(
         "from torch import nn\n\nfrom byzray.models import MLP\n\n\nclass Raising(nn.Module):\n"
-        "    def forward(self, x):\n        if len(x) != 4:\n            return x\n"  # the batch of a worker alone
+        "    def forward(self, x):\n        if len(x) != 4:\n            return x\n"  # a single worker's batch
         "        raise ArithmeticError('no model today')\n\n\n"
         "class Broken(MLP):\n    vectorised = False\n\n"
         "    def build(self, shape, classes):\n        return nn.Sequential(super().build(shape, classes), Raising())\n"
@@ -222,7 +222,7 @@ def test_the_data_set_is_held_once_whatever_the_number_of_actors(
     np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
     setup = small_setup.changed(dataset={"name": "npz", "path": str(tmp_path / "big.npz")}, model="linear", loss="mse")
     actors.simulate(small_setup, fleet=fleet)
-    processes = [psutil.Process(place["pid"]) for place in fleet.places]
+    processes = [psutil.Process(place["pid"]) for place in fleet.locations]
     before = [process.memory_full_info().uss for process in processes]
     actors.simulate(setup, fleet=fleet)
     growth = [process.memory_full_info().uss - known for process, known in zip(processes, before, strict=True)]
@@ -239,7 +239,7 @@ def test_a_fleet_for_which_the_cluster_is_too_small_is_refused_at_once(ray_clust
             Fleet.for_setup(setup)
 
 
-def test_a_fleet_that_finds_no_room_says_what_it_needs(
+def test_a_fleet_without_room_reports_what_it_needs(
     ray_cluster: str, small_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 1.0)
@@ -259,7 +259,7 @@ def test_two_fleets_may_have_the_same_label(ray_cluster: str) -> None:
     label = "trimmed-mean/little seed 1"
     layout = Actors(cpus_per_actor=0.1)
     with Fleet(label, split(1, 1), layout) as first, Fleet(label, split(1, 1), layout) as second:
-        assert first.places[0]["pid"] != second.places[0]["pid"]
+        assert first.locations[0]["pid"] != second.locations[0]["pid"]
 
 
 @pytest.mark.parametrize(

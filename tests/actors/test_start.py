@@ -1,4 +1,4 @@
-"""Where Ray cannot start, one message says why and what to do."""
+"""If Ray cannot start, one message gives the reason and the fix."""
 
 import os
 import subprocess
@@ -34,12 +34,12 @@ def test_a_long_name_of_the_temporary_folder(tmp_path: Path) -> None:
 
 def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
     found = started(tmp_path, HOME="/proc/nothing")
-    if found != "started":  # older releases of Ray keep no token
+    if found != "started":  # older releases of Ray have no token
         assert found.startswith("Ray cannot write its token to /proc/nothing/.ray/auth_token ([Errno 2] ")
         assert found.endswith("set HOME to a folder of your own, or compute without Ray (--in-process)")
 
 
-def test_a_working_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
+def test_a_working_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"r\xe9sultats")
     folder.mkdir()
     assert started(folder).startswith("Ray needs a working folder whose name is UTF-8, got ")

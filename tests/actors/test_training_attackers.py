@@ -1,4 +1,4 @@
-"""Byzantine workers that train on actors: what they make of their batches is what one process makes of them."""
+"""Byzantine workers that train on actors: they poison their batches as in one process."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def test_label_flippers_compute_what_they_compute_in_one_process(
     np.testing.assert_allclose(apart.metrics[names], together.metrics[names], rtol=2e-3, atol=1e-5)
 
 
-def test_statistics_of_byzantine_workers_enter_no_evaluation(
+def test_statistics_of_byzantine_workers_are_not_part_of_an_evaluation(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def test_statistics_of_byzantine_workers_enter_no_evaluation(
             "model": {"name": "empire-cnn", "hidden": 4, "training": True},
             "batch_size": 2,
             "steps": 3,
-            "learning_rate": 1e-30,  # the points stay, whatever is submitted
+            "learning_rate": 1e-30,  # the parameters stay, whatever is submitted
             "workers": 5,  # an actor holds an honest one and a Byzantine one
             "byzantine": 2,
             "attack": "empire",

@@ -20,7 +20,7 @@ def descendants(pid: int | None = None) -> list[psutil.Process]:
 
 
 def kill(pid: int) -> bool:
-    """Kill a process; whether it was there."""
+    """Kill a process; returns whether it existed."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -38,12 +38,12 @@ def holder(path: Path) -> psutil.Process | None:
 
 
 class Command:
-    """A `byzray` command in a process of its own; what it says is in the file `log`."""
+    """A `byzray` command in its own process; its output is in the file `log`."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.arguments = arguments
-        self.log = folder / "said.txt"
+        self.log = folder / "output.txt"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
@@ -63,7 +63,7 @@ class Command:
         return descendants(self.process.pid) if self.process is not None else []
 
     def kill(self) -> bool:
-        """Kill it; whether it was there."""
+        """Kill it; returns whether it was running."""
         assert self.process is not None
         there = self.running
         self.process.kill()
@@ -71,7 +71,7 @@ class Command:
         return there
 
     def finish(self, patience: float = PATIENCE) -> None:
-        """Wait until it has done its work.
+        """Wait until it has ended.
 
         Raises:
             RuntimeError: it failed.
@@ -82,11 +82,11 @@ class Command:
             wait_for(lambda: not self.running, "the end of the command", patience)
         except TimeoutError as error:
             self.kill()
-            raise TimeoutError(f"{error}: {self._said()}") from None
+            raise TimeoutError(f"{error}: {self._output_tail()}") from None
         if code := self.process.returncode:
-            raise RuntimeError(f"the command ended with {code}: {self._said()}")
+            raise RuntimeError(f"the command ended with {code}: {self._output_tail()}")
 
-    def _said(self) -> str:
+    def _output_tail(self) -> str:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
 
@@ -99,16 +99,16 @@ class Outpost:
         command += ["--num-cpus", str(cpus), "--object-store-memory", str(100 * 2**20)]
         with (folder / "outpost.txt").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self.members: list[psutil.Process] = []  # known before the raylet ends and they have no parent any more
+        self.members: list[psutil.Process] = []  # recorded before the raylet ends, after which they have no parent
         wait_for(lambda: alive_nodes() - before, "a second node")
 
     def kill(self) -> None:
-        """Kill its raylet, which makes it a node; its workers notice that and end."""
+        """Kill its raylet; its workers notice that and end."""
         self.members = descendants(self.process.pid)
         next(one for one in self.members if one.name() == "raylet").kill()
 
     def close(self) -> list[psutil.Process]:
-        """End it; returns what had not ended by itself after its raylet was killed, and now is killed as well."""
+        """End it; returns processes that did not end by themselves after the raylet was killed, and are killed now."""
         left = psutil.wait_procs(self.members, timeout=PATIENCE * slowness())[1]
         members = descendants(self.process.pid)
         self.process.terminate()
@@ -122,7 +122,7 @@ class Outpost:
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """Kill those of some processes that still run."""
+    """Kill the processes that still run."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -1,4 +1,4 @@
-"""What kills are tried on: small runs of all kinds, the undisturbed result of each, and warm fleets."""
+"""The runs that lose processes: small ones of all kinds, the undisturbed result of each, and warm fleets."""
 
 import math
 import os
@@ -24,10 +24,10 @@ from byzray.setups import Actors
 # What must be the same, byte by byte.
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")
 
-# How long what a test waits for may take on a machine that does nothing else, in seconds; far more than it does.
+# How long a test waits for something on an idle machine, in seconds; far more than it takes.
 PATIENCE = 120.0
 
-# How long an actor may stay silent there, in seconds.
+# How long an actor may not respond there, in seconds.
 DEADLINE = 20.0
 
 # With CPUs of this size many fleets fit into one small cluster.
@@ -42,7 +42,7 @@ INTERVALS = ("25", "90", "0.2s", "0.5s")
 
 
 def slowness() -> float:
-    """How much longer things take now than on a machine that does nothing else: its CPUs are shared by its load."""
+    """How much longer things take now than on an idle machine, by its load per CPU."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
@@ -58,11 +58,11 @@ def make_data(folder: Path) -> Path:
 
 @dataclass
 class Stage:
-    """Where runs are killed.
+    """The environment of the killed runs.
 
     Attributes:
         folder: for whatever is written.
-        rng: what all choices follow from.
+        rng: the source of all random choices.
         steps: of a run.
         address: of the cluster that Ray is connected to here.
     """
@@ -78,7 +78,7 @@ class Stage:
         self.data = make_data(self.folder)
 
     def variation(self) -> dict[str, Any]:
-        """What runs differ in, drawn at random, by dotted key."""
+        """Random options that differ between runs, by dotted key."""
         draw = self.rng.choice
         return {
             "momentum.placement": draw(PLACEMENTS),
@@ -88,7 +88,7 @@ class Stage:
         }
 
     def base(self, workers_per_actor: int | None) -> dict[str, Any]:
-        """What all runs have in common, as a setup file holds it; without actors: in one process."""
+        """The options that all runs share, as in a setup file; None: in one process."""
         layout = {"workers_per_actor": workers_per_actor, "cpus_per_actor": CPUS_PER_ACTOR}
         return {
             "dataset": {"name": "npz", "path": str(self.data)},
@@ -121,7 +121,7 @@ class Stage:
         return self.fleets[workers_per_actor]
 
     def forget_fleets(self) -> None:
-        """End the warm fleets; those that are asked for later are new."""
+        """Close the warm fleets; later calls of :meth:`fleet` start new ones."""
         for fleet in self.fleets.values():
             fleet.close()
         self.fleets.clear()
@@ -161,10 +161,10 @@ def same(whole: Result, output: Path) -> bool:
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """What a condition yields as soon as that is true.
+    """The value of a condition as soon as it is true.
 
     Raises:
-        TimeoutError: it did not come true, in a time that follows from the pace of the machine.
+        TimeoutError: it did not become true in time; the limit depends on the load of the machine.
     """
     began, limit = time.monotonic(), patience
     while not (found := condition()):
@@ -177,5 +177,5 @@ def wait_for(condition: Callable[[], Any], what: str, patience: float = PATIENCE
 
 
 def alive_nodes() -> set[str]:
-    """The ids of the nodes that the cluster believes to be alive."""
+    """The ids of the nodes that Ray reports as alive."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

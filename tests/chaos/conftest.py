@@ -1,4 +1,4 @@
-"""The scripts beside these tests can be imported by them."""
+"""Lets these tests import the scripts next to them."""
 
 import sys
 from pathlib import Path

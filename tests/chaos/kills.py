@@ -3,7 +3,7 @@
     python tests/chaos/kills.py --runs 100 --seed 1
 
 A run loses a worker actor, its server actor, the actor of the sweep that computes it (trial), the process of the
-command that was typed (driver), or a whole node with workers (raylet). Runs go on by themselves; a driver's is resumed.
+command (driver), or a whole node with workers (raylet). Runs continue by themselves; those of a driver are resumed.
 """
 
 import argparse
@@ -46,20 +46,20 @@ SHARES = {"worker": 30, "server": 22, "driver": 16, "trial": 20, "raylet": 12}
 
 STEPS = 400  # one to three seconds
 
-# What a driver is, by turns.
+# The kinds of drivers, in turn.
 DRIVERS = ("in process", "on actors", "in process", "sweep", "in process", "own cluster", "in process", "on actors")
 
 RUNS_PER_SWEEP = 7
 
 LOST = "was lost (process"
 
-# After how many seconds what is killed.
-Blow = tuple[float, Callable[[], Any]]
+# After how many seconds which kill is done.
+TimedKill = tuple[float, Callable[[], Any]]
 
 
 @dataclass
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
         run: in words.
@@ -79,13 +79,13 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost and nothing is wrong."""
+        """Whether nothing was lost or wrong."""
         return self.ended != "lost" and self.identical and not self.note
 
 
 @contextmanager
 def trying(stage: Stage, run: str) -> Iterator[Outcome]:
-    """Yields the outcome to fill in; what is raised makes it a lost one, and is not raised any further."""
+    """Yields the outcome to fill in; an exception makes it a lost one, and is suppressed."""
     outcome, began = Outcome(run), time.monotonic()
     try:
         with limited(2 * PATIENCE):
@@ -93,13 +93,13 @@ def trying(stage: Stage, run: str) -> Iterator[Outcome]:
     except Exception as error:
         outcome.ended = "lost"
         outcome.note += f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
-        stage.forget_fleets()  # they may be at work on it
+        stage.forget_fleets()  # they may still compute it
     outcome.seconds = time.monotonic() - began
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in this thread if the block takes longer, by the pace of the machine."""
+    """Raise a TimeoutError in this thread if the block takes longer, scaled by the load of the machine."""
     began = time.monotonic()
     limit = seconds
 
@@ -112,7 +112,7 @@ def limited(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, limit - passed)
 
     handler = signal.signal(signal.SIGALRM, give_up)
-    earlier, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # pytest's, say
+    earlier, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # such as pytest's
     try:
         yield
     finally:
@@ -120,29 +120,29 @@ def limited(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, max(0.1, earlier - (time.monotonic() - began)) if earlier else 0.0)
 
 
-class Strike:
-    """Hears of the progress of a run; once that has got to a step, each blow is struck after its pause."""
+class KillsAtStep:
+    """A progress callback: once the run has reached a step, each kill is done after its pause."""
 
-    def __init__(self, step: int, blows: Sequence[Blow]) -> None:
+    def __init__(self, step: int, timed_kills: Sequence[TimedKill]) -> None:
         self.step = step
-        self.blows = blows
+        self.timed_kills = timed_kills
         self.timers: list[threading.Timer] = []
 
     def __call__(self, update: Update) -> None:
         if update.step >= self.step and not update.ended and not self.timers:
-            self.timers = [threading.Timer(pause, blow) for pause, blow in self.blows]
+            self.timers = [threading.Timer(pause, action) for pause, action in self.timed_kills]
             for timer in self.timers:
                 timer.start()
 
     def end(self) -> None:
-        """Strike no more."""
+        """Do no more kills."""
         for timer in self.timers:
             timer.cancel()
             timer.join()
 
 
 def words(setup: Setup, interval: str) -> str:
-    """What is varied, for the log."""
+    """The options of a run, for the log."""
     layout = "in process" if setup.actors is None else f"{setup.actors.workers_per_actor} per actor"
     momentum = f"{setup.momentum.placement}{' nesterov' if setup.momentum.nesterov else ''}"
     assert setup.attack is not None
@@ -150,31 +150,31 @@ def words(setup: Setup, interval: str) -> str:
 
 
 def log_of(output: Path, setup: Setup) -> str:
-    """What happened to a run so far."""
+    """The log of a run so far."""
     try:
         return (output / RunDirectory.name(setup) / "log.txt").read_text()
     except FileNotFoundError:
         return ""
 
 
-def struck_on_fleet(
+def run_with_kills(
     stage: Stage,
     outcome: Outcome,
     setup: Setup,
     interval: str,
     fleet: Fleet,
-    blows: Sequence[Blow],
+    timed_kills: Sequence[TimedKill],
     whole: Result,
     until: float = 0.9,
 ) -> None:
-    """Run a setup on a fleet, and strike on the way, within this share of its steps."""
+    """Run a setup on a fleet, and kill actors within this share of its steps."""
     output = stage.new_folder()
-    strike = Strike(stage.rng.randrange(int(stage.steps * until)), blows)
+    kills_at_step = KillsAtStep(stage.rng.randrange(int(stage.steps * until)), timed_kills)
     checkpoints = CheckpointInterval.parse(interval)
     try:
-        actors.simulate(setup, fleet=fleet, output=output, checkpoints=checkpoints, progress=strike)
+        actors.simulate(setup, fleet=fleet, output=output, checkpoints=checkpoints, progress=kills_at_step)
     finally:
-        strike.end()
+        kills_at_step.end()
     outcome.losses = log_of(output, whole.setup).count(LOST)
     outcome.ended = "itself"
     outcome.identical = same(whole, output)
@@ -188,16 +188,16 @@ def kill_actors(stage: Stage, count: int, server: bool) -> Iterator[Outcome]:
         assert setup.actors is not None
         with trying(stage, words(setup, interval)) as outcome:
             whole, fleet = stage.whole(setup), stage.fleet(setup.actors.workers_per_actor)
-            blows = [blow(fleet, 0 if server else rng.randint(1, fleet.size), rng.uniform(0, 0.2))]
+            timed_kills = [timed_kill(fleet, 0 if server else rng.randint(1, fleet.size), rng.uniform(0, 0.2))]
             if rng.random() < 0.25:
-                blows.append(blow(fleet, rng.randint(0, fleet.size), rng.uniform(0, 6)))
-            struck_on_fleet(stage, outcome, setup, interval, fleet, blows, whole)
+                timed_kills.append(timed_kill(fleet, rng.randint(0, fleet.size), rng.uniform(0, 6)))
+            run_with_kills(stage, outcome, setup, interval, fleet, timed_kills, whole)
         yield outcome
 
 
-def blow(fleet: Fleet, rank: int, pause: float) -> Blow:
-    """A blow to the actor of a rank, wherever that is by then."""
-    return pause, lambda: kill(fleet.places[rank]["pid"])
+def timed_kill(fleet: Fleet, rank: int, pause: float) -> TimedKill:
+    """A kill of the actor of a rank, wherever it is by then."""
+    return pause, lambda: kill(fleet.locations[rank]["pid"])
 
 
 def kill_workers(stage: Stage, count: int) -> Iterator[Outcome]:
@@ -211,7 +211,7 @@ def kill_servers(stage: Stage, count: int) -> Iterator[Outcome]:
 
 
 def starts(output: Path, setup: Setup) -> int:
-    """How many times a run was begun or taken up."""
+    """How many times a run was started or resumed."""
     log = log_of(output, setup)
     return log.count("Z begins") + log.count("+00:00 begins") + log.count(" goes on from step")
 
@@ -255,14 +255,14 @@ def killed_driver(stage: Stage, command: Command, runs: list[Result], output: Pa
 
 
 def kill_drivers(stage: Stage, count: int) -> Iterator[Outcome]:
-    """Commands that are killed, and given once more."""
+    """Commands that are killed and repeated."""
     for index in range(count):
         kind = DRIVERS[index % len(DRIVERS)]
         yield (kill_sweep if kind == "sweep" else kill_run)(stage, kind)
 
 
 def kill_run(stage: Stage, kind: str) -> Outcome:
-    """A `byzray run` that is killed, and given once more."""
+    """A `byzray run` that is killed and repeated."""
     setup = stage.setup(None if kind == "in process" else stage.rng.choice((1, 3)))
     interval, folder = stage.interval(), stage.new_folder()
     with trying(stage, f"{kind}: {words(setup, interval)}") as outcome:
@@ -276,7 +276,7 @@ def kill_run(stage: Stage, kind: str) -> Outcome:
         outcome.losses = killed_driver(stage, command, [whole], folder / "results", left)
         outcome.ended = "resumed"
         outcome.identical = same(whole, folder / "results")
-        # Of a cluster of the driver's own Ray's agents look for their raylet only about once a minute.
+        # In the driver's own cluster Ray's agents check their raylet only about once a minute.
         remaining = psutil.wait_procs(left, timeout=PATIENCE * slowness())[1]
         if remaining:
             outcome.note = f"left behind: {sorted(one.name() for one in remaining)}"
@@ -305,7 +305,7 @@ def sweep_command(stage: Stage, folder: Path) -> Command:
 
 
 def kill_sweep(stage: Stage, kind: str) -> Outcome:
-    """A `byzray sweep` of some runs that is killed, and given once more."""
+    """A `byzray sweep` of some runs that is killed and repeated."""
     folder = stage.new_folder()
     with trying(stage, f"{kind}: 3 runs") as outcome:
         runs = sweep_of(stage, 3, stage.rng.choice((None, 3)), folder)
@@ -317,7 +317,7 @@ def kill_sweep(stage: Stage, kind: str) -> Outcome:
 
 
 def kill_trials(stage: Stage, count: int) -> Iterator[Outcome]:
-    """Sweeps in which each run once loses the actor that computes it, or looks after the fleet that does."""
+    """Sweeps in which each run once loses the actor that computes it, or that drives its fleet."""
     for first in range(0, count, RUNS_PER_SWEEP):
         size = min(RUNS_PER_SWEEP, count - first)
         workers_per_actor = 3 if first // RUNS_PER_SWEEP % 2 else None
@@ -325,7 +325,7 @@ def kill_trials(stage: Stage, count: int) -> Iterator[Outcome]:
 
 
 def kill_trials_of_a_sweep(stage: Stage, size: int, workers_per_actor: int | None) -> list[Outcome]:
-    """One sweep; each of its runs has an outcome of its own."""
+    """One sweep; each of its runs has its own outcome."""
     folder, began = stage.new_folder(), time.monotonic()
     runs = sweep_of(stage, size, workers_per_actor, folder)
     output = folder / "results" / "runs"
@@ -334,7 +334,7 @@ def kill_trials_of_a_sweep(stage: Stage, size: int, workers_per_actor: int | Non
     with trying(stage, "") as whole_sweep:
         command.start()
         try:
-            strike_trials(stage, command, runs, output, hits)
+            kill_each_trial(stage, command, runs, output, hits)
             command.finish()
         finally:
             command.kill()
@@ -350,8 +350,8 @@ def kill_trials_of_a_sweep(stage: Stage, size: int, workers_per_actor: int | Non
     return outcomes
 
 
-def strike_trials(stage: Stage, command: Command, runs: list[Result], output: Path, hits: Counter[str]) -> None:
-    """Kill the actor of each run once, some time after it has begun."""
+def kill_each_trial(stage: Stage, command: Command, runs: list[Result], output: Path, hits: Counter[str]) -> None:
+    """Kill the actor of each run once, some time after its start."""
     due: dict[str, float] = {}
     waiting = {RunDirectory.name(whole.setup): whole for whole in runs}
     while waiting and command.running:
@@ -367,7 +367,7 @@ def strike_trials(stage: Stage, command: Command, runs: list[Result], output: Pa
 
 
 def kill_raylets(stage: Stage, count: int) -> Iterator[Outcome]:
-    """Runs that lose a node with some of their actors: these go on where room is left, or on a new node."""
+    """Runs that lose a node with some of their actors: these continue where there is room, or on a new node."""
     stage.forget_fleets()
     free = ray.available_resources()["CPU"]
     for index in range(count):
@@ -382,7 +382,7 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
     """A run on three actors with a CPU each, some of them on a node that dies.
 
     Args:
-        stage, outcome, setup, interval: see :func:`struck_on_fleet`.
+        stage, outcome, setup, interval: see :func:`run_with_kills`.
         at_home: for how many of them there is room on the node that stays; a placement group blocks the rest of it.
         anew: whether another node comes, as from a cluster's manager; else the placement group goes.
     """
@@ -392,7 +392,7 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
     def found() -> None:
         outposts.append(Outpost(stage.address, 3 - at_home, stage.folder))
 
-    def strike() -> None:
+    def kill_node() -> None:
         outposts[0].kill()
         found() if anew else remove_placement_group(blocker)
 
@@ -401,14 +401,14 @@ def kill_node_of_run(stage: Stage, outcome: Outcome, setup: Setup, interval: str
         found()
         layout = Actors(workers_per_actor=3, cpus_per_actor=1.0)
         with Fleet("apart", split(5, 2), layout, supervision=Supervision(deadline=DEADLINE * slowness())) as fleet:
-            away = [place["node"] != ray.get_runtime_context().get_node_id() for place in fleet.places]
+            away = [place["node"] != ray.get_runtime_context().get_node_id() for place in fleet.locations]
             server = ", the server too," if away[0] else ""
             room = "a new node" if anew else "room that is left"
             outcome.run = f"{sum(away)} of 3 actors{server} away, then {room}: {outcome.run}"
             whole = actors.simulate(setup, fleet=fleet, output=stage.folder / "whole")
-            blows = [(stage.rng.uniform(0, 0.2), strike)]
+            timed_kills = [(stage.rng.uniform(0, 0.2), kill_node)]
             # Early, as actors notice only after a while that their raylet is gone, and end.
-            struck_on_fleet(stage, outcome, setup, interval, fleet, blows, whole, until=0.3)
+            run_with_kills(stage, outcome, setup, interval, fleet, timed_kills, whole, until=0.3)
     finally:
         remove_placement_group(blocker)
         left = [process.name() for outpost in outposts for process in outpost.close()]
@@ -442,7 +442,7 @@ def row(outcomes: Sequence[Outcome], seconds: float) -> list[str]:
 
 
 def table(found: dict[str, tuple[list[Outcome], float]]) -> str:
-    """All that was found, by target."""
+    """All outcomes, by target."""
     lines = [["target", *COLUMNS], *([target, *row(*one)] for target, one in found.items())]
     lines.append(
         ["all", *row([one for outcomes, _ in found.values() for one in outcomes], sum(s for _, s in found.values()))]
@@ -458,7 +458,7 @@ def main() -> int:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="all by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # small tensors gain nothing from more
-    # A node that was killed is missed after two seconds, not after seventeen.
+    # Ray notices a killed node after two seconds, not after seventeen.
     os.environ |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
     os.environ |= {"RAY_health_check_initial_delay_ms": "2000"}
     found = {}
@@ -466,7 +466,7 @@ def main() -> int:
         for target in arguments.targets:
             count = round(arguments.runs * SHARES[target] / sum(SHARES[one] for one in arguments.targets))
             rng = random.Random(f"{arguments.seed} {target}")
-            # Ray prints the deaths that it sees where this prints, and can only be kept from it so.
+            # There is no other way to stop Ray from printing deaths of actors.
             with (Path(folder) / "ray.txt").open("a") as unread, redirect_stdout(unread):
                 found[target] = on_a_cluster(Path(folder) / target, rng, target, count)
     print(table(found))
@@ -474,7 +474,7 @@ def main() -> int:
 
 
 def on_a_cluster(folder: Path, rng: random.Random, target: str, count: int) -> tuple[list[Outcome], float]:
-    """The outcomes of one target, and how long they took; each is told when it is known."""
+    """The outcomes of one target, and how long they took; prints each one."""
     folder.mkdir()
     began, outcomes = time.monotonic(), []
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}

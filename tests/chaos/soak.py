@@ -37,13 +37,13 @@ from byzray.recording.recorder import CheckpointInterval
 from byzray.runs.result import Result
 from byzray.setups import Actors
 
-STEPS = 1500  # some seconds, if nobody disturbs them
+STEPS = 1500  # a few seconds, undisturbed
 
 EVERY = 4.0  # seconds between two kills, on average
 
 SAMPLE_SECONDS = 3.0
 
-# An actor that is younger has not loaded all that it needs, in seconds.
+# After how many seconds an actor has loaded all it needs.
 GROWN_UP = 8.0
 
 MIB = 2**20
@@ -74,8 +74,8 @@ TOLERANCES = {
     "object store MiB": Tolerance(0.5, "the data set and calls under way"),
     "processes": Tolerance(3, "workers that start or end"),
     "run's files": Tolerance(4, "checkpoints and temporary files come and go"),
-    "shared memories": Tolerance(1, "an old board until its last actor has left it"),
-    "temporary folders": Tolerance(1, "a door that is open"),
+    "shared memories": Tolerance(1, "an old one until its last actor has unmapped it"),
+    "temporary folders": Tolerance(1, "a socket that listens"),
 }
 
 
@@ -145,14 +145,14 @@ def measure(output: Path) -> dict[str, float]:
     """All quantities now."""
     processes = descendants()
     named: dict[str, psutil.Process] = {"driver": psutil.Process()}
-    grown_up, boards = [], set()
+    grown_up, memories = [], set()
     for process in processes:
         with suppress(psutil.Error, OSError):
             name = process.name()
             if name in ("raylet", "gcs_server"):
                 named[name.removesuffix("_server")] = process
             if is_actor(process):
-                boards |= shared_memories(process.pid)
+                memories |= shared_memories(process.pid)
                 if time.time() - process.create_time() > GROWN_UP:
                     grown_up.append((process.memory_info().rss / MIB, process.num_fds()))
     row = {f"{name} MiB": process.memory_info().rss / MIB for name, process in named.items()}
@@ -163,13 +163,13 @@ def measure(output: Path) -> dict[str, float]:
     row["driver threads"] = float(threading.active_count())
     row["processes"] = float(len(processes))
     row["run's files"] = float(sum(len(names) for _, _, names in os.walk(output)))
-    row["shared memories"] = float(len(boards))
+    row["shared memories"] = float(len(memories))
     row["temporary folders"] = float(len(list(Path(tempfile.gettempdir()).glob("byzray-*"))))
     return row
 
 
 def shared_memories(pid: int) -> set[str]:
-    """The inodes of the boards that an actor has mapped."""
+    """The inodes of the shared memories that an actor has mapped."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return {line.split()[4] for line in lines if "memfd:byzray" in line}
 
@@ -180,27 +180,27 @@ class Disturbance(threading.Thread):
     def __init__(self, folder: Path, seed: int, every: float, seconds: float) -> None:
         super().__init__(daemon=True)
         self.output = folder
-        self.seconds = seconds  # then the run under way may end in peace
+        self.seconds = seconds  # then the current run ends undisturbed
         self.rng = random.Random(seed)
         self.every = every
         self.samples = Samples()
         self.kills = 0
-        self.replaced = 0  # as the runs tell: an actor that dies while it is being replaced counts once
+        self.replaced = 0  # as runs report it: an actor that dies while it is being replaced counts once
         self.error: Exception | None = None
         self.over = threading.Event()
 
     def run(self) -> None:
         try:
             self._disturb()
-        except Exception as error:  # told by the main thread
+        except Exception as error:  # raised in the main thread
             self.error = error
 
     def _disturb(self) -> None:
         began = time.monotonic()
-        strike = sample = began
+        next_kill = sample = began
         while (now := time.monotonic()) < began + self.seconds and not self.over.wait(0.1):
-            if now >= strike:
-                strike = now + self.rng.uniform(0, 2 * self.every)
+            if now >= next_kill:
+                next_kill = now + self.rng.uniform(0, 2 * self.every)
                 self._kill_one()
             if now >= sample:
                 sample = now + SAMPLE_SECONDS
@@ -217,13 +217,13 @@ class Disturbance(threading.Thread):
         if found:
             self.kills += kill(self.rng.choice(sorted(found)))
 
-    def hear(self, update: Update) -> None:
+    def count_replaced(self, update: Update) -> None:
         """Count the actors that were replaced."""
         self.replaced += sum("was lost (process" in event for event in update.events)
 
 
 def soak(folder: Path, minutes: float, seed: int, every: float) -> tuple[Disturbance, int, list[bool]]:
-    """Run one setup again and again on a fleet that is disturbed.
+    """Run one setup again and again on a fleet whose actors are killed.
 
     Returns:
         The disturbance, how many steps the runs have, and for each run whether it is that of the undisturbed one.
@@ -250,7 +250,7 @@ def soak(folder: Path, minutes: float, seed: int, every: float) -> tuple[Disturb
 def disturbed(setup: Setup, fleet: Fleet, output: Path, disturbance: Disturbance, whole: Result) -> bool:
     """One run; whether it is the same as undisturbed."""
     checkpoints = CheckpointInterval(seconds=0.5)
-    actors.simulate(setup, fleet=fleet, output=output, checkpoints=checkpoints, progress=disturbance.hear)
+    actors.simulate(setup, fleet=fleet, output=output, checkpoints=checkpoints, progress=disturbance.count_replaced)
     identical = same(whole, output)
     shutil.rmtree(output)
     if disturbance.error is not None:
@@ -267,11 +267,11 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # small tensors gain nothing from more
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        # So that what actors leave behind can be told from what others do.
+        # To distinguish what actors leave behind from files of other processes.
         (Path(folder) / "temporary").mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(Path(folder) / "temporary")
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
-        # Ray prints the deaths that it sees, and can only be kept from it so.
+        # There is no other way to stop Ray from printing deaths of actors.
         with (Path(folder) / "ray.txt").open("a") as unread, redirect_stdout(unread):
             ray.init(address="local", num_cpus=4, object_store_memory=200 * MIB, **quiet)
             try:
@@ -280,7 +280,7 @@ def main() -> int:
                 ray.shutdown()
     text, growing = report(disturbance.samples)
     print(text)
-    print(f"{disturbance.kills} actors killed and started again by Ray, {disturbance.replaced} found lost by the fleet")
+    print(f"{disturbance.kills} actors killed and restarted by Ray, {disturbance.replaced} found lost by the fleet")
     print(f"{len(verdicts)} runs, {steps} steps, {sum(verdicts)} runs identical to the undisturbed one")
     print(f"growing: {', '.join(growing) or 'nothing'}")
     return 0 if all(verdicts) and verdicts and not growing else 1

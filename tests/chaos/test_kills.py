@@ -1,4 +1,4 @@
-"""A kill of each kind; `make chaos` has a hundred, tests of actors/ and sweeps/ have some for every day."""
+"""One kill of each kind; `make chaos` runs a hundred, and tests of actors/ and sweeps/ some for daily use."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from actors import Fleet, FleetError
 from actors.fleet import split
 from byzray.setups import Actors
 
-# A kill that comes too late, on a machine that is busy, is followed by another.
+# On a busy machine a kill may come too late; then another one is tried.
 ATTEMPTS = 3
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_lost_and_no_bit_changes(stage: Stage, target: str) -> None:
 
 
 @pytest.mark.chaos
-def test_a_fleet_whose_node_is_lost_for_good_says_that_there_is_no_room(
+def test_a_fleet_whose_node_is_lost_for_good_reports_that_there_is_no_room(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.fleet.PLACEMENT_SECONDS", 5.0)
@@ -52,10 +52,10 @@ def test_a_fleet_whose_node_is_lost_for_good_says_that_there_is_no_room(
         outpost = Outpost(stage.address, 2, stage.folder)
         setup = stage.setup(3)
         with Fleet("stranded", split(5, 2), Actors(workers_per_actor=3, cpus_per_actor=1.0)) as fleet:
-            strike = kills.Strike(stage.steps // 8, [(0.0, outpost.kill)])
+            kills_at_step = kills.KillsAtStep(stage.steps // 8, [(0.0, outpost.kill)])
             with pytest.raises(FleetError, match=r"no room for (server|workers).* after 5 s: the cluster has"):
-                actors.simulate(setup, fleet=fleet, output=stage.folder / "lost", progress=strike)
-            strike.end()
+                actors.simulate(setup, fleet=fleet, output=stage.folder / "lost", progress=kills_at_step)
+            kills_at_step.end()
     finally:
         remove_placement_group(blocker)
         if outpost is not None:

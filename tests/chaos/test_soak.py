@@ -1,4 +1,4 @@
-"""The soak's judgement: what grows is told, what comes and goes is not."""
+"""The soak's report: what grows is reported, what fluctuates is not."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import soak
 
 
 def samples(name: str = "", slope: float = 0.0) -> soak.Samples:
-    """Ten minutes in which one quantity grows by so much a restart and all of them are noisy."""
+    """Ten minutes in which one quantity grows by `slope` per restart, and all of them are noisy."""
     rng, found = np.random.default_rng(0), soak.Samples()
     for index in range(200):
         noise = {one: 50 + rng.normal() * tolerance.growth / 2 for one, tolerance in soak.TOLERANCES.items()}

@@ -502,7 +502,7 @@ def test_docker_starts_the_head_again_whose_ray_died_and_the_sweep_is_continued(
     end(head, "gcs_server")
     said, _ = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
-    assert "no proper answer from the cluster's head" in said
+    assert "no valid answer from the cluster's head" in said
     assert "the same command continues it" in said
     assert "Traceback" not in said
     eventually(lambda: restarts(head) > before)

@@ -372,7 +372,7 @@ class WatchedRun(threading.Thread):
     def __init__(self, setup: Setup, fleet: Fleet, output: Path) -> None:
         super().__init__()
         self.setup, self.fleet, self.output = setup, fleet, output
-        self.victims = [fleet.places[1]["pid"]]
+        self.victims = [fleet.locations[1]["pid"]]
         self.stopped = threading.Event()
 
     def run(self) -> None:
