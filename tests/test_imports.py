@@ -44,3 +44,43 @@ def test_a_clone_is_not_taken_for_the_package(tmp_path: Path) -> None:
     (tmp_path / "byzray" / "byzray" / "__init__.py").touch()
     (tmp_path / "script.py").write_text("from byzray import load_setup")
     subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the three packages, by their dotted names."""
+    found = {}
+    for package in ("byzray", "actors", "sweeps"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_when_loaded(path: Path, known: set[str]) -> Iterator[str]:
+    """The modules of ours that a module imports when it is itself imported: not those in its functions, nor for types."""
+    waiting: list[ast.stmt] = list(ast.parse(path.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                within = f"{node.module}.{alias.name}"
+                yield within if within in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.If | ast.Try | ast.With) and "TYPE_CHECKING" not in ast.dump(
+            getattr(node, "test", node)
+        ):
+            waiting += node.body
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    graph = {
+        name: {one for one in imports_when_loaded(path, set(known)) if one in known} for name, path in known.items()
+    }
+    for one in graph:
+        graph[one].discard(one)
+    while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert graph == {}, "these import each other in a circle"

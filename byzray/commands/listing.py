@@ -47,7 +47,7 @@ def list_options(
     for name, cls in REGISTRIES[FIELDS[kind]].classes.items():
         what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
         table.add_row(name, escape(what), escape(_options(cls)))
-    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
+    _print(table)
 
 
 def _list_sweeps() -> None:
@@ -58,7 +58,12 @@ def _list_sweeps() -> None:
         made = make()
         setups = len(made.setups())
         table.add_row(name, escape(what), f"{setups}", f"{setups * len(made.seeds)}")
-    Console(highlight=False, emoji=False, width=max(out.width, 100)).print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """In the width of the terminal; elsewhere, in a file say, in a fixed one."""
+    Console(highlight=False, emoji=False, width=out.width if out.is_terminal else 100).print(table)
 
 
 def _options(cls: type[Options]) -> str:
