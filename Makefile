@@ -17,8 +17,9 @@ WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
 
+# Two processes: one waits for Ray most of the time.
 test: check site
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check

@@ -26,6 +26,16 @@ PATIENCE = 120.0
 SAVE_RUN_FIGURE = byzray.report.save_run_figure
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` runs two processes: one for all tests that share the Ray cluster, and one for the others."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if "ray_cluster" in names:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "docker" in item.nodeid.split("/"):
+            item.add_marker(pytest.mark.xdist_group("docker"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_figures() -> Iterator[None]:
     """To draw a run's figure takes longer than most runs here; tests that look at it ask for `figures`."""
