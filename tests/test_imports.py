@@ -57,7 +57,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports_when_loaded(path: Path, known: set[str]) -> Iterator[str]:
-    """The modules of ours that a module imports when it is itself imported: not those in its functions, nor for types."""
+    """The modules that a module imports when it is imported itself: not those in its functions, nor for types."""
     waiting: list[ast.stmt] = list(ast.parse(path.read_text()).body)
     while waiting:
         node = waiting.pop()

@@ -41,15 +41,15 @@ class Picture:
         self.lines = lines
         self._drawn = -math.inf
         self._cell: Any = None
-        # rich has pictures in notebooks, too, but needs ipywidgets for them.
-        live = self.shown and not console.is_jupyter
-        self._live = Live(console=console, get_renderable=lines, refresh_per_second=4, transient=True) if live else None
+        self._console = console
+        self._live: Live | None = None
 
     def start(self) -> None:
         """Draw from now on."""
-        if self._live is not None:
+        if self.shown and not self._console.is_jupyter:
+            self._live = Live(console=self._console, get_renderable=self.lines, refresh_per_second=4, transient=True)
             self._live.start()
-        elif self.shown:
+        elif self.shown:  # rich has pictures in notebooks, too, but needs ipywidgets for them
             from IPython.display import display
 
             self._cell = display({"text/plain": ""}, raw=True, display_id=True)

@@ -17,8 +17,8 @@ import ray
 import byzray
 from byzray import load_setup
 
-# Multi-Krum. One run is computed at full speed; the others slow down after step 100, so that they are met in the middle,
-# until a file says that they need not any more.
+# Multi-Krum. One run is computed at full speed; the others slow down after step 100, so that tests find them in the
+# middle of their work, until there is a certain file.
 RULE = """
 import time
 from pathlib import Path

@@ -96,12 +96,12 @@ def test_a_head_that_dies_ends_a_job_with_a_message(head: tuple[subprocess.Popen
     kill(head[0])
     said, _ = job.communicate(timeout=WITHIN)
     assert job.returncode == 1
-    assert "byzray: no proper answer from the cluster's head: " in said
+    assert "byzray: no valid answer from the cluster's head: " in said
     assert "the same command continues it" in said
     assert "Traceback" not in said
 
 
 def test_a_head_that_is_not_there_is_told(tmp_path: Path) -> None:
     said, _ = start(tmp_path, f"http://127.0.0.1:{free_port()}").communicate(timeout=WITHIN)
-    assert "byzray: no proper answer from the cluster's head: " in said
+    assert "byzray: no valid answer from the cluster's head: " in said
     assert "Traceback" not in said

@@ -90,8 +90,9 @@ def test_a_part_of_it(sweep_file: Path, tmp_path: Path) -> None:
 
 def test_it_stops_when_asked_and_continues(sweep_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "results"
+    sweep_file.write_text(sweep_file.read_text().replace("steps: 40", "steps: 2000"))
     observer = Recorded(stop_after=1)
-    outcome = sweeps.run(sweep_file, output, cpus=4, observer=observer)
+    outcome = sweeps.run(sweep_file, output, cpus=1.75, observer=observer)
     assert outcome.interrupted
     assert not outcome.complete
     assert 1 <= outcome.finished < 6
