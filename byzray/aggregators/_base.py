@@ -101,8 +101,8 @@ class Aggregator(Stateful):
         return self
 
     def check(self, n: int, f: int) -> str | None:
-        """Why the rule cannot aggregate n submissions tolerating f ("needs ..., got ..."); None if it can."""
-        return unmet(f >= 0, f"f >= 0, got f = {f}") or unmet(n >= 1, f"n >= 1, got n = {n}")
+        """Why the rule cannot aggregate n submissions tolerating f ("needs ...; got ..."); None if it can."""
+        return unmet(f >= 0, f"f >= 0; got f = {f}") or unmet(n >= 1, f"n >= 1; got n = {n}")
 
     def bound(self, n: int, f: int) -> float:
         """The variance-norm bound: the largest deviation / norm of the honest submissions under which the rule is

@@ -56,10 +56,10 @@ class Smea(Selecting):
     def check(self, n: int, f: int) -> str | None:
         return (
             super().check(n, f)
-            or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+            or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
             or unmet(
                 math.comb(n, f) <= MOST_SUBSETS,
-                f"at most {MOST_SUBSETS:,} subsets, got C(n, f) = {math.comb(n, f):,} with n = {n}, f = {f}",
+                f"at most {MOST_SUBSETS:,} subsets; got C(n, f) = {math.comb(n, f):,} with n = {n}, f = {f}",
             )
         )
 

@@ -85,7 +85,7 @@ class Attack(Stateful):
         return batch
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
-        """Why the attack cannot be mounted, in the form "needs ..., got ..."; None if it can."""
+        """Why the attack cannot be mounted, in the form "needs ...; got ..."; None if it can."""
         return None
 
     def check_missing(self, honest: int, byzantine: int, f: int) -> str | None:

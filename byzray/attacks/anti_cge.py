@@ -39,4 +39,4 @@ class AntiCge(Attack):
         return torch.where(norm > 0, scaled_D, attack_D).expand(byzantine, -1)
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
-        return None if byzantine > f or f <= honest else f"needs f <= honest, got f = {f}, honest = {honest}"
+        return None if byzantine > f or f <= honest else f"needs f <= honest; got f = {f}, honest = {honest}"

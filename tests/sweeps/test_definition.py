@@ -115,7 +115,7 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("axes: {aggregator: []}", "expected at least one value of aggregator"),
         ("axes: {agregator: [median]}", "agregator: unknown key, did you mean 'aggregator'?"),
         ("axes: {aggregator: [medan]}", "aggregator='medan': aggregator: got 'medan', there is no aggregator 'medan'"),
-        (BASE + "axes: {aggregator: [median, bulyan]}", "aggregator='bulyan': aggregator: got {'name': 'bulyan'"),
+        (BASE + "axes: {aggregator: [median, bulyan]}", "aggregator='bulyan': aggregator: bulyan needs n >= 4f+3"),
         ("axes: {momentum.placement: [wrker]}", "momentum.placement='wrker': momentum.placement: got 'wrker'"),
         (
             "axes: {workers.x: [1]}\nbase: {workers: 5}",
