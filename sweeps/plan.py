@@ -221,19 +221,19 @@ def make_plan(
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time goes into digests
-        runs = list(pool.map(lambda setup: _look_at(setup, storage.runs, present, data, compared, locks), wanted))
+        runs = list(pool.map(lambda setup: _read_run(setup, storage.runs, present, data, compared, locks), wanted))
     if sweep.early_stopping is None:  # it had been when they were stopped
         runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
     names = {run.name for run in runs}
     others = [
-        _look_at(setup, storage.runs, present, data, (), locks)
+        _read_run(setup, storage.runs, present, data, (), locks)
         for name, setup in _earlier(storage.folder, sweep).items()
         if name in present - names
     ]
     return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
 
 
-def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:
+def _read_run(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:
     name = RunDirectory.name(setup)
     if name not in present:
         return Run(setup, "missing")

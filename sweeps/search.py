@@ -37,7 +37,7 @@ class Found:
     pending: list[dict[str, Any]]
 
 
-def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
+def read_draws(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
     """The draws that lie in the storage; those of another base or other ranges are left aside.
 
     Raises:

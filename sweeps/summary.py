@@ -16,7 +16,7 @@ from byzray.recording.progress import duration
 from byzray.runs.directory import DONE
 from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan
-from sweeps.search import look_at
+from sweeps.search import read_draws
 from sweeps.storage import Storage
 from sweeps.trainable import Resources
 from sweeps.tuner import first_line
@@ -42,7 +42,7 @@ def print_plan(
     if sweep.search is not None:
         count, seeds = sweep.search.sample.count, len(plan.seeds)
         say(f"{sweep.name}: {count} setups that Optuna finds x {seeds} seeds = {count * seeds} runs")
-        found = look_at(sweep.search, plan.seeds, storage)
+        found = read_draws(sweep.search, plan.seeds, storage)
         done, begun = len(found.finished), len(found.pending)
         left = max(0, count - done - begun)
         say(f"in {storage.shown}: {done} setups are done, {begun} were begun, {left} are to be found on the way")
@@ -131,7 +131,7 @@ def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
         console.print(
-            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command tries them again", markup=False
+            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command retries them", markup=False
         )
     if outcome.seconds:
         # It is not installed with byzray, which does not need it.

@@ -38,7 +38,7 @@ from byzray.simulation import LocalSimulation
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
-from sweeps.supervision import leave_word
+from sweeps.supervision import register_process
 
 # What a search maximises, and Tune is told.
 METRIC = "best_accuracy"
@@ -172,7 +172,7 @@ class RunTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         if self.run is not None and self.storage.filesystem is not None:
             shutil.rmtree(self.storage.runs / RunDirectory.name(self.run), ignore_errors=True)
-        leave_word(self.storage, self.trial_id)
+        register_process(self.storage, self.trial_id)
         self.updates = self._compute(config)
         self.last: Update | None = None
         self.run = None

@@ -35,9 +35,9 @@ from sweeps.observer import Observer
 from sweeps.outcome import Outcome
 from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.progress import Progress, SweepMetrics
-from sweeps.search import look_at, make_search
+from sweeps.search import read_draws, make_search
 from sweeps.storage import Storage
-from sweeps.supervision import Supervisor, forget_words
+from sweeps.supervision import Supervisor, unregister_processes
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 
 # A run reports about this often; with early stopping at each evaluation.
@@ -84,7 +84,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
     """
     with in_sole_use(storage):
         storage.ask_to_stop(False)  # what an earlier call may have left
-        forget_words(storage)
+        unregister_processes(storage)
         plan.save(storage.folder)
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
@@ -99,7 +99,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
             return execution.run()
         finally:
             storage.ask_to_stop(False)
-            forget_words(storage)
+            unregister_processes(storage)
 
 
 def _expect_shared(storage: Storage) -> None:
@@ -269,7 +269,7 @@ class TuneRun:
         """The searcher, if one is needed, and how many trials are left for it."""
         if self.search is None:
             return None, 1
-        found = look_at(self.search, self.plan.seeds, self.storage)
+        found = read_draws(self.search, self.plan.seeds, self.storage)
         left = max(0, self.search.sample.count - len(found.finished)) * len(self.plan.seeds)
         self.progress.done = len(found.finished) * len(self.plan.seeds)
         return make_search(self.search, found, self.plan.seeds, self.storage), left

@@ -30,14 +30,14 @@ def doctor(
     ] = None,
     address: Address = None,
 ) -> None:
-    """Report what this machine, or a cluster, can run, with the mend for what is missing."""
+    """Report what this machine, or a cluster, can run, with the fix for what is missing."""
     from byzray.commands.machine import examine
 
     broken = False
     colours = {"ok": "green", "missing": "yellow", "warning": "yellow", "broken": "red"}
     for one in chain(examine(data), ray_findings(address, data, output)):
         out.print(f"[{colours[one.state]}]{one.state:<8}[/] {escape(f'{one.what:<24} {one.found}')}")
-        for line in one.mend.splitlines():  # in full, not in a table, which would cut paths off
+        for line in one.fix.splitlines():  # in full, not in a table, which would cut paths off
             out.print(f"{'':9}{escape(line)}")
         broken |= one.state == "broken"
     if broken:
@@ -70,5 +70,5 @@ def ray_findings(address: str | None, data: Path | None, output: str | None) -> 
             reason = said.read().strip().splitlines()[-1:] or ["unknown"]
             yield Finding("broken", "Ray", reason[0], "see the logs in /tmp/ray/session_latest/logs")
     if not in_time:
-        mend = "see the logs in /tmp/ray/session_latest/logs, on the head"
-        yield Finding("broken", "Ray", f"no answer in {SECONDS:g} s", mend)
+        fix = "see the logs in /tmp/ray/session_latest/logs, on the head"
+        yield Finding("broken", "Ray", f"no answer in {SECONDS:g} s", fix)

@@ -1,4 +1,4 @@
-"""What this machine can run: versions, devices, memory, data sets, with the mend for what is missing."""
+"""What this machine can run: versions, devices, memory, data sets, with the fix for what is missing."""
 
 import os
 import shutil
@@ -27,13 +27,13 @@ class Finding:
             broken, where nothing can run without it.
         what: what was looked at.
         found: what was seen.
-        mend: what to do, empty if nothing.
+        fix: what to do, empty if nothing.
     """
 
     state: State
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(root: str | Path | None = None) -> Iterator[Finding]:
@@ -69,8 +69,8 @@ def _packages() -> Iterator[Finding]:
     try:
         import torchvision  # noqa: F401  its C++ part must match torch's
     except Exception as error:
-        mend = "install torch and torchvision from the same index"
-        yield Finding("broken", "torchvision", f"cannot be imported: {error}", mend)
+        fix = "install torch and torchvision from the same index"
+        yield Finding("broken", "torchvision", f"cannot be imported: {error}", fix)
 
 
 def _devices() -> Iterator[Finding]:
@@ -92,8 +92,8 @@ def _memory() -> Iterator[Finding]:
     if shared.exists():
         free = shutil.disk_usage(shared).free
         if free < 2**29:
-            mend = "in Docker: --shm-size=1g; else Ray's object store falls back to slower files"
-            yield Finding("missing", "shared memory", f"{free / 2**20:.0f} MiB free", mend)
+            fix = "in Docker: --shm-size=1g; else Ray's object store falls back to slower files"
+            yield Finding("missing", "shared memory", f"{free / 2**20:.0f} MiB free", fix)
         else:
             yield Finding("ok", "shared memory", f"{free / 2**30:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free

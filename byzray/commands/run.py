@@ -21,7 +21,7 @@ from byzray.commands._shared import (
     out,
     stopped_by_signals,
 )
-from byzray.recording.progress import View, said_by_actors
+from byzray.recording.progress import View, actor_log_shown
 from byzray.recording.update import Update
 
 
@@ -48,7 +48,7 @@ def run(
     setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
     began = time.monotonic()
     stopping = stopped_by_signals("stopping after this stretch of steps")
-    with stopping as stop_asked, View(setup, err) as view, said_by_actors(view.say):
+    with stopping as stop_asked, View(setup, err) as view, actor_log_shown(view.say):
 
         def progress(update: Update) -> bool:
             for event in update.events:

@@ -25,7 +25,7 @@ from byzray.commands.report import write_report
 from byzray.data import data_root
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError, WrongInput, parsed
-from byzray.recording.progress import said_by_actors
+from byzray.recording.progress import actor_log_shown
 from byzray.setups import Setup
 from byzray.setups.files import read_content
 
@@ -118,7 +118,7 @@ def sweep(
             _show_plan(planned, storage, options, measure)
             return
         _expect_utf8("--output", storage.shown)
-        started = said_by_actors(lambda text: err.print(f"byzray: {text}", markup=False))
+        started = actor_log_shown(lambda text: err.print(f"byzray: {text}", markup=False))
         with started, stopped_by_signals("saving the runs under way") as stop_asked:
             try:
                 outcome = run_sweep(planned, storage, options, View(err, stop_asked))

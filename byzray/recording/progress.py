@@ -89,7 +89,7 @@ def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[P
         view = None
         if console.is_jupyter or console.is_terminal:
             view = stack.enter_context(View(setup, console))
-            stack.enter_context(said_by_actors(view.say))
+            stack.enter_context(actor_log_shown(view.say))
 
         def show(update: Update) -> None:
             for event in update.events:
@@ -101,7 +101,7 @@ def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[P
 
 
 @contextmanager
-def said_by_actors(say: Callable[[str], None]) -> Iterator[None]:
+def actor_log_shown(say: Callable[[str], None]) -> Iterator[None]:
     """Shows what takes its time before the first step: the start of Ray, and of actors."""
 
     class Handler(logging.Handler):

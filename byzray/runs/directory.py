@@ -373,7 +373,7 @@ class RunDirectory:
             for reason in refused:
                 self.log(reason)
             for name, table in tables.items():
-                table.take_up(contents[name])
+                table.resume_from(contents[name])
             return checkpoint, record
         if refused:
             raise RunExists(f"{'; '.join(refused)}; move {self.path} away to start anew")

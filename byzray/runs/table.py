@@ -30,7 +30,7 @@ class Table:
 
     Args:
         columns: their names.
-        path: the file; it is written anew, see :meth:`take_up`.
+        path: the file; it is written anew, see :meth:`resume_from`.
     """
 
     def __init__(self, columns: Sequence[str], path: Path | None = None) -> None:
@@ -64,7 +64,7 @@ class Table:
             raise ValueError(f"expected the digest {digest} of the first {length} bytes, found another")
         return content
 
-    def take_up(self, content: bytes) -> None:
+    def resume_from(self, content: bytes) -> None:
         """Go on from a position of the file, given its content up to there; what was written after it is removed.
 
         Raises:

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from byzray.recording.progress import View, said_by_actors
+from byzray.recording.progress import View, actor_log_shown
 from byzray.recording.update import Update
 from byzray.setups import Setup
 
@@ -80,7 +80,7 @@ def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_actors_say_is_shown_and_no_more_after_it() -> None:
     said: list[str] = []
-    with said_by_actors(said.append):
+    with actor_log_shown(said.append):
         logging.getLogger("actors.cluster").info("starting Ray")
     logging.getLogger("actors.cluster").info("starting Ray again")
     assert said == ["starting Ray"]

@@ -120,7 +120,7 @@ def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, broken
     (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
     assert "Broken-little-f2-at-worker-seed1" in line
     assert line.endswith("ZeroDivisionError: no rule today")
-    assert "results/tiny/runs/*/error.txt; the same command tries them again" in out
+    assert "results/tiny/runs/*/error.txt; the same command retries them" in out
     states = {json.loads(path.read_text())["state"] for path in Path("results/tiny/runs").glob("*/status.json")}
     assert states == {"finished", "failed"}
 
