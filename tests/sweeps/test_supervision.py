@@ -10,7 +10,7 @@ import pytest
 from byzray import Setup
 from sweeps import supervision
 from sweeps.storage import Storage
-from sweeps.supervision import FIRST_SECONDS, FLEET_SECONDS, REPORT_SECONDS, Supervisor, start_time, end_process
+from sweeps.supervision import FIRST_SECONDS, FLEET_SECONDS, REPORT_SECONDS, Supervisor, end_process, start_time
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from sweeps.definition import load_sweep
 from sweeps.grid import SweepError
 from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan, make_plan
-from sweeps.search import DRAWS, read_draws, make_search
+from sweeps.search import DRAWS, make_search, read_draws
 from sweeps.storage import Storage
 from sweeps.trainable import Resources
 from sweeps.tuner import Options, in_sole_use, run_sweep, slots
