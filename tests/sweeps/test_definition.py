@@ -107,8 +107,8 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
             BASE + "axes: {evaluation_interval: [0, 1]}\nearly_stopping: {}",
             "expected setups with an evaluation_interval",
         ),
-        ("conditions: ['n > 1; n > 100']", "is several, expected one"),
-        ("conditions: ['n = 11']", "is an assignment, expected == to compare"),
+        ("conditions: ['n > 1; n > 100']", "is more than one, expected one"),
+        ("conditions: ['n = 11']", "is an assignment, expected a comparison with =="),
         ("seeds: [1, x]", "seeds.1: got 'x', expected an integer"),
         ("axes: [1]", "axes: got [1], expected"),
         ("axes: {aggregator: median}", "axes.aggregator: got 'median', expected a list"),
@@ -125,12 +125,12 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("axes: {steps: [1]}\ntogether: [{steps: [2]}]", "expected each parameter in one place"),
         (
             "together: [{steps: [1], batch_size: [2, 3]}]",
-            "expected as many values of each, got 1 of steps, 2 of batch_size",
+            "expected the same number of values for each key, got 1 of steps, 2 of batch_size",
         ),
         ("conditions: [nn > 3]", "condition 'nn > 3': 'nn' is unknown, did you mean 'n'?"),
-        ("conditions: [n]", "condition 'n': gives 11, expected true or false"),
-        ("conditions: ['n >']", "condition 'n >': is no expression"),
-        ("conditions: ['n > 100']", "the conditions leave no setup"),
+        ("conditions: [n]", "condition 'n': its value is 11, expected true or false"),
+        ("conditions: ['n >']", "condition 'n >': is not an expression"),
+        ("conditions: ['n > 100']", "no setup meets the conditions"),
         ("base: nowhere.yaml", "there is no such file"),
         ("base: 3", "base: got 3, expected a text or a mapping"),
         ("sample: {count: 0, over: {l2: {uniform: [0, 1]}}}", "sample.count: got 0, expected a number > 0"),
@@ -187,7 +187,7 @@ def test_a_layout_of_the_base_stays_but_for_the_workers(tmp_path: Path) -> None:
 
 def test_optuna_has_no_only(tmp_path: Path) -> None:
     text = "sample: {count: 2, search: optuna, over: {l2: {uniform: [0, 1]}}}"
-    with pytest.raises(SweepError, match="--only: cannot choose"):
+    with pytest.raises(SweepError, match="--only: cannot select"):
         load_sweep(write(tmp_path, text)).setups(("f == 3",))
 
 

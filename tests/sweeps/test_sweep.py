@@ -304,7 +304,7 @@ def test_accuracies_that_there_are_none_of_decide_nothing(
     np.savez(tmp_path / "untested.npz", **{**arrays, "x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]})
     folder = Folder(tmp_path, tmp_path / "untested.npz")
     folder.write(text)
-    with pytest.raises(SweepError, match=f"which has no test examples, expected some, as {which} compares accuracies"):
+    with pytest.raises(SweepError, match=f"which has no test examples; expected some, as {which} compares accuracies"):
         folder.run()
     assert not (Path(folder.output) / "runs").exists()
 
