@@ -347,9 +347,7 @@ def load_sweep(name: str) -> Sweep:
         setups = [point.setup for point in points]
         sweep = Sweep(path.stem, points, seeds, None, file.early_stopping)
     if file.early_stopping is not None and not all(setup.evaluation_interval for setup in setups):
-        raise SweepError(
-            name, ["early_stopping: expected evaluation_interval >= 1, got 0, which measures only the end"]
-        )
+        raise SweepError(name, ["early_stopping: expected evaluation_interval >= 1, got 0: evaluated only at the end"])
     return sweep
 
 

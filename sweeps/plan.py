@@ -175,7 +175,7 @@ class Paces:
             self._measured[kind].append(pace)
 
     def know(self, setup: Setup) -> bool:
-        """Whether runs of the same kind were measured, or similar ones with steps so long that the rule hardly counts."""
+        """Whether runs of the same kind were measured, or similar ones with steps so long that rules hardly count."""
         like, similar, _ = _kinds(setup)
         return like in self._measured or min(self._measured.get(similar, [0.0])) > LONG_STEP_SECONDS
 

@@ -152,7 +152,10 @@ def test_list_sweeps(byzray: Byzray) -> None:
         (("sweep", "papers"), "there is no such sweep: expected demo, paper, appendix, or a YAML file"),
         (("sweep", "nowhere.yaml"), "nowhere.yaml: 1 mistake in the sweep"),
         (("sweep", "demo", "--seeds", "5-1"), "--seeds: got '5-1', expected seeds such as 1-5 or 1,3,7-9"),
-        (("sweep", "demo", "--only", "f = 4"), "--only: condition 'f = 4': is an assignment, expected a comparison with =="),
+        (
+            ("sweep", "demo", "--only", "f = 4"),
+            "--only: condition 'f = 4': is an assignment, expected a comparison",
+        ),
         (("sweep", "demo", "--only", "f == 7"), "no setup meets f == 7"),
         (("sweep", "demo", "--only", "rule == 'median'"), "'rule' is unknown, did you mean 'aggregator'?"),
         (("sweep", "demo", "--only", "agregator == 'median'"), "'agregator' is unknown, did you mean 'aggregator'?"),

@@ -105,7 +105,7 @@ BASE = "base: {dataset: digits, steps: 20, workers: 11, byzantine: 4, attack: li
         ("sample: {count: 2, over: {l2: {uniform: [0, .inf]}}}", "sample.over.l2.uniform.1: got inf"),
         (
             BASE + "axes: {evaluation_interval: [0, 1]}\nearly_stopping: {}",
-            "expected setups with an evaluation_interval",
+            "expected evaluation_interval >= 1",
         ),
         ("conditions: ['n > 1; n > 100']", "is more than one, expected one"),
         ("conditions: ['n = 11']", "is an assignment, expected a comparison with =="),
