@@ -1,4 +1,4 @@
-"""What this machine can run: versions, devices, memory, data sets, with the fix for what is missing."""
+"""Checks of this machine: versions, devices, memory and data sets, and how to fix what is missing."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ State = Literal["ok", "missing", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding.
+    """The result of one check.
 
     Attributes:
-        state: ok; missing, where something optional is not there; warning, where things run, but not as they should;
-            broken, where nothing can run without it.
-        what: what was looked at.
-        found: what was seen.
-        fix: what to do, empty if nothing.
+        state: ok; missing: something optional is not there; warning: runs work, but not as well as they should;
+            broken: nothing can run.
+        what: what was checked.
+        found: what was found.
+        fix: how to fix it, empty if nothing is wrong.
     """
 
     state: State
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(root: str | Path | None = None) -> Iterator[Finding]:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
         root: the folder that holds data sets, see :func:`byzray.data.data_root`.
@@ -50,7 +50,7 @@ def examine(root: str | Path | None = None) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What byzray requires, as its own metadata states it."""
+    """Check the packages that byzray's metadata requires."""
     for line in metadata.requires("byzray") or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -102,13 +102,13 @@ def _memory() -> Iterator[Finding]:
 
 
 def load_all(root: Path) -> Iterator[tuple[str, Data | Exception]]:
-    """Each data set that needs no file of the user's own, or why it cannot be read."""
+    """Load each data set that needs no file of the user's own; yields it, or the error."""
     for name, cls in DATASETS.classes.items():
         if any(field.is_required() for field in cls.model_fields.values()):
             continue
         try:
             yield name, cls().load(root, download=False)
-        except Exception as error:  # damage, or a torchvision that cannot be imported: the others are of interest, too
+        except Exception as error:  # damage, or torchvision cannot be imported; continue with the others
             yield name, error
 
 

@@ -55,7 +55,7 @@ def test_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     view.show(update(200, loss=math.nan))
     assert frame(view, width)[2].startswith("loss nan, accuracy 0.5000")
     view.show(update(300))
-    assert frame(view, width)[2] == "saving the result, and drawing its figure"
+    assert frame(view, width)[2] == "saving the result and its figure"
 
 
 def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         f"multi-krum/empire seed 1: step 10/300, {figures}, 10 steps/s, 0:00:01 elapsed, 0:00:29 left",
         f"multi-krum/empire seed 1: step 80/300, {figures}, 11 steps/s, 0:00:07 elapsed, 0:00:19 left",
         f"multi-krum/empire seed 1: step 300/300, {figures}, 33 steps/s, 0:00:09 elapsed, 0:00:00 left",
-        "byzray: saving the result, and drawing its figure",
+        "byzray: saving the result and its figure",
     ]
 
 

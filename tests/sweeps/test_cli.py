@@ -161,7 +161,7 @@ def test_list_sweeps(byzray: Byzray) -> None:
         (("sweep", "demo", "--only", "agregator == 'median'"), "'agregator' is unknown, did you mean 'aggregator'?"),
         (("sweep", "demo", "--only", "colour == 'red'"), "'colour' is not defined"),
         (("sweep", "demo", "--output", "nowhere://x"), "--output: got 'nowhere://x', expected a folder, or a URI"),
-        (("sweep", "demo", "--measure"), "--measure: expected with --plan"),
+        (("sweep", "demo", "--measure"), "--measure: works only with --plan"),
         (("sweep", "demo", "--workers-per-actor", "0"), "--workers-per-actor"),
         (("sweep", "demo", "--retries", "-1"), "--retries"),
         (("report", "nowhere"), "nowhere"),

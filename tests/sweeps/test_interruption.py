@@ -175,7 +175,7 @@ def test_interrupted_and_continued(sweep: Sweep) -> None:
     driver.send_signal(signal.SIGINT)
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 1, log
-    assert "SIGINT: saving the runs under way" in log
+    assert "SIGINT: saving the runs in progress" in log
     assert log.rstrip().endswith("interrupted; the same command continues it")
     assert "FileNotFoundError" not in log  # of Tune, for each run that was not begun
     saved = {
