@@ -159,12 +159,12 @@ def test_a_wrong_file_gets_one_message(tmp_path: Path, text: str, expected: str)
     assert "in the sweep" in str(caught.value)
 
 
-def test_a_mistake_that_many_setups_share_is_told_once(tmp_path: Path) -> None:
+def test_a_mistake_that_many_setups_share_is_reported_once(tmp_path: Path) -> None:
     text = BASE + "axes: {steps: [1, 2, 3], aggregator: [bulyan]}"
     with pytest.raises(SweepError) as caught:
         load_sweep(write(tmp_path, text))
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith("steps=1, aggregator='bulyan' (and 2 more): aggregator: got")
+    assert mistake.startswith("steps=1, aggregator='bulyan' (and 2 more): aggregator: bulyan needs")
 
 
 def test_there_is_no_such_sweep() -> None:
