@@ -206,7 +206,7 @@ def _attack(case: dict[str, Any], inputs: Arrays, device: torch.device) -> Array
         steps = torch.from_numpy(inputs["steps"]).to(device)
     elif "honest" in inputs:
         steps = torch.from_numpy(inputs["honest"]).to(device)[None]
-    else:  # of an attack that does not look at them
+    else:  # of an attack that does not use them
         steps = torch.zeros(1, case["h"], inputs["normals"].shape[1], dtype=torch.float64, device=device)
     defence = Defence([], Krum() if case["name"] == "fang-krum" else Average())
     first = _step(case, inputs, device)

@@ -1,4 +1,4 @@
-"""What rules that treat every coordinate by itself have in common.
+"""Shared parts of coordinate-wise rules.
 
 Shapes in names: N submissions, D parameters, K ranks.
 """

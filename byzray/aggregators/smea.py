@@ -21,7 +21,7 @@ class Smea(Selecting):
     """Mean of the n-f submissions whose covariance has the smallest largest eigenvalue.
 
     That is smallest maximum eigenvalue averaging; of equal subsets it takes the first in lexicographic order. All
-    subsets are looked at, on the host, so that at most a million are allowed.
+    subsets are compared on the host, so that at most a million are allowed.
 
     Needs n >= 2f+1 and C(n, f) <= 1,000,000. No bound. kappa: 4f/(n-2f).
 

@@ -1,4 +1,4 @@
-"""What every model is."""
+"""Base class of models."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal

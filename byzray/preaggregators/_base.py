@@ -1,4 +1,4 @@
-"""What every pre-aggregator is.
+"""Base class of pre-aggregators.
 
 Shapes in names: N submissions, M of which they make.
 """
