@@ -131,7 +131,7 @@ def simulate(
         resume: whether to continue an interrupted run that lies in `output`.
         checkpoints: how often to save a state to continue from.
         progress: called after each stretch of steps; if it returns true, the run stops. By default a bar is shown on a
-            terminal and in a notebook; events, such as a rule that draws unseeded random numbers, are Python's warnings.
+            terminal and in a notebook; events, such as a rule with unseeded random draws, are Python's warnings.
 
     Returns:
         metrics, evaluations and final parameters.
