@@ -225,7 +225,6 @@ class TuneRun:
         try:
             yield
         finally:
-            self.progress.running = 0  # Tune does not report every trial that it ends
             self.observer.end()
 
     def _tuner(self, searcher: Searcher | None, samples: int) -> tune.Tuner:
