@@ -1,6 +1,6 @@
 """Byzantine-resilient distributed SGD, simulated: rules, attacks, and momentum where you want it.
 
-What is heavy is imported on first use: actors, which need but a part of it, start faster.
+Heavy modules are imported on first use, so that actors, which need only some, start faster.
 """
 
 import os
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# PyTorch's threads shall not spin for long while they wait for each other: by default they do, and on a machine that
-# others use as well a step then takes several times longer. GNU OpenMP reads this once, when PyTorch is first imported.
+# Limit how long PyTorch's threads spin while they wait for each other: with the default, a step takes several times
+# longer on a machine that others use. GNU OpenMP reads this once, when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_runs", "load_setup", "simulate"]

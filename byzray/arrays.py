@@ -26,12 +26,12 @@ UNPACKED_BYTES, UNPACKED_RATIO = 2**30, 20
 # The largest vector that is read, in bytes.
 LARGEST_VECTOR = 2**34
 
-# How many values of a vector are looked at together.
+# How many values of a vector are checked at once.
 BLOCK = 2**20
 
 
 def open_archive(path: Path) -> NpzFile:
-    """The archive, whose arrays are to be read by :func:`read_array`.
+    """The archive; read its arrays with :func:`read_array`.
 
     Raises:
         ValueError: the file cannot be read or is no archive; the message says what was found.
@@ -44,7 +44,7 @@ def open_archive(path: Path) -> NpzFile:
         archive = np.load(path, allow_pickle=False)  # to unpickle is to run code
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever zipfile stumbles over
+    except Exception as error:  # zipfile may raise anything
         found = str(error) if str(error) == "found a single array" else "found another kind of file, or a damaged one"
         raise ValueError(found) from error
     packed = sum(one.compress_size for one in archive.zip.infolist())
@@ -71,7 +71,7 @@ def read_array(archive: NpzFile, name: str) -> NDArray[Any]:
     try:
         _check_size(archive.zip, information)
         return np.asarray(archive[name])
-    except Exception as error:  # whatever numpy and zipfile stumble over
+    except Exception as error:  # numpy and zipfile may raise anything
         raise ValueError(str(error) or type(error).__name__) from error
 
 

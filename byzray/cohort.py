@@ -23,7 +23,7 @@ from byzray.state import State, expect_like
 
 
 class Contribution(NamedTuple):
-    """What a cohort reports beside its submissions.
+    """What a cohort reports in addition to its submissions.
 
     Attributes:
         losses_K: each worker's loss, regularisation included (averaged over local steps); what stands there for a
@@ -187,7 +187,7 @@ class Cohort:
         return state
 
     def restore(self, state: State) -> None:
-        """Take up a state that :meth:`state` returned.
+        """Restore a state that :meth:`state` returned.
 
         Raises:
             ValueError: it is that of another setup.

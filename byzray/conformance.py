@@ -24,6 +24,7 @@ from byzray.datasets import Data
 from byzray.defence import Defence
 from byzray.devices import Device, pick_device
 from byzray.metrics import METRIC_COLUMNS
+from byzray.mistakes import with_label
 from byzray.recording.simulation import Simulation
 from byzray.setups import Setup
 from byzray.step import Step
@@ -111,7 +112,7 @@ def replay_aggregators(directory: Path, device: torch.device) -> Iterator[Case]:
         n, f = case["n"], case["f"]
         rule = AGGREGATORS.parse({"name": AGGREGATOR_NAMES.get(case["rule"], case["rule"]), **case["args"]})
         if reason := rule.check(n, f):
-            raise ValueError(f"case {case['id']}: {reason}")
+            raise ValueError(f"case {case['id']}: {with_label(rule.label(), reason)}")
         gradients_ND = torch.from_numpy(arrays[case["input"]])
         if gradients_ND.ndim != 2 or len(gradients_ND) != n:
             raise ValueError(f"case {case['id']}: expected {n} rows, got an array of shape {tuple(gradients_ND.shape)}")

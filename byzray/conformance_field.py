@@ -20,6 +20,7 @@ from byzray.aggregators.average import Average
 from byzray.aggregators.krum import Krum
 from byzray.attacks import ATTACKS, View
 from byzray.defence import Defence
+from byzray.mistakes import with_label
 from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
 from byzray.splits import SPLITS, PartitionSplit, label_skew
@@ -200,12 +201,12 @@ def _preaggregator(case: dict[str, Any], inputs: Arrays, device: torch.device) -
 def _attack(case: dict[str, Any], inputs: Arrays, device: torch.device) -> Arrays:
     attack = ATTACKS.parse({"name": case["name"], **case["args"]})
     if reason := attack.check(case["h"], case["byzantine"], case["f"]):
-        raise ValueError(f"case {case['id']}: {reason}")
+        raise ValueError(f"case {case['id']}: {with_label(attack.label(), reason)}")
     if "steps" in inputs:
         steps = torch.from_numpy(inputs["steps"]).to(device)
     elif "honest" in inputs:
         steps = torch.from_numpy(inputs["honest"]).to(device)[None]
-    else:  # of an attack that does not look at them
+    else:  # of an attack that does not use them
         steps = torch.zeros(1, case["h"], inputs["normals"].shape[1], dtype=torch.float64, device=device)
     defence = Defence([], Krum() if case["name"] == "fang-krum" else Average())
     first = _step(case, inputs, device)

@@ -1,4 +1,4 @@
-"""What is asked of defences and attacks, watched while a run calls them.
+"""Requirements on defences and attacks, checked while a run calls them.
 
 They return what they should and leave the submissions as they are; else the run ends with the name of the class. They
 compute from what they are given alone, or a run that is continued is not the one that was interrupted: a class of the
@@ -30,7 +30,7 @@ from byzray.state import State, apart, expect_like
 from byzray.step import Step
 from byzray.submissions import Matrix, Mixed, OnLine, Submissions
 
-# An own class is looked at more closely at its first calls, as that costs time and memory: whether it changes what it
+# An own class is checked more closely at its first calls, as that costs time and memory: whether it changes what it
 # must not in a way that PyTorch does not notice (through numpy), and whether it remembers something.
 CLOSE_LOOKS = 3
 LARGEST_COPY = 2**24  # values, 64 MB
@@ -177,9 +177,9 @@ class Contract:
         if look:
             self._looks[type(called[0])] += 1
             if called[0] in own:
-                self._look_at_memory(called[0], name)
+                self._check_memory(called[0], name)
 
-    def _look_at_memory(self, option: Options, name: str) -> None:
+    def _check_memory(self, option: Options, name: str) -> None:
         """Warn if what outlasts a call is another after this one than after that before; at the first one it may
         prepare what it needs."""
         now, before = _memory(option), self._memories.get(name)
@@ -193,7 +193,7 @@ class Contract:
             self._warnings.append(
                 f"{name} {what}, which byzray neither seeds nor saves: a run that is continued gives other results "
                 "than one that was not interrupted. Draw from step.generator (view.step.generator in an attack), and "
-                "return what is to be remembered as the state: see docs/extending.md"
+                "return what the next step needs as the state: see docs/extending.md"
             )
 
 

@@ -54,7 +54,7 @@ def check_data(setup: Setup, data: Data) -> None:
 def data_root(given: str | Path | None = None) -> Path:
     """The folder that holds data sets: the one given, or $BYZRAY_DATA, or ~/.cache/byzray/data.
 
-    A user without a home directory has it in the working folder, should any file be needed.
+    Without a home directory it is in the working folder.
     """
     named = os.path.expanduser(given or os.environ.get("BYZRAY_DATA") or "~/.cache/byzray/data")
     return Path(named.removeprefix("~/"))

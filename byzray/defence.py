@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byzray.aggregators import Aggregate, Aggregator
 from byzray.aggregators._base import checked
+from byzray.mistakes import with_label
 from byzray.preaggregators import PreAggregator
 from byzray.preaggregators._base import mixing
 from byzray.state import State
@@ -40,7 +41,7 @@ class Defence:
         """The aggregate of a step, as a combination of these submissions where that is known, and the state after it.
 
         Raises:
-            BrokenContract: the rule or a pre-aggregator returned something else than it should.
+            BrokenContract: the rule or a pre-aggregator returned something of the wrong type or shape.
         """
         n, f = step.n, step.f
         for part in self.pre:
@@ -60,18 +61,18 @@ class Defence:
         return Bound(self, step, state)
 
     def sizes(self, n: int, f: int) -> tuple[int, int]:
-        """How many submissions reach the rule, and how many of them may be Byzantine."""
+        """The number of submissions that reach the rule, and how many of them may be Byzantine."""
         for part in self.pre:
             n, f = part.sizes(n, f)
         return n, f
 
     def check(self, n: int, f: int) -> str | None:
-        """Why the defence cannot work with n submissions tolerating f; None if it can."""
+        """Why the defence cannot aggregate n submissions tolerating f, with the label of the part; None if it can."""
         left = ""
         for part in self.parts:
             if reason := part.check(n, f):
-                # Without pre-aggregators the rule is what the message is about.
-                return f"{left}{part.label()} {reason}" if self.pre else reason
+                labelled = with_label(part.label(), reason)
+                return left + labelled if left else labelled
             if isinstance(part, PreAggregator):
                 before, (n, f) = n, part.sizes(n, f)
                 if n != before:
@@ -94,7 +95,7 @@ class Defence:
 
     @property
     def root_examples(self) -> int:
-        """How many training examples the server keeps for itself."""
+        """The number of training examples that the server keeps for itself."""
         return self.rule.root_examples
 
     @property
@@ -105,7 +106,7 @@ class Defence:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A defence at a step, as the adversary may ask it: the states after the step are dropped, and nothing advances.
+    """A defence at a step, for the adversary to evaluate: the states after the step are dropped, nothing advances.
 
     Attributes:
         defence: the defence.
@@ -118,5 +119,5 @@ class Bound:
     state: State
 
     def __call__(self, submissions: Submissions) -> Aggregate:
-        """What the defence would make of these submissions."""
+        """The aggregate that the defence would compute from these submissions."""
         return self.defence.step(submissions, self.step, self.state)[0]

@@ -113,5 +113,5 @@ def _at_least_float32(gradients_ND: Tensor) -> Tensor:
 
 def finite_rows(gradients_ND: Tensor) -> Tensor:
     """Which submissions are finite, (N,)."""
-    # Both extremes are NaN where a coordinate is, and are found sooner than all coordinates are looked at.
+    # Both extremes are NaN where a coordinate is, and are found faster than by checking all coordinates.
     return gradients_ND.amax(dim=1).isfinite() & gradients_ND.amin(dim=1).isfinite()

@@ -14,7 +14,7 @@ class Divergence(NamedTuple):
 
     Attributes:
         step: the step whose update made the parameters non-finite, which they had been before.
-        reason: why, as far as the metrics of that step tell.
+        reason: why, as far as the metrics of that step show.
     """
 
     step: int
@@ -32,7 +32,7 @@ def reason(setup: Setup, step: int, row: Mapping[str, float], aggregate_finite: 
     Args:
         setup: the setup of the run.
         step: the step.
-        row: its metrics by their columns, with a study or without. Of submissions they tell the mean.
+        row: its metrics by their columns, with a study or without. Of the submissions they hold the mean.
         aggregate_finite: whether all coordinates of the aggregate were finite.
     """
     if aggregate_finite:
@@ -48,7 +48,7 @@ def reason(setup: Setup, step: int, row: Mapping[str, float], aggregate_finite: 
     if not math.isfinite(row["Honest gradient norm"]):
         if math.isfinite(loss):
             return f"the mean of the honest submissions was not finite, though the average loss was ({loss:.3g})"
-        return f"the average loss was not finite ({loss}), nor was the mean of the honest submissions"
+        return f"the average loss ({loss}) and the mean of the honest submissions were not finite"
     if setup.attack is not None and not math.isfinite(row["Attack gradient norm"]):
         return f"the Byzantine submissions were not finite, and {setup.defence.label()} let them through"
     return "the aggregate was not finite, though the means of the submissions were"

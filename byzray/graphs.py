@@ -120,7 +120,7 @@ class StepGraphs:
         return row
 
     def _kind(self) -> Kind | None:
-        """The kind of the next step; none if it is not to be captured."""
+        """The kind of the next step; None if it is not captured."""
         setup, step, past = self.cohort.setup, self.server.step_number, self.server.study.past
         rule = setup.aggregator.at_step(setup.seed, step)
         usual = past is None or (past.steps > 0 and not past.renews)

@@ -1,4 +1,4 @@
-"""Mistakes in a setup, in words: each with its path in the file, the value and what was expected."""
+"""Errors of users, and the messages about mistakes in a setup: path in the file, value, what was expected."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ Location = tuple[int | str, ...]
 
 T = TypeVar("T")
 
-# The keys that may stand at a place of some data, as far as they are known.
+# Returns the keys that are allowed at a path of some data, as far as they are known.
 KnownKeys = Callable[[Location, dict[str, Any]], list[str]]
 
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 
-# Where pydantic's words can be bettered.
+# Replacements for pydantic's wording.
 BOUNDS = {
     "greater_than": "a number >",
     "greater_than_equal": "a number >=",
@@ -34,7 +34,7 @@ PLAIN_WORDS = {
     "List should have at least 1 item after validation, not 0": "at least one item",
 }
 
-# What keys and words are called elsewhere: in papers, in other tools, and in the conditions of sweeps.
+# Names that papers, other tools and the conditions of sweeps use, and the names here.
 MEANT = {
     "rule": "aggregator",
     "rules": "aggregators",
@@ -51,28 +51,28 @@ MEANT = {
 }
 
 
-# Control characters but for tabs and newlines, marks that reverse the order of text, halves of surrogate pairs.
+# Control characters except tabs and newlines, marks that reverse the order of text, unpaired surrogates.
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class WrongInput(Exception):
-    """What the user gave is wrong; the message says what, and what was expected. The command ends with exit code 2."""
+    """The user's input is wrong; the message says what was given and what was expected. Exit code 2."""
 
 
 class Failure(Exception):
-    """The work failed, through no mistake in the code; the message says all there is to say. Exit code 1."""
+    """The work failed for a reason outside the code, which the message explains; no traceback. Exit code 1."""
 
 
 class BrokenContract(Failure, ValueError):
-    """A rule or an attack of the user's own did what none must do; the message names it."""
+    """A user's own rule or attack broke a requirement on all rules or attacks; the message names both."""
 
 
 class SetupError(WrongInput):
-    """What is wrong with a setup: every mistake at once, each with its path, the value and what was expected.
+    """All mistakes in a setup, each with its path, the value and what was expected.
 
     Attributes:
-        source: where the setup comes from, a file for example.
-        mistakes: one line for each.
+        source: where the setup comes from, such as a file.
+        mistakes: one line per mistake.
     """
 
     def __init__(self, source: str, mistakes: list[str]) -> None:
@@ -84,14 +84,14 @@ class SetupError(WrongInput):
         )
 
     def __reduce__(self) -> tuple[type["SetupError"], tuple[str, list[str]]]:
-        return SetupError, (self.source, self.mistakes)  # it travels from actors to the driver
+        return SetupError, (self.source, self.mistakes)  # pickled between actors and the driver
 
 
 def parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
-    """`text` as `parse` reads it.
+    """Parse `text`.
 
     Raises:
-        WrongInput: it cannot; the message names what was given as `name`.
+        WrongInput: `parse` raised a ValueError; the message begins with `name`.
     """
     try:
         return parse(text)
@@ -100,7 +100,7 @@ def parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
 
 
 def lines(error: ValidationError) -> list[str]:
-    """One line a mistake, ``path: got value, expected ...``, from an error of `byzray.Setup`."""
+    """One line per mistake, ``path: got value, expected ...``, from an error of `byzray.Setup`."""
     found = []
     for one in error.errors(include_url=False):
         path = ".".join(str(part) for part in one["loc"]) or "setup"
@@ -108,20 +108,35 @@ def lines(error: ValidationError) -> list[str]:
     return found
 
 
-def mistake(loc: Location, message: str, value: Any) -> InitErrorDetails:
+def with_value(value: Any, message: str) -> str:
+    """A message after the value that it is about."""
+    return f"got {short(value)}, {message}"
+
+
+def with_label(label: str, reason: T) -> T | str:
+    """Why a rule, an attack, a pre-aggregator or a model cannot work, after its label: ``krum needs n >= 2f+3 = ...``.
+
+    The check of a user's own class may return a text of another form; what is no text is returned as it is.
+    """
+    if not isinstance(reason, str):
+        return reason
+    return f"{label}{' ' if reason.startswith('needs ') else ': '}{reason}"
+
+
+def mistake(loc: Location, text: str, value: Any) -> InitErrorDetails:
     """One mistake, for pydantic to raise."""
-    text = message if message.startswith(("unknown key", "got nothing")) else f"got {short(value)}, {message}"
-    # The message is passed as context, since pydantic would read braces in it as a template.
+    # The text is passed as context, since pydantic would read braces in it as a template.
     return InitErrorDetails(type=PydanticCustomError("setup", "{text}", {"text": text}), loc=loc, input=value)
 
 
 def in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any], known: KnownKeys) -> list[InitErrorDetails]:
-    """Pydantic's errors in the form "expected ..."; it has one for each alternative of a field, which become one.
+    """Pydantic's errors in the form "got ..., expected ...". Pydantic reports every alternative of a field; they become
+    one error.
 
     Args:
         found: the errors.
         data: what was validated.
-        known: tells the keys that may stand at a place.
+        known: returns the keys that are allowed at a path.
     """
     merged: list[tuple[Location, str, Any]] = []
     for one in found:
@@ -133,11 +148,15 @@ def in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any], known: K
         if merged and merged[-1][0] == loc and merged[-1][2] is one["input"]:
             message = f"{merged.pop()[1]} or {message.removeprefix('expected ')}"
         merged.append((loc, message, one["input"]))
-    return [mistake(*one) for one in merged]
+    found_with_values = []
+    for loc, message, value in merged:
+        complete = message.startswith(("unknown key", "got nothing"))
+        found_with_values.append(mistake(loc, message if complete else with_value(value, message), value))
+    return found_with_values
 
 
 def _at(value: Any, loc: Location) -> Any:
-    """What lies at a path, or the path itself if nothing does."""
+    """The value at a path, or the path itself if there is none."""
     for part in loc:
         try:
             value = value[part]
@@ -147,7 +166,7 @@ def _at(value: Any, loc: Location) -> Any:
 
 
 def _expected(one: ErrorDetails, data: dict[str, Any], known: KnownKeys) -> str:
-    """What pydantic says of a mistake, in the form "expected ..."."""
+    """Pydantic's message in the form "expected ..."."""
     kind, message, context = one["type"], one["msg"], one.get("ctx", {})
     if kind in UNKNOWN_KEY:
         return _unknown_key(one["loc"], data, known)
@@ -176,7 +195,7 @@ def _unknown_key(loc: Location, data: dict[str, Any], known: KnownKeys) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str | None:
-    """Which of the known names was probably meant, if any."""
+    """The known name that was probably meant, if any."""
     meant = MEANT.get(name, "")
     if meant.partition(".")[0] in known:
         return meant
@@ -184,11 +203,11 @@ def suggestion(name: str, known: Sequence[str]) -> str | None:
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it: long ones are cut."""
+    """A value as messages show it, cut at 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def visible(text: str) -> str:
-    r"""`text` with what would steer a terminal spelt out: `\x1b` for an escape character."""
+    r"""`text` with control characters escaped, which would otherwise act on a terminal: `\x1b` for an escape."""
     return INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)

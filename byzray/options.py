@@ -141,7 +141,7 @@ class Registry(Generic[T]):
         Raises:
             AttributeError: there is none.
         """
-        if not name.startswith("_"):  # Python itself asks for such, while the package is imported, too
+        if not name.startswith("_"):  # Python itself reads such names, also while the package is imported
             for cls in self.classes.values():
                 if cls.__name__ == name:
                     return cls

@@ -96,7 +96,7 @@ def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
     """The mean (D,) of some rows, given by their indices."""
     if gradients_ND.is_cuda or gradients_ND.dtype not in (torch.float32, torch.float64):
         return mean(gradients_ND.index_select(0, rows_K), dim=0)
-    # On a CPU the indices can be looked at, and the rows need not be copied.
+    # On a CPU the indices can be read, and the rows need not be copied.
     first, *others = rows_K.tolist()
     mean_D = gradients_ND[first].detach().clone()
     for block_NB, mean_B in zip(gradients_ND.detach().split(BLOCK, dim=1), mean_D.split(BLOCK), strict=True):

@@ -10,7 +10,7 @@ import torch
 # Seconds spent, by who spent them (`run`: all is one process; `server`, `worker 3`) and on what.
 Timings = dict[tuple[str, str], float]
 
-# So many events on a GPU's stream are kept before their times are looked at, if nobody asks.
+# So many events on a GPU's stream are kept before their times are read, if nothing reads them earlier.
 KEPT_EVENTS = 4096
 
 

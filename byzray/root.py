@@ -39,5 +39,5 @@ class RootWorker:
         return self.cohort.state()
 
     def restore(self, state: State) -> None:
-        """Take up a state that :meth:`state` returned."""
+        """Restore a state that :meth:`state` returned."""
         self.cohort.restore(state)

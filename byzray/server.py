@@ -92,7 +92,7 @@ class Server:
     def update(self) -> Observed | None:
         """Take a step but for its row: the next point can be sent before :meth:`record` has seen this step."""
         observed = self._update()
-        self.study.look()
+        self.study.halt_if_diverged()
         return observed
 
     def record(self, observed: Observed | None, contributions: Sequence[Contribution]) -> None:
@@ -116,7 +116,7 @@ class Server:
         self.watch.lap("attack")
         root_D = self._root_submission()
         self.watch.lap("root")
-        # Pre-aggregators mix zeros of missing submissions in, and an adversary who asks the defence has to see them.
+        # Pre-aggregators mix in the zeros of missing submissions, so an adversary that evaluates the defence sees them.
         if setup.pre and len(filled_ND := filled(setup, came_ND, self.step_number)) > len(came_ND):
             came_ND, workers_H = filled_ND, tuple(range(setup.honest))
         step = self._step(len(came_ND), root_D)
@@ -172,13 +172,13 @@ class Server:
             self.study.past.steps += 1
 
     def state(self) -> State:
-        """What the next step depends on, beside the setup and the workers' state."""
+        """What the next step depends on, in addition to the setup and the workers' state."""
         state = {"theta": self.theta_D, **self.study.state(), **self.momentum.state()}
         state |= prefixed(self.defence_state, "rule.") | prefixed(self.adversary.state, "attack.")
         return state if self.root is None else state | prefixed(self.root.state(), "root.")
 
     def restore(self, state: State, step: int) -> None:
-        """Take up, at a step, a state that :meth:`state` returned.
+        """Restore, at a step, a state that :meth:`state` returned.
 
         Raises:
             ValueError: it is that of another setup.

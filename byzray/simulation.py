@@ -130,9 +130,8 @@ def simulate(
         download: whether a missing data set may be downloaded.
         resume: whether to continue an interrupted run that lies in `output`.
         checkpoints: how often to save a state to continue from.
-        progress: called after each stretch of steps; true asks for a stop. By default a bar is shown on a terminal and
-            in a notebook, and what the user should know of the run, such as a rule that draws random numbers which
-            are not seeded, as Python's warnings.
+        progress: called after each stretch of steps; if it returns true, the run stops. By default a bar is shown on a
+            terminal and in a notebook; events, such as a rule with unseeded random draws, are Python's warnings.
 
     Returns:
         metrics, evaluations and final parameters.

@@ -22,7 +22,7 @@ class Step:
         seed: the seed of the run.
         number: the number of the step, from 0.
         n: how many submissions come.
-        f: how many Byzantine ones are to be tolerated.
+        f: the number of Byzantine submissions to tolerate.
         rate: the learning rate.
         theta_D: the parameters before the update, not to be modified; none outside of a run.
         root_D: what a worker at the server submits, if the defence asks for one.
@@ -43,7 +43,7 @@ class Step:
 
         Args:
             purpose: what is drawn: a rule that draws two things asks for two generators.
-            more: further numbers that tell draws apart, such as an iteration.
+            more: further numbers that distinguish draws, such as an iteration.
         """
         return randomness.generator(self.seed, self.prefix + purpose, self.number, *more)
 

@@ -50,7 +50,7 @@ class Study:
     Attributes:
         past: what earlier steps left for the metrics of the next; none without metrics.
         diverged: where and why the parameters became non-finite since the start, or since a state was restored, as far
-            as the steps were looked at: by :meth:`take_rows`, or by :meth:`keep` where the run stops for it.
+            as the steps were observed: by :meth:`take_rows`, or by :meth:`keep` where the run stops for it.
         halted: whether the run ends with the last step, as it diverged and is set to stop there.
     """
 
@@ -114,7 +114,7 @@ class Study:
         """Note whether a step's aggregate and the parameters after it are finite."""
         self._unsound_2 = torch.stack([unsound(aggregate_D), unsound(theta_D)]).double()
 
-    def look(self) -> None:
+    def halt_if_diverged(self) -> None:
         """Halt if the last step made the parameters non-finite and the run stops for it, before its row is kept."""
         self._halt_if(self._unsound_2[1])
 

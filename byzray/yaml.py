@@ -17,10 +17,10 @@ LARGEST_TEXT = 100_000
 # How many values a text may stand for: a few lines of aliases of aliases can stand for billions.
 MOST_VALUES = 50_000
 
-# How deep brackets may be nested; the scanner looks at all that are open at each word.
+# How deep brackets may be nested; the scanner checks all open ones at each word.
 DEEPEST = 50
 
-INTEGER_BITS = 63  # beside the sign; nothing here computes with larger ones
+INTEGER_BITS = 63  # without the sign; nothing here computes with larger ones
 
 
 class _Scanner(Scanner):

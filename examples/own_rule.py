@@ -34,4 +34,4 @@ class FollowingClip(Aggregator):
         return Aggregate(moved_D), {"previous": moved_D, "radius": radius}
 
     def check(self, n: int, f: int) -> str | None:
-        return None if n >= 2 * f + 1 else f"needs n >= 2f+1, got n = {n}, f = {f}"
+        return None if n >= 2 * f + 1 else f"needs n >= 2f+1; got n = {n}, f = {f}"

@@ -1,4 +1,4 @@
-"""Many setups: grids, plans, and their execution by Ray Tune."""
+"""Sweeps of many setups: grids, plans, and their execution with Ray Tune."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Conditions on setups, as sweep files and `--only` hold them: ``aggregator != 'bulyan' or n >= 4*f + 3``."""
+"""Conditions on setups in sweep files and `--only`, such as ``aggregator != 'bulyan' or n >= 4*f + 3``."""
 
 import ast
 import warnings
@@ -19,18 +19,18 @@ from simpleeval import (
 from byzray.mistakes import short, suggestion
 from byzray.setups import REGISTRIES, Setup
 
-# What a setup file may leave out.
+# The values of fields that a setup file omits.
 DEFAULTS = Setup().model_dump()
 
-# Larger integers than any that is meant are computed with for hours.
+# A bound on integers, as arithmetic with huge ones can take hours.
 MOST_BITS = 1000
 
-# Calls and comprehensions are no part of conditions; they and formatted texts can take any time and memory.
+# Conditions cannot use calls, comprehensions or f-strings, which could take any time and memory.
 REFUSED = (ast.Call, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.JoinedStr, ast.FormattedValue)
 
 
 class ConditionError(Exception):
-    """A condition that cannot be evaluated; the message shows it, and says what was expected."""
+    """A condition cannot be evaluated; the message shows it, and what was expected."""
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -62,7 +62,7 @@ class Condition:
     """An expression on :func:`condition_variables`, with comparisons, arithmetic, `and`, `or`, `not` and `in`.
 
     Raises:
-        ConditionError: it is no expression.
+        ConditionError: it is not an expression.
     """
 
     def __init__(self, text: str) -> None:
@@ -72,16 +72,16 @@ class Condition:
             self._names = [node.id for node in ast.walk(self._parsed) if isinstance(node, ast.Name)]
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
-        """Whether it is true of a setup.
+        """Whether a setup with these variables meets the condition.
 
         Raises:
-            ConditionError: it names something else, compares what cannot be compared, or is neither true nor false.
+            ConditionError: a name is unknown, values cannot be compared, or the result is neither true nor false.
         """
         evaluator = EvalWithCompoundTypes(operators=OPERATORS, names=dict(facts), functions={})
         for node in REFUSED:
             del evaluator.nodes[node]
         with _in_plain_words(self.text, f"; expected an expression on {', '.join(facts)}"):
-            for name in self._names:  # some may not be looked at: `or` stops early
+            for name in self._names:  # evaluation checks only some: `or` stops early
                 if name not in facts:
                     meant = suggestion(name, list(facts))
                     if meant is not None:
@@ -89,23 +89,23 @@ class Condition:
                     raise NameNotDefined(name, self.text)
             value = evaluator.eval(self.text, previously_parsed=self._parsed)
         if not isinstance(value, bool):
-            raise ConditionError(f"condition {self.text!r}: gives {short(value)}, expected true or false")
+            raise ConditionError(f"condition {self.text!r}: its value is {short(value)}, expected true or false")
         return value
 
 
 @contextmanager
 def _in_plain_words(text: str, expected: str = "") -> Iterator[None]:
-    """Turns what simpleeval raises, and what it merely warns of, into ConditionErrors."""
+    """Turn the errors and warnings of simpleeval into ConditionErrors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             yield
     except AssignmentAttempted:
-        raise ConditionError(f"condition {text!r}: is an assignment, expected == to compare") from None
+        raise ConditionError(f"condition {text!r}: is an assignment, expected a comparison with ==") from None
     except MultipleExpressions:
-        raise ConditionError(f"condition {text!r}: is several, expected one, joined by and") from None
+        raise ConditionError(f"condition {text!r}: is more than one, expected one; join them by and") from None
     except (SyntaxError, ValueError) as error:
-        raise ConditionError(f"condition {text!r}: is no expression ({error})") from None
+        raise ConditionError(f"condition {text!r}: is not an expression ({error})") from None
     except InvalidExpression as error:
         raise ConditionError(f"condition {text!r}: {error}{expected}") from None
     except (TypeError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
@@ -113,7 +113,7 @@ def _in_plain_words(text: str, expected: str = "") -> Iterator[None]:
 
 
 class Named(str):
-    """The name of a rule, say, whose options can be asked for: ``split == 'dirichlet' and split.alpha < 0.5``."""
+    """A name with options as attributes: ``split == 'dirichlet' and split.alpha < 0.5``."""
 
     options: Mapping[str, Any]
 
@@ -130,7 +130,7 @@ class Named(str):
 
 
 def named(field: str, value: Any) -> Any:
-    """What a setup file writes for an option, as conditions see it; whatever else stands there stays."""
+    """The value of an option in a setup file as conditions see it; any other value is returned unchanged."""
     given = {"name": value} if isinstance(value, str) else value
     if not (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
         return value
@@ -142,11 +142,11 @@ def named(field: str, value: Any) -> Any:
 
 
 def condition_variables(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What conditions can name of a setup, from its description or the content of a setup file.
+    """The variables of conditions, from a setup's description or the content of a setup file.
 
-    All fields of a setup, data set, model, split, aggregator and attack by their names, whose options are their
-    attributes, pre-aggregators as ``arc+nnm`` with each as an attribute; and n, f, honest, rate, placement and nesterov
-    for short.
+    They are all fields of a setup: data set, model, split, aggregator and attack by name, with their options as
+    attributes; pre-aggregators as ``arc+nnm``, with each as an attribute; and the short names n, f, honest, rate,
+    placement and nesterov.
     """
     known = {**DEFAULTS, **content}
     for field in ("dataset", "model", "split", "aggregator", "attack"):
@@ -177,8 +177,8 @@ def condition_variables(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sorted_by(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorBoard can sort runs by, from :func:`condition_variables`: plain values, and the options of
-    pre-aggregators and of the split under dotted names."""
+    """The values by which TensorBoard can sort runs, from :func:`condition_variables`: plain values, and the options
+    of pre-aggregators and of the split under dotted names."""
     shown = ("dataset", "split", "pre", "aggregator", "attack", "n", "f", "rate", "nesterov", "placement", "seed")
     values = {key: str(known[key]) if isinstance(known[key], str) else known[key] for key in shown}
     for field, one in [("split", known["split"]), *((f"pre.{part}", part) for part in known["pre"].options.values())]:

@@ -1,4 +1,4 @@
-"""A sweep's data sets: read once, by the driver, and held once by each node, in Ray's object store."""
+"""A sweep's data sets: read once by the driver, and kept once per node in Ray's object store."""
 
 import json
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from byzray.splits.file import File
 
 
 class SharedData(NamedTuple):
-    """A data set that every node can get from Ray.
+    """A data set in Ray's object store.
 
     Attributes:
-        data: the :class:`byzray.datasets.Data`, divided if a file of the split says how.
+        data: the :class:`byzray.datasets.Data`, with the owners of its examples if the split is a file.
         digests: of the files, see :func:`byzray.environment.file_digests`.
-        tests: how many test examples it has.
+        tests: the number of test examples.
     """
 
     data: ray.ObjectRef
@@ -29,8 +29,8 @@ class SharedData(NamedTuple):
 
 
 def key(setup: Setup) -> str:
-    """What a setup's data set, with the file of its split, is known by in processes that know the classes by another
-    path, or not yet."""
+    """A key for a setup's data set and the file of its split. It is text, as processes may have imported the classes
+    from other paths, or not at all."""
     split = setup.split.describe() if isinstance(setup.split, File) else None
     return json.dumps([setup.dataset.describe(), split], sort_keys=True)
 
@@ -44,7 +44,7 @@ def share(setups: Iterable[Setup], root: Path, download: bool) -> dict[str, Shar
         download: whether missing data sets may be downloaded into it.
 
     Returns:
-        By :func:`key`, all that can be read here. A run reads another one on its node, or fails there and tells why.
+        the data sets that can be read here, by :func:`key`. A run reads any other data set on its node, or fails there.
     """
     shared = {}
     for name, setup in {key(setup): setup for setup in setups}.items():

@@ -1,4 +1,4 @@
-"""Sweeps by name or from a file: what to compute, checked before anything runs."""
+"""Sweeps by name or from a file, checked before anything runs."""
 
 import hashlib
 import json
@@ -23,19 +23,19 @@ from sweeps import paper
 from sweeps.conditions import ConditionError
 from sweeps.grid import Grid, Overrides, Point, SweepError, setups
 
-# So many draws of a search are looked at before it starts.
+# The number of a search's draws that are checked before it starts.
 CHECKED_DRAWS = 50
 
-# A slip of the pen must not fill the memory.
+# Limits, so that a typo does not fill the memory.
 MOST_DRAWS = MOST_SEEDS = 10_000
 
 
 class Range(Section):
-    """What a parameter is drawn from: exactly one of these.
+    """The range of a drawn parameter: exactly one of these.
 
     Attributes:
         uniform: the least and the greatest number.
-        loguniform: the same, uniformly in the logarithm.
+        loguniform: the least and the greatest number, drawn uniformly in the logarithm.
         integer: the least and the greatest integer, both included.
         choice: the values.
     """
@@ -65,7 +65,7 @@ class Range(Section):
         return self
 
     def domain(self) -> Domain:
-        """As Tune has it."""
+        """The range as Tune's class."""
         if self.uniform is not None:
             return tune.uniform(*self.uniform)
         if self.loguniform is not None:
@@ -79,10 +79,10 @@ class Sample(Section):
     """Parameters drawn from ranges.
 
     Attributes:
-        count: how many draws; each is combined with every combination of the axes.
+        count: the number of draws; each is combined with every combination of the axes.
         over: the range of each parameter, by dotted key.
-        search: random draws, or what Optuna suggests after the accuracies so far.
-        seed: what the draws follow from.
+        search: random draws, or Optuna's suggestions from the accuracies so far.
+        seed: the seed of the draws.
     """
 
     count: PositiveInt = Field(le=MOST_DRAWS)
@@ -91,18 +91,18 @@ class Sample(Section):
     seed: NonNegativeInt = 0
 
     def draws(self, count: int) -> list[Overrides]:
-        """Random draws; the same every time."""
+        """Random draws, which depend only on the seed."""
         rng = np.random.default_rng(self.seed)
         domains = {key: one.domain() for key, one in self.over.items()}
         return [{key: _plain(one.sample(random_state=rng)) for key, one in domains.items()} for _ in range(count)]
 
 
 class EarlyStopping(Section):
-    """Runs that are worse than others at the same step are stopped early, by Tune's ASHA scheduler.
+    """Early stopping of runs that are worse than others at the same step, with Tune's ASHA scheduler.
 
     Attributes:
         grace_steps: no run is stopped before this step.
-        reduction_factor: the best 1/reduction_factor of the runs go on at each halt.
+        reduction_factor: at each rung, the best 1/reduction_factor of the runs continue.
     """
 
     grace_steps: PositiveInt = 1
@@ -110,15 +110,15 @@ class EarlyStopping(Section):
 
 
 class SweepFile(Section):
-    """What a sweep file holds.
+    """The content of a sweep file.
 
     Attributes:
-        base: what all setups have in common: a setup file beside this file, or the fields themselves.
+        base: what all setups have in common: the path of a setup file, relative to this file, or the fields themselves.
         axes: values by dotted key; every combination is a setup.
-        together: further axes, of several keys each, whose values go in step.
-        conditions: only combinations for which all hold are setups.
-        reference: whether each attacked setup brings its unattacked one. By default it does, but for a search and for
-            early stopping, where it would outdo all others.
+        together: further axes with several keys each, whose values vary together.
+        conditions: only combinations that meet all of them become setups.
+        reference: whether to add the unattacked reference of each attacked setup. By default yes, except for a search
+            and with early stopping, where it would beat all others.
         seeds: a list, or a text such as 1-5; by default the base's seed.
         sample: parameters drawn from ranges.
         early_stopping: see :class:`EarlyStopping`.
@@ -154,7 +154,7 @@ class SweepFile(Section):
             lengths = {key: len(values) for key, values in group.items()}
             if len(set(lengths.values())) != 1 or 0 in lengths.values():
                 counted = ", ".join(f"{count} of {key}" for key, count in lengths.items())
-                raise ValueError(f"expected as many values of each, got {counted or 'none'}")
+                raise ValueError(f"expected the same number of values for each key, got {counted or 'none'}")
         return together
 
     @model_validator(mode="after")
@@ -162,39 +162,39 @@ class SweepFile(Section):
         keys = [*self.axes, *(key for group in self.together for key in group)]
         keys += self.sample.over if self.sample is not None else []
         if "seed" in keys:
-            raise ValueError("expected seeds in 'seeds', got them as an axis")
+            raise ValueError("expected seeds in 'seeds', got 'seed' as an axis")
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise ValueError(f"expected each parameter in one place, got {', '.join(twice)} again")
+            raise ValueError(f"expected each parameter in one place, got {', '.join(twice)} more than once")
         within = sorted(f"{key} and {other}" for key in keys for other in keys if other.startswith(f"{key}."))
         if within:
-            raise ValueError(f"expected parameters apart from each other, got {', '.join(within)}")
+            raise ValueError(f"expected no parameter within another, got {', '.join(within)}")
         if self.sample is not None and self.sample.search == "optuna" and (self.axes or self.together):
-            raise ValueError("expected no axes beside 'search: optuna': what it is to vary stands in 'sample.over'")
+            raise ValueError("expected no axes with 'search: optuna': list its parameters in 'sample.over'")
         if self.sample is not None and self.sample.search == "optuna" and self.conditions:
-            raise ValueError("expected no conditions beside 'search: optuna', which draws as it goes")
+            raise ValueError("expected no conditions with 'search: optuna', which does not evaluate them")
         return self
 
 
 @dataclass(frozen=True)
 class Search:
-    """Setups that are found on the way, each after the accuracies of those before.
+    """A search for setups, each suggested from the accuracies of earlier ones.
 
     Attributes:
         base: what all setups have in common, as a setup file holds it.
-        sample: the ranges, and how many draws.
+        sample: the ranges, and the number of draws.
     """
 
     base: dict[str, Any]
     sample: Sample
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that stand for the base and the ranges."""
+        """Ten hexadecimal digits of a hash of the base and the ranges."""
         content = [self.base, self.sample.model_dump()["over"]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     def setup(self, draw: Overrides) -> Setup:
-        """The setup of a draw; what else `draw` holds is left aside.
+        """The setup of a draw; other keys of `draw` are ignored.
 
         Raises:
             SweepError: it is not valid.
@@ -209,10 +209,10 @@ class Search:
             raise SweepError("search", [f"{named}: {line}" for line in lines(error)]) from None
 
     def examples(self) -> list[Setup]:
-        """A few of the setups that it may find.
+        """Some setups that the search may find.
 
         Raises:
-            SweepError: none is valid; it tells of the first.
+            SweepError: none is valid; it holds the first mistake.
         """
         found: list[Setup] = []
         mistakes: list[str] = []
@@ -230,14 +230,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to compute.
+    """A sweep: setups and seeds, or a search, and how runs are stopped early.
 
     Attributes:
-        name: its name, or that of its file.
+        name: its name, or the name of its file.
         points: its setups.
-        seeds: each setup is run with each of these.
-        search: setups that are found on the way; then there are no points.
-        early_stopping: whether runs may be stopped early.
+        seeds: each setup runs with each of them.
+        search: finds the setups; then there are no points.
+        early_stopping: how runs are stopped early, if they are.
     """
 
     name: str
@@ -247,13 +247,13 @@ class Sweep:
     early_stopping: EarlyStopping | None = None
 
     def setups(self, only: tuple[str, ...] = ()) -> list[Setup]:
-        """The setups, each once, for which all conditions hold.
+        """The setups that meet all conditions, each once.
 
         Raises:
             SweepError: a condition cannot be evaluated, or none is left.
         """
         if only and self.search is not None:
-            raise SweepError(self.name, ["--only: cannot choose, as Optuna finds the setups on the way"])
+            raise SweepError(self.name, ["--only: cannot select setups of a search, as Optuna has not found them yet"])
         try:
             chosen = setups(self.points, only)
         except ConditionError as error:
@@ -263,13 +263,13 @@ class Sweep:
         return chosen
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that stand for all its setups."""
+        """Ten hexadecimal digits of a hash of all its setups."""
         setups = [setup.digest() for setup in self.setups()]
         found = None if self.search is None else self.search.digest()
         return hashlib.sha256(json.dumps([setups, found]).encode()).hexdigest()[:10]
 
     def laid_out(self, workers_per_actor: int | None) -> "Sweep":
-        """This sweep with all setups laid out alike, so many workers an actor; none: each in one process."""
+        """This sweep with so many workers per actor in all setups; None: each run in one process."""
 
         def layout(known: Actors | None) -> dict[str, Any] | None:
             changed = {**(known or Actors()).model_dump(), "workers_per_actor": workers_per_actor}
@@ -287,7 +287,7 @@ def _built_in(name: str, grids: tuple[Grid, ...], seeds: tuple[int, ...]) -> Swe
     return Sweep(name, tuple(point for grid in grids for point in grid.points(name)), seeds)
 
 
-# The sweeps that need no file, and what they are.
+# The built-in sweeps, each with its description.
 SWEEPS: Mapping[str, tuple[str, Callable[[], Sweep]]] = {
     "demo": (
         "The paper's study in small, on handwritten digits: six rules, two attacks, two placements, 2 seeds.",
@@ -324,7 +324,7 @@ def load_sweep(name: str) -> Sweep:
         base = read_content(path.parent / file.base) if isinstance(file.base, str) else file.base
     except SetupError as error:
         raise SweepError(name, [f"base: {error.source}: {one}" for one in error.mistakes]) from error
-    # A sweep's runs are computed in one process each, unless it says otherwise.
+    # By default each run of a sweep is computed in one process.
     base = {"actors": None, **base}
     seeds = tuple(file.seeds or [base.get("seed", 1)])
     if file.sample is not None and file.sample.search == "optuna":
@@ -347,7 +347,7 @@ def load_sweep(name: str) -> Sweep:
         setups = [point.setup for point in points]
         sweep = Sweep(path.stem, points, seeds, None, file.early_stopping)
     if file.early_stopping is not None and not all(setup.evaluation_interval for setup in setups):
-        raise SweepError(name, ["early_stopping: expected setups with an evaluation_interval, got 0, never on the way"])
+        raise SweepError(name, ["early_stopping: expected evaluation_interval >= 1, got 0: evaluated only at the end"])
     return sweep
 
 
@@ -371,7 +371,7 @@ def _parse(source: str, content: dict[str, Any]) -> SweepFile:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from a text such as ``1-5`` or ``1,3,7-9``, each once.
+    """Parse seeds from a text such as ``1-5`` or ``1,3,7-9``, each once.
 
     Raises:
         ValueError: it is something else.
@@ -391,7 +391,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _plain(value: Any) -> Any:
-    """A drawn number as Python has it, which is what setups are strict about."""
+    """A drawn number as a Python number, as setups take no numpy types."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,4 +1,4 @@
-"""Grids: axes, parameters that vary together, conditions and random draws become setups."""
+"""Grids: setups from axes, parameters that vary together, conditions and random draws."""
 
 import itertools
 import math
@@ -16,19 +16,19 @@ from sweeps.conditions import Condition, ConditionError, condition_variables
 # Values by dotted key, such as {"momentum.placement": "update"}.
 Overrides = Mapping[str, Any]
 
-# So many mistakes are shown in full; a grid repeats each many times.
+# The number of mistakes shown in full, as a grid repeats each many times.
 SHOWN = 10
 
-# Each combination is checked before anything runs, which takes a fraction of a millisecond.
+# A limit, as each combination is checked before anything runs, in a fraction of a millisecond.
 MOST_COMBINATIONS = 10_000
 
 
 class SweepError(WrongInput):
-    """What is wrong with a sweep: one line for each mistake, with the setup and the field.
+    """All mistakes in a sweep, one line each with the setup and the field.
 
     Args:
-        source: where the sweep comes from, a file for example.
-        mistakes: one line for each.
+        source: where the sweep comes from, such as a file.
+        mistakes: one line per mistake.
     """
 
     def __init__(self, source: str, mistakes: Sequence[str]) -> None:
@@ -46,8 +46,8 @@ class Point:
     """A setup of a grid.
 
     Attributes:
-        setup: the setup; its seed has no meaning.
-        reference: the same without attack, which a report compares it with.
+        setup: the setup; its seed is not used.
+        reference: the unattacked setup that a report compares it with.
     """
 
     setup: Setup
@@ -61,10 +61,10 @@ class Grid:
     Attributes:
         base: what all setups have in common, as a setup file holds it.
         axes: dotted keys, each with its values; every combination is a setup.
-        together: further axes, of several keys each, whose values go in step.
+        together: further axes with several keys each, whose values vary together.
         draws: further combinations, drawn at random.
-        conditions: only combinations for which all of them hold are setups, see :mod:`sweeps.conditions`.
-        reference: whether each attacked setup brings its unattacked one: the average of the honest workers alone.
+        conditions: only combinations that meet all of them become setups, see :mod:`sweeps.conditions`.
+        reference: whether to add the reference of each attacked setup: the average of the honest workers alone.
     """
 
     base: dict[str, Any]
@@ -81,12 +81,12 @@ class Grid:
             source: where the grid comes from, for messages.
 
         Raises:
-            SweepError: a setup is not valid, or a condition cannot be evaluated; it lists every mistake.
+            SweepError: setups are not valid, or a condition cannot be evaluated; it lists every mistake.
         """
         points: list[Point] = []
         mistakes: dict[str, list[Overrides]] = {}
         if (count := math.prod(map(len, self._axes()))) > MOST_COMBINATIONS:
-            raise SweepError(source, [f"stands for {count} combinations, expected at most {MOST_COMBINATIONS}"])
+            raise SweepError(source, [f"has {count} combinations, expected at most {MOST_COMBINATIONS}"])
         for overrides in self.combinations():
             try:
                 content = self._content(overrides)
@@ -100,11 +100,11 @@ class Grid:
         if mistakes:
             raise SweepError(source, [f"{_named(where)}: {line}" for line, where in mistakes.items()])
         if not points:
-            raise SweepError(source, ["the conditions leave no setup, expected at least one", *self._overlooked()])
+            raise SweepError(source, ["no setup meets the conditions, expected at least one", *self._overlooked()])
         return points
 
     def _overlooked(self) -> list[str]:
-        """What is wrong with the first combination, which may be why no condition holds: a misspelt key, say."""
+        """The mistakes of the first combination, such as a misspelt key, which may be why no condition holds."""
         overrides = next(self.combinations())
         try:
             Setup.model_validate(self._content(overrides))
@@ -151,15 +151,15 @@ class Grid:
 
 
 def _named(where: Sequence[Overrides]) -> str:
-    """How a message names the combinations that share a mistake."""
+    """The names in a message of the combinations that share a mistake."""
     first = ", ".join(f"{key}={short(value)}" for key, value in where[0].items()) or "the base"
     return first if len(where) == 1 else f"{first} (and {len(where) - 1} more)"
 
 
 def setups(points: Iterable[Point], only: Sequence[str] = ()) -> list[Setup]:
-    """The setups of points for which all conditions hold, each once, a reference before the first that needs it.
+    """The setups of points that meet all conditions, each once, references before the first setup that needs them.
 
-    A reference stays if it meets the conditions itself, or a setup that needs it does.
+    A reference is kept if it or a setup that needs it meets the conditions.
     """
     conditions = [Condition(text) for text in only]
 

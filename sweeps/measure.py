@@ -1,4 +1,4 @@
-"""The pace of runs that were not computed yet, from a few steps of some of them."""
+"""Measurement of the seconds per step of runs that were not computed yet."""
 
 import time
 from pathlib import Path
@@ -10,20 +10,20 @@ from byzray.process_state import own_settings
 from byzray.simulation import LocalSimulation
 from sweeps.plan import Paces, Plan
 
-# A measurement takes at least so long, or so many steps.
+# A measurement ends after this many seconds or steps.
 SECONDS, STEPS = 2.0, 20
 
 
 def measure(plan: Plan, data: Path, paces: Paces) -> dict[str, Exception]:
-    """Take a few steps, in this process and on one thread, of a run of each kind of which nothing is known.
+    """Take a few steps of one run of each kind that was not measured yet, in this process on one thread.
 
     Args:
         plan: the plan.
         data: the folder that holds data sets.
-        paces: gets the measurements.
+        paces: receives the measurements.
 
     Returns:
-        Why some setups could not be measured, by the name of the first run of each: data that are missing, or what a
+        the errors of setups that could not be measured, by the name of the first run of each: missing data, or what a
         rule, an attack or a model raised.
     """
     failed: dict[str, Exception] = {}
@@ -46,7 +46,7 @@ def measure(plan: Plan, data: Path, paces: Paces) -> dict[str, Exception]:
 
 
 def _pace(simulation: LocalSimulation) -> float:
-    """Seconds a step, evaluations included; the first step, with all that is done once, is left out."""
+    """Seconds per step, including evaluations, without the first step, which includes one-time costs."""
     setup = simulation.setup
     began = time.monotonic()
     simulation.evaluate()

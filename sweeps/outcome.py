@@ -1,4 +1,4 @@
-"""Outcome: what a call of a sweep did."""
+"""Outcome: what a call of :func:`sweeps.run` computed."""
 
 from dataclasses import dataclass, field
 from html import escape
@@ -9,18 +9,18 @@ from byzray.setups import Setup
 
 @dataclass(repr=False)
 class Outcome:
-    """What a call of a sweep did.
+    """What a call of :func:`sweeps.run` computed.
 
     Attributes:
         output: the folder or URI of its results.
-        earlier: how many runs were done before.
-        finished: how many runs this call finished.
+        earlier: how many runs were done before the call.
+        finished: how many runs the call finished.
         stopped: the runs that the scheduler stopped early.
         failed: the runs that failed, each with its reason.
-        interrupted: whether it was asked to stop.
-        stranded: why it ended before all runs were computed, if the cluster has no room for them any more.
+        interrupted: whether the user stopped it.
+        stranded: why it ended before all runs were computed, if the cluster no longer has room for them.
         seconds: how long it took, from the first trial's start on.
-        busy: the share of that time in which its slots computed steps and evaluations, of the runs that it finished.
+        busy: the share of that time in which its slots computed steps and evaluations of runs that it finished.
         slots: how many runs it computed at the same time.
     """
 

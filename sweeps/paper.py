@@ -1,7 +1,7 @@
 """The setups of *Distributed Momentum for Byzantine-resilient SGD* (ICLR 2021): 736, and 22 of its appendix.
 
-As the code that was published with it ran them, which was given the factors of l2 that are the square roots of these,
-and applied them twice (see docs/published-code.md).
+They are what the published code ran. Its l2 factors are the square roots of these, as it applies them twice (see
+docs/published-code.md).
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ RULES = ("multi-krum", "median", "trimmed-mean", "phocas", "meamed", "bulyan")
 ATTACKS = ({"name": "little", "factor": 1.5, "negative": True}, {"name": "empire", "factor": 1.1})
 PLACEMENTS = ("update", "worker")
 
-# Only the smaller f of each data set meets it.
+# Only the smaller f of each data set meets this condition.
 BULYAN_IF_VALID = "aggregator != 'bulyan' or n >= 4*f + 3"
 
 DEFENDED: dict[str, Any] = {"aggregator": RULES, "attack": ATTACKS, "momentum.placement": PLACEMENTS}
@@ -91,7 +91,7 @@ APPENDIX = Grid(
     conditions=(BULYAN_IF_VALID,),
 )
 
-# The same study in small, on handwritten digits that scikit-learn holds: a run takes a second.
+# A small version of the study on the handwritten digits of scikit-learn; a run takes a second.
 DEMO = Grid(
     base={
         "dataset": "digits",

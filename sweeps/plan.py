@@ -1,4 +1,4 @@
-"""What a sweep has computed, and what it would compute now and why."""
+"""Plan: the runs of a sweep that are done, and those that would be computed and why."""
 
 import json
 import math
@@ -24,36 +24,36 @@ from sweeps.definition import Sweep
 from sweeps.grid import SweepError
 from sweeps.storage import STATUS_FILES, Storage
 
-# What a plan leaves in the storage.
+# The files that a plan writes into the storage.
 PLAN_FILES = ("sweep.json", "planned.jsonl")
 
-# States of a run that is to be computed from its start; what there is of it is kept elsewhere.
+# The states of runs that are computed from the start; their earlier results are moved to `replaced/`.
 REPLACED = ("changed", "damaged")
 
-# Of a run in a URI a plan compares this file alone with its digest: the others would have to be fetched.
+# For runs in a URI a plan compares only this file with its digest, as the others would have to be fetched.
 COMPARED = "evaluations.csv"
 
-# What is read of an earlier plan at most, in bytes.
+# The largest earlier plan that is read, in bytes.
 LARGEST_PLAN = 16 * LARGEST_DESCRIPTION
 
-# Far more than can be computed; each is looked at.
+# A limit far above what can be computed, as the plan checks each run.
 MOST_RUNS = 20_000
 
-# From here on gradients take nearly all of the time of a step.
+# In longer steps, gradients take nearly all of the time.
 LONG_STEP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """A setup with a seed, and what became of it so far.
+    """A setup with a seed, and the state of its run.
 
     Attributes:
         setup: the setup, with its seed.
-        state: `finished`, `stopped` or, if it is to be computed, one of `missing`, `interrupted` (continued from its
-            last checkpoint), `failed` (tried again), `changed` (computed with other files of the user's own) and
-            `damaged` (done, but its files are not those that its status has digests of); or `running` elsewhere.
+        state: `finished` or `stopped`; if it will be computed, `missing`, `interrupted` (continued from its last
+            checkpoint), `failed` (retried), `changed` (computed with other files of the user's own) or `damaged` (done,
+            but its files do not match the digests in its status); or `running` in another process.
         step: how many steps were taken.
-        seconds: how long they took; 0 if that is not known.
+        seconds: how long they took; 0 if unknown.
     """
 
     setup: Setup
@@ -74,15 +74,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, those of the first seed first.
+    """The runs of a sweep in the order of their seeds.
 
     Attributes:
         sweep: the sweep.
-        only: the conditions that chose some of its setups.
+        only: the conditions that selected some of its setups.
         seeds: the seeds.
-        setups: the setups chosen.
-        runs: every setup with every seed.
-        others: what else was computed of what was planned earlier, for its pace.
+        setups: the selected setups.
+        runs: each setup with each seed.
+        others: runs of an earlier plan that are not in this one, for their pace.
     """
 
     sweep: Sweep
@@ -98,15 +98,15 @@ class Plan:
         return [run for run in self.runs if not run.done]
 
     def states(self) -> Counter[str]:
-        """How many runs are in which state."""
+        """The number of runs in each state."""
         return Counter(run.state for run in self.runs)
 
     def paces(self) -> "Paces":
-        """How fast runs were that were computed already."""
+        """The paces of runs that were computed already."""
         return Paces([*self.runs, *self.others])
 
     def counts(self) -> dict[str, Counter[str]]:
-        """How many setups there are by data set, f, rule, attack and placement; f of an attacked setup is its own."""
+        """The number of setups by data set, f, rule, attack and placement."""
         known = [condition_variables(setup.describe()) for setup in self.setups]
         ways = {
             "data set": ("dataset",),
@@ -120,13 +120,13 @@ class Plan:
         }
 
     def estimate(self, slots: int, known: "Paces") -> tuple[float, int]:
-        """Seconds that the waiting runs will take on so many slots, and how many of them nothing is known of."""
+        """The estimated seconds of the waiting runs on so many slots, and the number of runs without an estimate."""
         paces = [(run, known.of(run.setup)) for run in self.waiting]
         work = sum((run.setup.steps - run.step) * pace for run, pace in paces if pace is not None)
         return work / slots, sum(pace is None for _, pace in paces)
 
     def whole(self) -> dict[str, int]:
-        """How many setups, runs and pairs of placements the sweep has with all its setups and seeds."""
+        """The number of setups, runs and pairs of placements of the sweep with all its setups and seeds."""
         setups, seeds = self.sweep.setups(), len(self.sweep.seeds)
         known = {setup.digest() for setup in setups}
         compared = [setup for setup in setups if setup.attack is not None and setup.momentum.placement == "worker"]
@@ -134,9 +134,9 @@ class Plan:
         return {"setups": len(setups), "runs": len(setups) * seeds, "pairs": pairs * seeds}
 
     def save(self, folder: Path) -> None:
-        """Write what is planned, for reports: sweep.json, and planned.jsonl.
+        """Write the plan for reports: sweep.json and planned.jsonl.
 
-        What was planned earlier of the same sweep, with other conditions or seeds, stays planned.
+        Runs of earlier plans of the same sweep, with other conditions or seeds, remain in it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         known = _earlier(folder, self.sweep) | {run.name: run.setup for run in self.runs}
@@ -156,12 +156,12 @@ class Plan:
 
 
 def _at(setup: Setup, placement: Placement) -> Setup:
-    """A setup with its momentum placed elsewhere."""
+    """The setup with another placement of momentum."""
     return setup.model_copy(update={"momentum": setup.momentum.model_copy(update={"placement": placement})})
 
 
 class Paces:
-    """Seconds a step, as measured by the runs that were computed: of like runs, or else of similar ones."""
+    """Measured seconds per step, of runs of the same kind or else of similar ones."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self._measured: dict[tuple[Any, ...], list[float]] = defaultdict(list)
@@ -170,17 +170,17 @@ class Paces:
                 self.add(run.setup, run.seconds / run.step)
 
     def add(self, setup: Setup, pace: float) -> None:
-        """Take a measurement into account."""
+        """Add a measurement."""
         for kind in _kinds(setup):
             self._measured[kind].append(pace)
 
     def know(self, setup: Setup) -> bool:
-        """Whether like runs were measured, or similar ones whose steps take so long that the rule hardly matters."""
+        """Whether runs of the same kind were measured, or similar ones with steps so long that rules hardly count."""
         like, similar, _ = _kinds(setup)
         return like in self._measured or min(self._measured.get(similar, [0.0])) > LONG_STEP_SECONDS
 
     def of(self, setup: Setup) -> float | None:
-        """Seconds a step of a run; None if nothing similar was measured."""
+        """Seconds per step of a run; None if no similar run was measured."""
         for kind in _kinds(setup):
             if kind in self._measured:
                 return statistics.fmean(self._measured[kind])
@@ -188,7 +188,7 @@ class Paces:
 
 
 def _kinds(setup: Setup) -> Iterator[tuple[Any, ...]]:
-    """What runs of like cost have in common, ever wider; the model and its data are never left out."""
+    """Keys of runs with similar costs, from narrow to wide; the model and its data are part of each."""
     task = (setup.dataset.describe()["name"], setup.model.describe()["name"], setup.batch_size)
     yield (*task, len(setup.trained), setup.defence.label(), setup.byzantine)
     yield (*task, len(setup.trained))
@@ -198,13 +198,13 @@ def _kinds(setup: Setup) -> Iterator[tuple[Any, ...]]:
 def make_plan(
     sweep: Sweep, storage: Storage, data: Path, only: Sequence[str] = (), seeds: Sequence[int] | None = None
 ) -> Plan:
-    """Look at what there is of a sweep.
+    """Read the states of a sweep's runs.
 
     Args:
         sweep: the sweep.
-        storage: where its results lie.
+        storage: where its results are.
         data: the folder that holds data sets.
-        only: conditions that choose some of its setups, see :mod:`sweeps.conditions`.
+        only: conditions that select some of its setups, see :mod:`sweeps.conditions`.
         seeds: replace the sweep's.
 
     Raises:
@@ -213,7 +213,7 @@ def make_plan(
     setups = sweep.setups(tuple(only))
     seeds = tuple(seeds or sweep.seeds)
     if (count := len(setups) * len(seeds)) > MOST_RUNS:
-        raise SweepError(sweep.name, [f"stands for {count} runs, expected at most {MOST_RUNS}"])
+        raise SweepError(sweep.name, [f"has {count} runs, expected at most {MOST_RUNS}"])
     storage.pull("runs", names=(*STATUS_FILES, COMPARED))
     locks = storage.filesystem is None
     compared = DIGESTED if locks else (COMPARED,)
@@ -221,19 +221,19 @@ def make_plan(
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time goes into digests
-        runs = list(pool.map(lambda setup: _look_at(setup, storage.runs, present, data, compared, locks), wanted))
-    if sweep.early_stopping is None:  # it had been when they were stopped
+        runs = list(pool.map(lambda setup: _read_run(setup, storage.runs, present, data, compared, locks), wanted))
+    if sweep.early_stopping is None:  # the sweep had early stopping when they were stopped
         runs = [replace(run, state="interrupted") if run.state == "stopped" else run for run in runs]
     names = {run.name for run in runs}
     others = [
-        _look_at(setup, storage.runs, present, data, (), locks)
+        _read_run(setup, storage.runs, present, data, (), locks)
         for name, setup in _earlier(storage.folder, sweep).items()
         if name in present - names
     ]
     return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
 
 
-def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:
+def _read_run(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:
     name = RunDirectory.name(setup)
     if name not in present:
         return Run(setup, "missing")
@@ -245,14 +245,14 @@ def _look_at(setup: Setup, folder: Path, present: set[str], data: Path, compared
     if any(known.get(file, digest) != digest for file, digest in now.items()):
         return Run(setup, "changed")
     found = read_state(folder / name, compared, locks)
-    state = "interrupted" if found.state == "running" and not locks else found.state  # nobody can know
+    state = "interrupted" if found.state == "running" and not locks else found.state  # locks would show it
     return Run(setup, state, found.step, 0.0 if math.isnan(found.seconds) else found.seconds)
 
 
 def _earlier(folder: Path, sweep: Sweep) -> dict[str, Setup]:
-    """What was planned earlier of the same sweep, by the names of the runs; lines that are damaged are left out.
+    """The setups of earlier plans of the same sweep, by the names of their runs; damaged lines are skipped.
 
-    The plan may be anybody's: of classes that are not byzray's, those that the sweep itself names are imported.
+    Anyone may have written the plan: only those user classes are imported that the sweep itself names.
     """
     if _read_json(folder / "sweep.json").get("digest") != sweep.digest():
         return {}
@@ -270,7 +270,7 @@ def _earlier(folder: Path, sweep: Sweep) -> dict[str, Setup]:
 
 
 def _own_classes(setups: Iterable[Setup]) -> set[str]:
-    """The names, ``module:Class``, of the classes of the user's own in some setups."""
+    """The names, ``module:Class``, of the user's own classes in some setups."""
 
     def names(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
@@ -288,7 +288,7 @@ def _own_classes(setups: Iterable[Setup]) -> set[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_plain(path))
-    except (OSError, ValueError, RecursionError):  # what is damaged is written anew
+    except (OSError, ValueError, RecursionError):  # a damaged file is replaced
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,4 +1,4 @@
-"""The figures of a sweep that runs, and their publication as metrics."""
+"""Progress of a running sweep, and its metrics."""
 
 import math
 import time
@@ -16,11 +16,11 @@ PACE_SECONDS = 30.0
 
 
 class Progress:
-    """The figures of a sweep that runs, from what its trials report.
+    """Counts and rates of a running sweep, from the reports of its trials.
 
     Args:
         plan: the plan.
-        total: the number of runs, those that a search will find included.
+        total: the number of runs, including those that a search will find.
         slots: how many runs are computed at the same time.
     """
 
@@ -28,33 +28,33 @@ class Progress:
         self.total = total
         self.slots = slots
         self.done = len(plan.runs) - len(plan.waiting)
-        self.failing: set[str] = set()  # failed, will be tried again
+        self.failing: set[str] = set()  # failed, will be retried
         self.failed_for_good = 0
         self.running = 0
         self.began = time.monotonic()
         self.paces = plan.paces()
         self.waiting: dict[str, tuple[Setup, int]] = {run.name: (run.setup, run.step) for run in plan.waiting}
         self.earlier = {run.name: run.seconds for run in plan.waiting}  # computed before this sweep began
-        self.computing = 0.0  # seconds, of the runs that finished
+        self.computing = 0.0  # seconds, of finished runs
         self.taken = 0  # steps
         self.history: deque[tuple[float, int]] = deque([(self.began, 0)])
 
     def start(self, name: str, setup: Setup) -> None:
-        """A run begins; those that a search found are not known before."""
+        """A run starts; runs that a search found are new."""
         self.failing.discard(name)
         self.waiting.setdefault(name, (setup, 0))
 
     def retry(self, name: str) -> None:
-        """A run failed, and will be tried again."""
+        """A run failed and will be retried."""
         self.failing.add(name)
 
     def advance(self, result: Mapping[str, Any]) -> None:
-        """A run reports."""
+        """Record a report of a run."""
         name, step = result["run"], result["step"]
         setup, before = self.waiting.get(name, (None, 0))
         if setup is None or result.get("reused"):
             return
-        # A run that was tried again may have gone back to its last checkpoint.
+        # A retried run may have gone back to its last checkpoint.
         self.taken += max(0, step - before)
         self.waiting[name] = (setup, step)
         now = time.monotonic()
@@ -66,7 +66,7 @@ class Progress:
             self.paces.add(setup, result["seconds"] / max(1, step))
 
     def end(self, name: str, failed: bool) -> None:
-        """A run ends."""
+        """A run has ended."""
         self.waiting.pop(name, None)
         self.failing.discard(name)
         self.failed_for_good += failed
@@ -74,18 +74,18 @@ class Progress:
 
     @property
     def failed(self) -> int:
-        """The runs whose last attempt failed."""
+        """The number of runs whose last attempt failed."""
         return self.failed_for_good + len(self.failing)
 
     @property
     def steps_per_second(self) -> float:
-        """Of all runs together."""
+        """The rate of all runs together."""
         (began, first), now = self.history[0], time.monotonic()
         return (self.taken - first) / (now - began) if now > began else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """From the paces of like runs, else of all runs; NaN as long as nothing is known."""
+        """An estimate from the paces of similar runs, else of all runs; NaN while none is known."""
         elapsed = time.monotonic() - self.began
         overall = elapsed * self.slots / self.taken if self.taken else math.nan
         work = 0.0
@@ -103,7 +103,7 @@ class Progress:
 
 
 class SweepMetrics(Source):
-    """The metrics of a sweep: how many of its runs are in which state."""
+    """The metrics of a sweep: the number of runs in each state."""
 
     def __init__(self, sweep: str, progress: Progress) -> None:
         self.sweep = sweep

@@ -34,29 +34,30 @@ def run(
     address: str | None = None,
     observer: Observer | None = None,
 ) -> Outcome:
-    """Compute what is not computed yet of a sweep; the same call continues one that was interrupted.
+    """Compute the runs of a sweep that are not computed yet; the same call continues an interrupted sweep.
 
     Args:
-        sweep: its name (``demo``, ``paper``, ``appendix``), a YAML file, or a sweep made in Python.
-        output: the folder or URI of its results; by default ``results/NAME``.
-        only: conditions that choose some of its setups, such as ``"f == 24 and rate == 0.5"``.
+        sweep: a name (``demo``, ``paper``, ``appendix``), a YAML file, or a sweep made in Python.
+        output: the folder or URI of the results; by default ``results/NAME``.
+        only: conditions that select some of its setups, such as ``"f == 24 and rate == 0.5"``.
         seeds: replace the sweep's: a list, or a text such as ``1-5``.
-        workers_per_actor: so many workers live in one actor; by default each run is computed in one process.
+        workers_per_actor: the number of workers per actor; by default each run is computed in one process.
         cpus: CPUs that a run reserves; by default 1 for each actor.
         gpus: GPUs that a run reserves; by default a share of one where there are any.
-        retries: how often a run that failed is tried again.
+        retries: how often a failed run is retried.
         checkpoints: how often a run saves a state to continue from.
         supervision: when an actor counts as lost, and how many losses a run tolerates.
         data: the folder that holds data sets, see :func:`byzray.data.data_root`.
         download: whether missing data sets may be downloaded.
         address: of a running Ray cluster; by default $RAY_ADDRESS, else Ray starts here.
-        observer: is informed on the way; by default the progress is shown on standard error, or in the notebook.
+        observer: receives the progress; by default it is shown on standard error, or in the notebook.
 
     Returns:
-        what this call did. :func:`byzray.load_runs` reads the results, :func:`byzray.report.write_report` reports them.
+        what this call computed. :func:`byzray.load_runs` reads the results, :func:`byzray.report.write_report` writes
+        the report.
 
     Raises:
-        byzray.mistakes.WrongInput: the sweep, the output or the address is wrong, or another process computes it.
+        byzray.mistakes.WrongInput: the sweep, output or address is wrong, or another process computes the sweep.
         actors.FleetError: the cluster has no room for a single run.
     """
     chosen = sweep if isinstance(sweep, Sweep) else load_sweep(str(sweep))

@@ -1,4 +1,4 @@
-"""Setups that Optuna finds on the way, continued from what was found before."""
+"""Search with Optuna for setups, continued from earlier draws."""
 
 import json
 import math
@@ -17,19 +17,19 @@ from sweeps.grid import SweepError
 from sweeps.storage import Storage
 from sweeps.trainable import METRIC
 
-# The draws of a search, in its storage: one JSON object a line.
+# The file of a search's draws in its storage, one JSON object per line.
 DRAWS = "draws.jsonl"
 
-# So often in a row may Optuna suggest what is no valid setup.
+# Optuna may suggest this many invalid setups in a row.
 TRIES = 100
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found so far.
+    """The draws of a search so far.
 
     Attributes:
-        finished: draws of which every seed's run is done, each with its mean best accuracy.
+        finished: the draws whose runs are done for every seed, each with its mean best accuracy.
         pending: the other draws.
     """
 
@@ -37,11 +37,11 @@ class Found:
     pending: list[dict[str, Any]]
 
 
-def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
-    """The draws that lie in the storage; those of another base or other ranges are left aside.
+def read_draws(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
+    """Read the draws in the storage, without those of another base or of other ranges.
 
     Raises:
-        SweepError: they, or what was computed of them, are damaged.
+        SweepError: their file, or one of their runs, is damaged.
     """
     storage.pull(DRAWS)
     finished, pending = [], []
@@ -55,12 +55,12 @@ def look_at(search: Search, seeds: tuple[int, ...], storage: Storage) -> Found:
 
 
 def make_search(search: Search, found: Found, seeds: tuple[int, ...], storage: Storage) -> Searcher:
-    """The searcher: it finishes what is pending, and goes on from what is finished.
+    """A searcher that first repeats the pending draws, and knows the finished ones.
 
     Raises:
         SweepError: Optuna is not installed.
     """
-    # With the same seed again it would suggest the same again.
+    # With the same seed it would suggest the same draws again.
     inner = _optuna(search, search.sample.seed + len(found.finished) + len(found.pending))
     for draw, reward in found.finished:
         inner.add_evaluated_point(draw, reward)
@@ -81,7 +81,7 @@ def _optuna(search: Search, seed: int) -> Searcher:
 
 
 class Continued(Searcher):
-    """A search that first repeats the draws that were not finished, and writes down every draw."""
+    """A search that first repeats the draws that were not finished, and records every draw."""
 
     def __init__(self, search: Search, inner: Searcher, pending: list[dict[str, Any]], storage: Storage) -> None:
         super().__init__(metric=METRIC, mode="max")
@@ -90,7 +90,7 @@ class Continued(Searcher):
         self.pending = pending
         self.storage = storage
         self.repeated: dict[str, dict[str, Any]] = {}
-        self.asked: dict[str, str] = {}  # under which name the inner search knows a trial
+        self.asked: dict[str, str] = {}  # the names of trials in the inner search
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self.storage.stop_asked():
@@ -99,19 +99,19 @@ class Continued(Searcher):
             self.repeated[trial_id] = self.pending.pop(0)
             return dict(self.repeated[trial_id])
         for number in range(TRIES):
-            name = f"{trial_id} {number}"  # Optuna answers a name that it knows as before
+            name = f"{trial_id} {number}"  # Optuna suggests the same again for a name that it knows
             draw = self.inner.suggest(name)
             if not isinstance(draw, dict):
                 return draw
             try:
                 self.search.setup(draw)
-            except SweepError:  # not every combination of values need be valid
+            except SweepError:  # some combinations of values may not be valid
                 self.inner.on_trial_complete(name, error=True)
             else:
                 self.asked[trial_id] = name
                 self._write(draw)
                 return draw
-        return Searcher.FINISHED  # type: ignore[return-value]  # Tune's word for it
+        return Searcher.FINISHED  # type: ignore[return-value]  # as Tune expects it
 
     def _write(self, draw: Mapping[str, Any]) -> None:
         with (self.storage.folder / DRAWS).open("a", encoding="utf-8") as file:
@@ -127,14 +127,14 @@ class Continued(Searcher):
             self.inner.add_evaluated_point(draw, result[METRIC])
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the draws are written down."""
+        """Do nothing: the draws are recorded in the storage."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see :meth:`save`."""
+        """Do nothing, see :meth:`save`."""
 
 
 def _read(path: Path, digest: str, keys: Collection[str]) -> list[dict[str, Any]]:
-    """The draws of earlier calls; a last line that was cut off is left out.
+    """The draws of earlier calls; an incomplete last line is skipped.
 
     Raises:
         SweepError: the file is damaged.
@@ -155,7 +155,7 @@ def _read(path: Path, digest: str, keys: Collection[str]) -> list[dict[str, Any]
 
 
 def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], storage: Storage) -> float | None:
-    """The mean best accuracy of a draw; None if a seed's run is not done."""
+    """The mean best accuracy of a draw; None if the run of a seed is not done."""
     found = []
     for seed in seeds:
         setup = search.setup(draw).model_copy(update={"seed": seed})

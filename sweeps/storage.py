@@ -1,4 +1,4 @@
-"""Where a sweep keeps what it computes: a folder, or a URI such as ``s3://bucket/prefix`` that pyarrow understands."""
+"""Storage of a sweep's results: a folder, or a URI such as ``s3://bucket/prefix`` that pyarrow understands."""
 
 import shutil
 import tempfile
@@ -15,23 +15,23 @@ from byzray.mistakes import visible
 
 T = TypeVar("T")
 
-# What a plan needs to know of a run.
+# The files of a run that a plan reads.
 STATUS_FILES = ("status.json", "environment.json")
 
-# Copied in this order after all else: a checkpoint needs the rows before it, a status speaks of both.
+# Copied last, in this order: a checkpoint needs the rows before it, and a status refers to both.
 LAST = (".safetensors", "status.json")
 
-# Transfers at a time: most of one is waiting.
+# Transfers at a time; each spends most of its time waiting.
 TRANSFERS = 16
 
-# Actors of a sweep look for this file between stretches: their driver was asked to stop.
+# The driver creates this file when it is asked to stop; actors of the sweep check for it between stretches.
 STOP = ".stop"
 
 
 class Storage:
-    """A sweep's storage. A folder is used as it is; of a URI there is a local copy, fetched and sent file by file.
+    """A sweep's storage. A folder is used directly; a URI has a local copy, fetched and sent file by file.
 
-    A URI has no locks: two sweeps in one would compute the same runs.
+    A URI has no locks: two sweeps with the same URI would compute the same runs.
 
     Args:
         where: the folder or URI.
@@ -43,7 +43,7 @@ class Storage:
         path: the place within it.
 
     Raises:
-        ValueError: the URI is none that pyarrow understands.
+        ValueError: pyarrow does not understand the URI.
     """
 
     def __init__(self, where: str) -> None:
@@ -64,7 +64,7 @@ class Storage:
 
     @property
     def shown(self) -> str:
-        """As messages show it: without a URI's user and options, which may hold secrets."""
+        """The name in messages: without a URI's user and options, which may hold secrets."""
         scheme, separator, rest = self.where.partition("?")[0].rpartition("://")
         place = rest.rpartition("@")[2] if separator else rest
         return f"{scheme}{separator}{place}"
@@ -86,14 +86,14 @@ class Storage:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def pull(self, *places: str, names: Sequence[str] = ()) -> None:
-        """Fetch files, and all that lies below folders, into the local folder; with `names`, those files alone."""
+        """Fetch files, and everything below folders, into the local folder; with `names`, only files of these names."""
         if self.filesystem is None:
             return
         wanted = [path for place in places for path in self._files(place)]
         self._each([path for path in wanted if not names or path.rpartition("/")[2] in names], self._fetch)
 
     def push(self, *places: str) -> None:
-        """Send files, and all that lies in local folders. Nothing is removed there, see :meth:`remove`."""
+        """Send files, and everything in local folders. Nothing is removed remotely, see :meth:`remove`."""
         if self.filesystem is None:
             return
         files: list[Path] = []
@@ -106,19 +106,19 @@ class Storage:
             self._each([file for file in files if file.name.endswith(ending)], self._send)
 
     def remove(self, *places: str) -> None:
-        """Remove files from a remote storage that were removed here."""
+        """Remove files from a remote storage that were removed locally."""
         if self.filesystem is not None:
             there = [path for place in places for path in self._files(place)]
             self._each([path for path in there if not self._local(path).exists()], self.filesystem.delete_file)
 
     def top(self) -> list[str]:
-        """What lies directly in a remote storage."""
+        """The names at the top level of a remote storage."""
         if self.filesystem is None:
             return []
         return [one.base_name for one in self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))]
 
     def ask_to_stop(self, ask: bool = True) -> None:
-        """Have the sweep's actors save their runs and end; with `ask` False, take that back."""
+        """Ask the sweep's actors to save their runs and end; with `ask` False, withdraw the request."""
         path = f"{self.path}/{STOP}"
         if self.filesystem is None:
             Path(path).touch() if ask else Path(path).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class Storage:
             self.filesystem.delete_file(path)
 
     def stop_asked(self) -> bool:
-        """Whether the sweep's actors shall save their runs and end."""
+        """Whether the sweep's actors should save their runs and end."""
         return (self.folder / STOP).exists() if self.filesystem is None else bool(self._files(STOP))
 
     def _files(self, place: str) -> list[str]:
@@ -143,14 +143,14 @@ class Storage:
         return [one.path for one in below if one.type == FileType.File and not self._is_link(one.path)]
 
     def _is_link(self, path: str) -> bool:
-        """Whether a file is a link of this machine's, which may stand for any other file."""
+        """Whether a file is a symbolic link on this machine, which may point to any other file."""
         return isinstance(self.filesystem, LocalFileSystem) and Path(path).is_symlink()
 
     def _local(self, path: str) -> Path:
-        """Where the copy of a remote file lies.
+        """The path of the local copy of a remote file.
 
         Raises:
-            ValueError: it would lie outside the local folder.
+            ValueError: it would be outside the local folder.
         """
         inside = path.removeprefix(self.path).lstrip("/")
         if ".." in inside.split("/"):
@@ -169,7 +169,7 @@ class Storage:
         copy_files(str(file), path, LocalFileSystem(), self.filesystem)
 
     def put_aside(self, name: str) -> None:
-        """Move a run's directory out of the way, to ``replaced/``: what was computed is kept."""
+        """Move a run's directory to ``replaced/``, so that its results are kept."""
         old = f"runs/{name}"
         new = f"replaced/{name}.{time.strftime('%Y%m%d-%H%M%S')}"
         (self.folder / "replaced").mkdir(parents=True, exist_ok=True)

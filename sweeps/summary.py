@@ -1,4 +1,4 @@
-"""What a sweep would do, and what it did, in a few lines."""
+"""Summaries of a sweep on the console: its plan before, and its outcome after."""
 
 import os
 from collections import defaultdict
@@ -16,7 +16,7 @@ from byzray.recording.progress import duration
 from byzray.runs.directory import DONE
 from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan
-from sweeps.search import look_at
+from sweeps.search import read_draws
 from sweeps.storage import Storage
 from sweeps.trainable import Resources
 from sweeps.tuner import first_line
@@ -30,9 +30,9 @@ def print_plan(
     console: Console,
     unmeasured: Mapping[str, Exception] | None = None,
 ) -> None:
-    """What a sweep consists of, what is done, what would run and why, and how long that would take.
+    """Print the parts of a sweep, the runs that are done, those that would run and why, and an estimate of the time.
 
-    After a measurement, `unmeasured` says why some setups could not be measured.
+    After a measurement, `unmeasured` holds the errors of setups that could not be measured.
     """
 
     def say(text: str) -> None:
@@ -42,10 +42,10 @@ def print_plan(
     if sweep.search is not None:
         count, seeds = sweep.search.sample.count, len(plan.seeds)
         say(f"{sweep.name}: {count} setups that Optuna finds x {seeds} seeds = {count * seeds} runs")
-        found = look_at(sweep.search, plan.seeds, storage)
+        found = read_draws(sweep.search, plan.seeds, storage)
         done, begun = len(found.finished), len(found.pending)
         left = max(0, count - done - begun)
-        say(f"in {storage.shown}: {done} setups are done, {begun} were begun, {left} are to be found on the way")
+        say(f"in {storage.shown}: {done} setups are done, {begun} were started, {left} are still to be found")
         return
     say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {len(plan.runs)} runs")
     for condition in plan.only:
@@ -62,14 +62,14 @@ def print_plan(
         say(line)
 
 
-# Why a run would be computed, by its state.
+# Why runs would be computed, by their state.
 WHY = {
-    "missing": "missing, never begun",
-    "interrupted": "interrupted, to be continued from the last checkpoint",
+    "missing": "missing, never started",
+    "interrupted": "interrupted, will continue from the last checkpoint",
     "running": "running: another process computes them",
-    "failed": "failed, will be tried again",
-    "changed": "changed: computed with other files of your own, to be computed anew (the old ones are kept)",
-    "damaged": "damaged: their files were changed since, to be computed anew (the old ones are kept)",
+    "failed": "failed, will be retried",
+    "changed": "changed: computed with other files of your own, will be computed again (the old results are kept)",
+    "damaged": "damaged: their files were changed since, will be computed again (the old results are kept)",
 }
 
 
@@ -82,7 +82,7 @@ def _counted(title: str, counts: Mapping[str, int]) -> Table:
 
 
 def _reasons(unmeasured: Mapping[str, Exception]) -> Iterator[str]:
-    """A line for each reason why setups could not be measured, with the first run that it stopped."""
+    """One line for each reason why setups could not be measured, with the first run concerned."""
     runs: dict[str, list[str]] = defaultdict(list)
     for name, error in unmeasured.items():
         if isinstance(error, SetupError):
@@ -100,22 +100,20 @@ def _reasons(unmeasured: Mapping[str, Exception]) -> Iterator[str]:
 def _estimate(plan: Plan, resources: Resources, paces: Paces, measured: bool) -> str:
     if not plan.waiting:
         return "nothing is left to run"
-    # The actors of a fleet are counted as those of a single run, as they may share a small machine's CPUs.
+    # With actors, one run at a time is assumed, as its fleet may need all CPUs of a small machine.
     alone = all(run.setup.actors is None for run in plan.waiting)
     at_once = max(1, int((os.cpu_count() or 1) / (resources.cpus or 1))) if alone else 1
     seconds, unknown = plan.estimate(at_once, paces)
     if unknown == len(plan.waiting):
         if measured:
             return "no estimate: nothing could be measured"
-        return (
-            "no estimate: nothing like them was measured yet in this folder; --measure takes a few steps of each kind"
-        )
-    more = f"; without {unknown} runs, as nothing like them was measured" if unknown else ""
+        return "no estimate: no similar runs were measured yet in this folder; --measure takes a few steps of each kind"
+    more = f"; without {unknown} runs, as no similar ones were measured" if unknown else ""
     return f"estimate from measured steps/s: {duration(seconds)}, {at_once} runs at a time on this machine{more}"
 
 
 def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
-    """The last lines of a sweep."""
+    """Print the last lines of a sweep."""
     parts = [f"{outcome.finished} runs finished in {duration(outcome.seconds)}", f"{outcome.earlier} were done before"]
     if outcome.stopped:
         parts.append(f"{len(outcome.stopped)} stopped early")
@@ -125,16 +123,16 @@ def print_outcome(outcome: Outcome, storage: Storage, console: Console) -> None:
         parts.append(f"{outcome.slots} slots computed {outcome.busy:.0%} of the time")
     console.print("; ".join(parts), markup=False)
     if outcome.stranded:
-        console.print(f"ended: {outcome.stranded}; the same command continues it once there is", markup=False)
-    if outcome.interrupted:  # else the report tells, which follows
+        console.print(f"ended: {outcome.stranded}; the same command continues it once there is room", markup=False)
+    if outcome.interrupted:  # else the report follows, which lists them
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {first_line(reason)}", markup=False)
     if outcome.failed:
         console.print(
-            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command tries them again", markup=False
+            f"their logs: {quote(storage.shown)}/runs/*/error.txt; the same command retries them", markup=False
         )
     if outcome.seconds:
-        # It is not installed with byzray, which does not need it.
+        # byzray does not install TensorBoard, as it does not need it.
         missing = "" if find_spec("tensorboard") else " (pip install tensorboard)"
         console.print(f"TensorBoard{missing}: tensorboard --logdir {quote(f'{storage.shown}/tune')}", markup=False)
     if outcome.interrupted:

@@ -1,4 +1,4 @@
-"""Trials that have been silent for too long, and the end of the processes that compute them."""
+"""Detection of trials that hang, and how their processes are killed."""
 
 import json
 import os
@@ -17,68 +17,68 @@ from actors.supervision import Timeouts
 from byzray.setups import Setup
 from sweeps.storage import Storage
 
-# Where trials leave word of which process computes them, in the storage.
+# The folder of the storage in which trials register their processes.
 PROCESSES = ".processes"
 
-# Reports come about once a second, so late can one be that is not late.
+# Trials report about once a second; a report counts as late only after this many seconds.
 REPORT_SECONDS = 2.0
 
-# Until its first report a run may read data and build a network, whatever deadline the user has set, in seconds. Who
-# asks for the sweep's end does not wait longer for a run that never reported either.
+# Until its first report a run may read data and build a network; so many seconds are allowed even if the user's
+# deadline is shorter. While the sweep is being stopped, a run that never reported gets no more than this.
 FIRST_SECONDS = 60.0
 
-# A fleet notices itself what becomes of its actors; the one that looks after it may be silent meanwhile, in seconds,
-# but less long while somebody waits for the sweep's end.
+# A fleet detects lost actors itself, and the trial that supervises it may be silent for so many seconds meanwhile;
+# for fewer while the sweep is being stopped.
 FLEET_SECONDS = 600.0
 FLEET_STOPPING_SECONDS = 60.0
 
 
-def leave_word(storage: Storage, trial: str) -> None:
-    """In a trial's process: write down where that is, so that it can be ended from outside."""
+def register_process(storage: Storage, trial: str) -> None:
+    """Record node and process id of a trial, so that the driver can kill it. Called in the trial's process."""
     place = f"{PROCESSES}/{trial}.json"
     path = storage.folder / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    here = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "born": born(os.getpid())}
+    here = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "started": start_time(os.getpid())}
     path.write_text(json.dumps(here))
     storage.push(place)
 
 
-def forget_words(storage: Storage) -> None:
-    """Remove what trials left word of."""
+def unregister_processes(storage: Storage) -> None:
+    """Remove the records of all trials' processes."""
     shutil.rmtree(storage.folder / PROCESSES, ignore_errors=True)
     storage.remove(PROCESSES)
 
 
-def born(pid: int) -> str:
-    """When a process began, as the kernel counts; empty where that is not known. Process ids are reused."""
+def start_time(pid: int) -> str:
+    """The start time of a process in the kernel's units, as process ids are reused; empty where it is not known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
 
 
-def end_process(pid: int, birth: str) -> None:
-    """Kill a process of this node, if it is still the one that began then."""
-    if born(pid) == birth:
+def end_process(pid: int, started: str) -> None:
+    """Kill a process of this node, if it is still the one with that start time."""
+    if start_time(pid) == started:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def end_trial(storage: Storage, trial: str) -> None:
-    """Kill the process of a trial, wherever it is; Ray reports it to Tune, which treats it as one that died."""
+    """Kill the process of a trial, on any node; Ray reports it to Tune, which treats it as a process that died."""
     place = f"{PROCESSES}/{trial}.json"
     storage.pull(place)
     try:
-        word: dict[str, Any] = json.loads((storage.folder / place).read_text())
-        node, pid, birth = str(word["node"]), int(word["pid"]), str(word["born"])
-    except (OSError, ValueError, LookupError, TypeError):  # it has not come so far
+        known: dict[str, Any] = json.loads((storage.folder / place).read_text())
+        node, pid, started = str(known["node"]), int(known["pid"]), str(known["started"])
+    except (OSError, ValueError, LookupError, TypeError):  # it has not registered yet
         return
     if node == ray.get_runtime_context().get_node_id():
-        end_process(pid, birth)
+        end_process(pid, started)
         return
     affinity = NodeAffinitySchedulingStrategy(node, soft=False)
     options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": affinity, "name": f"end of trial {trial}"}
-    ray.remote(end_process).options(**options).remote(pid, birth)
+    ray.remote(end_process).options(**options).remote(pid, started)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Trial:
     reported: bool = False
 
     def limit(self, stopping: bool) -> float:
-        """After how many seconds of silence it counts as hung."""
+        """The seconds of silence after which the trial counts as hung."""
         limit = self.patience.step + REPORT_SECONDS
         if not self.reported:
             limit = FIRST_SECONDS if stopping else max(limit, FIRST_SECONDS)
@@ -99,10 +99,10 @@ class _Trial:
 
 
 class Supervisor:
-    """Counts for how long trials have been silent, and ends those that hang.
+    """Measures how long trials have been silent, and kills those that hang.
 
-    What is counted is the time in which the driver listens, a second at most between two looks: reports that wait to
-    be read are no silence.
+    Only time in which the driver reads reports counts, at most a second between two checks: a report that waits to be
+    read is not silence.
 
     Args:
         storage: of the sweep.
@@ -113,12 +113,12 @@ class Supervisor:
         self.storage = storage
         self.deadline = deadline
         self._trials: dict[str, _Trial] = {}
-        self._patience: dict[str, Timeouts] = {}  # also of trials that will be tried again
+        self._patience: dict[str, Timeouts] = {}  # also of trials that will be retried
         self._hung: dict[str, str] = {}
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def begins(self, trial: str, setup: Setup | None) -> None:
-        """A trial begins, or begins again."""
+        """A trial starts, or is retried."""
         patience = self._patience.setdefault(trial, Timeouts(self.deadline))
         self._trials[trial] = _Trial(patience, fleet=setup is not None and setup.actors is not None)
 
@@ -129,20 +129,20 @@ class Supervisor:
             known.silence, known.reported = 0.0, True
 
     def ends(self, trial: str, for_good: bool = True) -> str:
-        """A trial has ended; returns why it was ended, if it was for its silence."""
+        """A trial has ended; returns the reason if it was killed because it hung, else an empty text."""
         self._trials.pop(trial, None)
         if for_good:
             self._patience.pop(trial, None)
         return self._hung.pop(trial, "")
 
-    def look(self, stopping: bool) -> None:
-        """End trials that have been silent for too long; `stopping`: the user waits for them."""
+    def check(self, stopping: bool) -> None:
+        """Kill trials that have been silent for too long; `stopping`: the sweep is being stopped."""
         now = time.monotonic()
-        passed, self._looked = min(1.0, now - self._looked), now
+        passed, self._checked = min(1.0, now - self._checked), now
         for trial, known in self._trials.items():
             known.silence += passed
             if known.silence > known.limit(stopping):
-                self._hung[trial] = f"no sign of life for {known.silence:.0f} s, so its process was ended (--deadline)"
+                self._hung[trial] = f"no report for {known.silence:.0f} s, so its process was killed (see --deadline)"
                 known.patience.double()
-                known.silence = 0.0  # if that did not help, it is tried again
+                known.silence = 0.0  # if the process survived, it is killed again
                 end_trial(self.storage, trial)

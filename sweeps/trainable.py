@@ -1,4 +1,4 @@
-"""One run of a sweep as a trial of Ray Tune."""
+"""Runs of a sweep as trials of Ray Tune."""
 
 import math
 import shutil
@@ -38,41 +38,41 @@ from byzray.simulation import LocalSimulation
 from sweeps.data import SharedData, key
 from sweeps.definition import Search
 from sweeps.storage import Storage
-from sweeps.supervision import leave_word
+from sweeps.supervision import register_process
 
-# What a search maximises, and Tune is told.
+# The metric that trials report to Tune and a search maximises.
 METRIC = "best_accuracy"
 
-# How often a remote storage is asked whether to stop, in seconds.
+# The interval at which a remote storage is checked for a request to stop, in seconds.
 ASK_SECONDS = 5.0
 
-# What a failure alone changes in a run's directory.
+# The files of a run's directory that a failure changes.
 FAILURE_FILES = ("setup.yaml", "error.txt", "status.json")
 
-# The one parameter of trials whose setups are known beforehand.
+# The only parameter of trials whose setups are known in advance.
 RUN = "run"
 
-# More runs on one GPU gain nothing by default.
+# By default at most so many runs share a GPU; more would gain nothing.
 RUNS_PER_GPU = 4
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run reserves; None: see :meth:`of`.
+    """The resources that a run reserves; None: the defaults of :meth:`of`.
 
     Attributes:
-        cpus: its CPUs, shared evenly by its actors if it has several.
-        gpus: its GPUs, likewise; less than one: a share of one.
+        cpus: CPUs, shared evenly by the run's actors if it has several.
+        gpus: GPUs, also shared; below one: a share of one GPU.
     """
 
     cpus: float | None = None
     gpus: float | None = None
 
     def of(self, setup: Setup) -> tune.PlacementGroupFactory:
-        """What a run of this setup reserves in the cluster that Ray is connected to.
+        """The resources of a run of this setup in the cluster that Ray is connected to.
 
-        By default a run in one process has one CPU, and where there are GPUs as large a share of one as leaves no CPU
-        idle, but not less than a quarter. The actors of a fleet have a CPU each or, on a small cluster, an even share.
+        By default a run in one process has one CPU and, where there are GPUs, the largest share of one that leaves no
+        CPU idle, at least a quarter. The actors of a fleet have one CPU each or, on a small cluster, an even share.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = 0 if setup.device == "cpu" else int(sum(node.get("GPU", 0) for node in nodes))
@@ -87,33 +87,33 @@ class Resources:
         share = layout.gpus_per_actor if layout.gpus_per_actor is not None else largest_share([1.0] * gpus, count)
         cpus = cpus if self.cpus is None else self.cpus / count
         share = share if self.gpus is None else self.gpus / count
-        # The first, empty bundle is that of the trial itself, which only waits for its actors.
+        # The first bundle is empty: it is for the trial itself, which only waits for its actors.
         return tune.PlacementGroupFactory([{}, *[bundle(cpus, share)] * count])
 
 
 def actor_count(setup: Setup) -> int:
-    """How many worker actors a setup's layout asks for."""
+    """The number of worker actors in a setup's layout."""
     assert setup.actors is not None
     return math.ceil(len(setup.trained) / setup.actors.workers_per_actor)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a sweep share.
+    """The parameters that all trials of a sweep share.
 
     Attributes:
         descriptions: the setup of each run, with its seed, by the name of its directory.
-        search: finds the setups, if they are not known beforehand.
-        seeds: with which a search repeats each setup.
+        search: finds the setups, if they are not known in advance.
+        seeds: the seeds with which a search repeats each setup.
         where: the sweep's storage.
-        shared: the data sets that the driver could read, by their keys.
-        data: the folder that holds data sets, for the others.
+        shared: the data sets that the driver read, by their keys.
+        data: the folder that holds data sets, for all others.
         download: whether missing data sets may be downloaded into it.
         import_paths: where the user's own classes are imported from.
-        report_seconds: how much is computed between two reports to Tune, each of which keeps the run waiting.
+        report_seconds: the time between two reports to Tune, at each of which the run waits.
         checkpoints: how often a run saves a state to continue from.
-        supervision: of the actors of runs that have some of their own.
-        sweep: its name.
+        supervision: of the actors of runs that have their own.
+        sweep: the name of the sweep.
     """
 
     descriptions: Mapping[str, dict[str, Any]]
@@ -141,10 +141,10 @@ class Job:
 
 
 class RunTrainable(tune.Trainable):
-    """Computes one run after the other, in this actor or on a fleet that it keeps warm.
+    """Computes one run after another, in this actor or on a fleet that it reuses.
 
-    A call of `step` computes a stretch of a run. The run's directory is the record, not what Tune keeps: an unfinished
-    run is continued from its own checkpoint, whoever starts it again.
+    A call of `step` computes a stretch of a run. The record is the run's directory, not Tune's experiment: an
+    unfinished run is continued from its own checkpoint, by whichever trial.
     """
 
     def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]  # see tune.with_parameters
@@ -161,7 +161,7 @@ class RunTrainable(tune.Trainable):
         self._begin(config)
 
     def __repr__(self) -> str:
-        """What dashboards call this actor, which computes one run after the other."""
+        """The name of this actor in dashboards; it computes one run after another."""
         return f"sweep {self.job.sweep}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -172,7 +172,7 @@ class RunTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         if self.run is not None and self.storage.filesystem is not None:
             shutil.rmtree(self.storage.runs / RunDirectory.name(self.run), ignore_errors=True)
-        leave_word(self.storage, self.trial_id)
+        register_process(self.storage, self.trial_id)
         self.updates = self._compute(config)
         self.last: Update | None = None
         self.run = None
@@ -216,9 +216,9 @@ class RunTrainable(tune.Trainable):
         return FleetSimulation(setup, self.shared, self.fleet, sweep=self.job.sweep)
 
     def _data(self, setup: Setup) -> Data:
-        """The data set that the driver read, of which a node holds one copy; else the one that can be read here."""
+        """The data set that the driver read, of which a node has one copy; else the data set is read here."""
         if self.known is None or self.known[0] != key(setup):
-            self.known = self.shared = None  # so that two never lie in memory together
+            self.known = self.shared = None  # so that two are never in memory at once
             if found := self.job.shared.get(key(setup)):
                 self.shared = found.data
                 self.known = (key(setup), ray.get(found.data))
@@ -258,7 +258,7 @@ class RunTrainable(tune.Trainable):
             self.monitor.end()
 
     def _stop_asked(self) -> bool:
-        """Between stretches, but not more often than is worth a question to a remote storage."""
+        """Whether to stop; checked between stretches, on a remote storage at an interval of some seconds."""
         now = time.monotonic()
         if self.storage.filesystem is not None and now - self.asked < ASK_SECONDS:
             return False
@@ -271,9 +271,9 @@ class RunTrainable(tune.Trainable):
         self.storage.remove(f"{place}/checkpoints", f"{place}/error.txt")
         loss = float(result.metrics["Average loss"].iloc[-1]) if len(result.metrics) else math.nan
         last = float(result.evaluations["accuracy"].iloc[-1])
-        # Fewer than the setup's where divergence ended it.
+        # Fewer steps than the setup has if divergence ended the run.
         reported = self._report(len(result.metrics), loss, last, result.best_accuracy)
-        # Tune calls a trial done that its scheduler stopped, too.
+        # Tune also calls a trial done if its scheduler stopped it.
         return {**reported, "seconds": result.seconds, "reused": result.reused, "finished": True, "done": True}
 
     def _report(self, step: int, loss: float, accuracy: float, best: float) -> dict[str, Any]:
@@ -282,8 +282,8 @@ class RunTrainable(tune.Trainable):
         return {"run": name, "step": step, "loss": loss, "accuracy": accuracy, METRIC: best}
 
     def _record(self, error: Exception) -> None:
-        """Leave the reason in the run's directory, unless another process is at work there."""
-        if self.run is None:  # the driver tells of it
+        """Record the error in the run's directory, unless another process is using it."""
+        if self.run is None:  # the driver reports it
             return
         # A full disk must not hide the error.
         with suppress(RunExists, StorageFault), RunDirectory(self.storage.runs, self.run) as directory:
@@ -297,7 +297,7 @@ class RunTrainable(tune.Trainable):
             self.storage.push(*([f"{place}/{name}" for name in names] or [place]))
 
     def _send_checkpoint(self) -> None:
-        """Send what a remote storage lacks, each time a checkpoint was saved."""
+        """Send new files to a remote storage whenever a checkpoint was saved."""
         if self.storage.filesystem is None:
             return
         assert self.run is not None
@@ -306,14 +306,14 @@ class RunTrainable(tune.Trainable):
         if saved and saved[0] != self.saved:
             self.saved = saved[0]
             self._send()
-            self.storage.remove(place)  # those that were given up here
+            self.storage.remove(place)  # older checkpoints, which were removed here
 
     def _leave(self) -> None:
-        """Stop a run that is not finished; it can be continued."""
+        """Stop an unfinished run; it can be continued."""
         self._end_monitor()
         if self.last is None or self.last.ended:
             return
-        # What cannot be saved, for want of room say, is no matter of the next run; there is the last checkpoint.
+        # A failure to save, such as a full disk, must not affect the next run; the last checkpoint remains.
         with suppress(Interrupted, StopIteration, Failure):
             interrupt(self.updates, self.last)
         self._send()

@@ -1,4 +1,4 @@
-"""A sweep on Ray Tune: every run of a plan that waits becomes a trial."""
+"""Execution of a sweep with Ray Tune: every waiting run of the plan becomes a trial."""
 
 import logging
 import math
@@ -35,29 +35,29 @@ from sweeps.observer import Observer
 from sweeps.outcome import Outcome
 from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.progress import Progress, SweepMetrics
-from sweeps.search import look_at, make_search
+from sweeps.search import make_search, read_draws
 from sweeps.storage import Storage
-from sweeps.supervision import Supervisor, forget_words
+from sweeps.supervision import Supervisor, unregister_processes
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 
-# A run reports about this often; with early stopping at each evaluation.
+# A run reports at about this interval; with early stopping, at each evaluation.
 REPORT_SECONDS = 0.25
 
-# Trials hand their results over about this often, many at once; scheduling decisions are as coarse then.
+# Trials send their buffered results at about this interval, in seconds; scheduling decisions are as coarse.
 BUFFER_SECONDS = "1"
 
 
-# Whether the cluster has room is looked at about so often, in seconds.
+# The interval at which the free resources of the cluster are checked, in seconds.
 ROOM_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep is computed; nothing here shapes its results.
+    """How a sweep is computed; none of these options affects its results.
 
     Attributes:
         resources: what each run reserves.
-        retries: how often a run that failed is tried again.
+        retries: how often a failed run is retried.
         data: the folder that holds data sets.
         download: whether missing data sets may be downloaded into it.
         address: of a running Ray cluster.
@@ -75,16 +75,16 @@ class Options:
 
 
 def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer) -> Outcome:
-    """Compute what a plan says is to be computed.
+    """Compute the waiting runs of a plan.
 
     Raises:
-        byzray.mistakes.WrongInput: another process does so already, or nodes of the cluster do not see the storage.
-        sweeps.grid.SweepError: accuracies decide what is computed, and a data set has no test examples.
+        byzray.mistakes.WrongInput: another process computes the sweep, or nodes of the cluster do not see the storage.
+        sweeps.grid.SweepError: a search or early stopping needs accuracies, and a data set has no test examples.
         actors.FleetError: the cluster has no room for a single run.
     """
     with in_sole_use(storage):
-        storage.ask_to_stop(False)  # what an earlier call may have left
-        forget_words(storage)
+        storage.ask_to_stop(False)  # an earlier call may have left the request
+        unregister_processes(storage)
         plan.save(storage.folder)
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
@@ -99,11 +99,11 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
             return execution.run()
         finally:
             storage.ask_to_stop(False)
-            forget_words(storage)
+            unregister_processes(storage)
 
 
 def _expect_shared(storage: Storage) -> None:
-    """Results in a folder of the driver's own would be lost by runs on other nodes.
+    """Refuse a folder that other nodes do not see: the results of runs there would be lost.
 
     Raises:
         byzray.mistakes.WrongInput: there are nodes that do not see the storage.
@@ -112,12 +112,14 @@ def _expect_shared(storage: Storage) -> None:
         raise WrongInput(
             f"--output: got {storage.shown}, which is not one folder on all nodes of the cluster (not on "
             f"{', '.join(apart)}); expected a folder that all of them mount and can write to, or a URI such as "
-            "s3://bucket/prefix; `byzray doctor --output DIR` tells more"
+            "s3://bucket/prefix; `byzray doctor --output DIR` checks a folder"
         )
 
 
 def _expect_tests(sweep: Sweep, setups: Iterable[Setup], shared: Mapping[str, SharedData]) -> None:
-    """Where accuracies decide what is computed there must be some. What cannot be read here is left to its run.
+    """Refuse data sets without test examples where a search or early stopping compares accuracies.
+
+    A data set that cannot be read here is checked by its runs.
 
     Raises:
         SweepError: a data set has no test examples.
@@ -128,7 +130,7 @@ def _expect_tests(sweep: Sweep, setups: Iterable[Setup], shared: Mapping[str, Sh
     empty = {name for name, one in shared.items() if not one.tests}
     without = {key(setup): setup.dataset for setup in setups if key(setup) in empty}
     mistakes = [
-        f"dataset: got {dataset.describe()}, which has no test examples, expected some, as {which} compares accuracies"
+        f"dataset: got {dataset.describe()}, which has no test examples; expected some, as {which} compares accuracies"
         for dataset in without.values()
     ]
     if mistakes:
@@ -136,17 +138,17 @@ def _expect_tests(sweep: Sweep, setups: Iterable[Setup], shared: Mapping[str, Sh
 
 
 def first_line(reason: str) -> str:
-    """What of a reason fits on a screen; the run's error.txt has it all."""
+    """The first line of a reason, cut at 200 characters; the run's error.txt has the whole."""
     line = (reason.splitlines() or [""])[0]
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 @contextmanager
 def in_sole_use(storage: Storage) -> Iterator[None]:
-    """Two drivers in one folder would only wait for each other's runs.
+    """Lock the storage, as two drivers in one folder would only wait for each other's runs.
 
     Raises:
-        byzray.mistakes.WrongInput: another process is at work there.
+        byzray.mistakes.WrongInput: another process holds the lock.
     """
     storage.folder.mkdir(parents=True, exist_ok=True)
     expect_no_link(storage.folder / ".lock")
@@ -154,7 +156,7 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise WrongInput(f"{storage.shown}: another process computes this sweep; expected to be the only one") from None
+        raise WrongInput(f"{storage.shown}: another process computes this sweep; wait for it to end") from None
     try:
         yield
     finally:
@@ -162,7 +164,7 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
 
 
 class TuneRun:
-    """One experiment of Tune: every run of a plan that waits becomes a trial."""
+    """One experiment of Tune: every waiting run of a plan becomes a trial."""
 
     def __init__(self, plan: Plan, storage: Storage, options: Options, observer: Observer) -> None:
         self.plan = plan
@@ -171,7 +173,7 @@ class TuneRun:
         self.observer = observer
         self.outcome = Outcome(storage.where)
         self.settled: set[str] = set()
-        self.failing: dict[str, str] = {}  # why runs failed that will be tried again
+        self.failing: dict[str, str] = {}  # why runs failed that will be retried
         self.search = plan.sweep.search
         self.buffers = plan.sweep.early_stopping is None
         examples = [run.setup for run in plan.waiting] if self.search is None else self.search.examples()
@@ -254,22 +256,22 @@ class TuneRun:
         )
 
     def _resources(self) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
-        """What each trial reserves; the function is pickled, so it holds nothing else of this object."""
+        """A function that returns what a trial reserves; it is pickled, so it must not refer to this object."""
         search, resources, needs = self.search, self.options.resources, self.needs
         if search is not None:
             return lambda config: resources.of(search.setup(config))
         return lambda config: needs[config[RUN]["name"]]
 
     def _space(self) -> dict[str, Any]:
-        """One value for each run: its name, and what TensorBoard can sort runs by."""
+        """The parameter space: for each run its name, and the values by which TensorBoard can sort runs."""
         known = {run.name: condition_variables(run.setup.describe()) for run in self.plan.waiting}
         return {RUN: tune.grid_search([{"name": name, **sorted_by(one)} for name, one in known.items()])}
 
     def _searcher(self) -> tuple[Searcher | None, int]:
-        """The searcher, if one is needed, and how many trials are left for it."""
+        """The searcher, if the sweep has a search, and the number of trials left for it."""
         if self.search is None:
             return None, 1
-        found = look_at(self.search, self.plan.seeds, self.storage)
+        found = read_draws(self.search, self.plan.seeds, self.storage)
         left = max(0, self.search.sample.count - len(found.finished)) * len(self.plan.seeds)
         self.progress.done = len(found.finished) * len(self.plan.seeds)
         return make_search(self.search, found, self.plan.seeds, self.storage), left
@@ -288,7 +290,7 @@ class TuneRun:
         )
 
     def started(self, trial: Trial) -> None:
-        """A trial begins; its actor may yet find that its setup is not valid there."""
+        """A trial starts; its actor may still find that the setup is not valid there."""
         setup: Setup | None = None
         with suppress(Exception):
             setup = self.job.setup(trial.config)
@@ -296,17 +298,17 @@ class TuneRun:
             self.failing.pop(RunDirectory.name(setup), None)
         self.supervisor.begins(trial.trial_id, setup)
 
-    def look(self) -> None:
-        """Several times a second: whether to stop, whether trials hang, whether there is room for those that wait."""
+    def poll(self) -> None:
+        """Check several times a second whether to stop, whether trials hang, and whether waiting runs have room."""
         if self.stopper.stopping is None and self.observer.stop_asked():
             self.stopper.stopping = set(self.watch.running)
             self.storage.ask_to_stop()
-        self.supervisor.look(self.stopper.stopping is not None)
-        self.shortage.look()
+        self.supervisor.check(self.stopper.stopping is not None)
+        self.shortage.check()
         self.observer.refresh()
 
     def ended(self, trial: Trial) -> None:
-        """A trial completed, or the scheduler stopped it."""
+        """A trial has completed, or the scheduler stopped it."""
         self.supervisor.ends(trial.trial_id)
         last = trial.last_result
         if last.get("interrupted"):
@@ -322,14 +324,14 @@ class TuneRun:
             self.observer.run_ended(name, f"best accuracy {accuracy:.4f}, stopped early at step {last.get('step', 0)}")
 
     def retried(self, trial: Trial) -> None:
-        """A trial failed, and will be tried again."""
+        """A trial failed and will be retried."""
         name, reason = self._why(trial, self.supervisor.ends(trial.trial_id, for_good=False))
         self.progress.retry(name)
         self.failing[name] = reason
-        self.observer.run_ended(name, f"failed, will be tried again: {first_line(reason)}")
+        self.observer.run_ended(name, f"failed, will be retried: {first_line(reason)}")
 
     def failed(self, trial: Trial) -> None:
-        """A trial failed as often as is allowed."""
+        """A trial failed and has no retries left."""
         name, reason = self._why(trial, self.supervisor.ends(trial.trial_id))
         self.progress.end(name, failed=True)
         self.failing.pop(name, None)
@@ -337,7 +339,7 @@ class TuneRun:
         self.observer.run_ended(name, f"failed: {first_line(reason)}")
 
     def _why(self, trial: Trial, silence: str) -> tuple[str, str]:
-        """The name of a run that failed, and why it did; `silence`: that it was ended for it."""
+        """The name of a failed run and why it failed; `silence`: the reason if it was killed because it hung."""
         try:
             setup = self.job.setup(trial.config)
         except Exception as error:
@@ -345,28 +347,28 @@ class TuneRun:
         return RunDirectory.name(setup), self._reason(setup, _log(trial), silence)
 
     def _reason(self, setup: Setup, log: str, silence: str) -> str:
-        """Why a run failed, as its own actor recorded it; if that was lost, recorded here."""
+        """Why a run failed, as its own actor recorded it; if the actor was lost, it is recorded here."""
         place = f"runs/{RunDirectory.name(setup)}"
         self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
         with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:
             status = directory.status
             if status is not None and status.state == "failed" and not silence:
                 return str(status.reason)
-            last = (log.strip().splitlines() or ["nothing is known of it"])[-1]
+            last = (log.strip().splitlines() or ["there is no log"])[-1]
             reason = silence or f"its actor was lost: {last}"
             directory.fail(reason, log)
             self.storage.push(*(f"{place}/{name}" for name in FAILURE_FILES))
             return reason
-        return "another process is at work in its directory"
+        return "another process is using its directory"
 
     def settle(self) -> None:
-        """Tell runs that the scheduler ended from such as were interrupted, which their own actors cannot."""
+        """Mark interrupted runs as stopped if the scheduler ended them, which their own actors do not know."""
         for name, setup in self.outcome.stopped.items():
             if name in self.settled:
                 continue
             place = f"runs/{name}"
             self.storage.pull(f"{place}/status.json", f"{place}/setup.yaml")
-            with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # else its actor is at work
+            with suppress(RunExists), RunDirectory(self.storage.runs, setup) as directory:  # its actor may use it
                 status = directory.status
                 if status is not None and status.state == "interrupted":
                     kept = {"seconds": status.seconds, "diverged": status.diverged, "files": status.files}
@@ -376,7 +378,7 @@ class TuneRun:
 
 
 class _Watch(tune.Callback):
-    """Hears from Tune what becomes of trials."""
+    """Receives the events of trials from Tune."""
 
     def __init__(self, execution: TuneRun) -> None:
         self.execution = execution
@@ -384,7 +386,7 @@ class _Watch(tune.Callback):
         self.running: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return tune.Callback, ()  # Tune saves its callbacks, to restore an experiment, which sweeps do otherwise
+        return tune.Callback, ()  # Tune saves its callbacks to restore an experiment, which sweeps do not do
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.began = self.began or time.monotonic()
@@ -412,7 +414,7 @@ class _Watch(tune.Callback):
         self.execution.failed(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.execution.look()
+        self.execution.poll()
 
     def _runs(self, trial: Trial, runs: bool) -> None:
         (self.running.add if runs else self.running.discard)(trial.trial_id)
@@ -420,20 +422,20 @@ class _Watch(tune.Callback):
 
 
 class _Shortage:
-    """Notices that the cluster has lost the nodes that runs need, for which Tune would wait without end."""
+    """Detects that the cluster lost the nodes that runs need, for which Tune would wait forever."""
 
     def __init__(self, execution: TuneRun) -> None:
         self.execution = execution
-        self.final = ""  # why the sweep ends, if it does for this
+        self.final = ""  # why the sweep ends, if it ends for lack of room
         self._since: float | None = None
-        self._looked = 0.0
+        self._checked = 0.0
 
-    def look(self) -> None:
-        """Say that there is no room for any run that is left; end the sweep if that lasts and no run is under way."""
+    def check(self) -> None:
+        """Report that no waiting run has room; end the sweep if that lasts while no trial is running."""
         now = time.monotonic()
-        if now - self._looked < ROOM_SECONDS:
+        if now - self._checked < ROOM_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         reason = self._reason()
         if not reason:
             self._since = None
@@ -444,7 +446,7 @@ class _Shortage:
             self.final = reason
 
     def _reason(self) -> str:
-        """Why none of the runs that are left can be placed, if so."""
+        """Why no waiting run can be placed; empty if one can."""
         execution, reason = self.execution, ""
         left = execution.progress.waiting
         kinds = {id(need): need for name, need in execution.needs.items() if execution.search or name in left}
@@ -468,18 +470,18 @@ class _NoReporter(tune.ProgressReporter):
 
 
 class _Stopper(tune.Stopper):
-    """Ends the experiment for want of room, or once the runs that were under way when the user asked for it are saved.
+    """Ends the experiment for lack of room or, when the user stops it, once all running trials are saved.
 
-    Tune itself would not wait longer than some seconds for its actors.
+    Tune itself would wait only a few seconds for its actors.
     """
 
     def __init__(self, watch: _Watch, shortage: _Shortage) -> None:
         self.watch = watch
         self.shortage = shortage
-        self.stopping: set[str] | None = None  # the trials that ran then
+        self.stopping: set[str] | None = None  # the trials that were running when the user stopped the sweep
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Stopper, (None, None)  # Tune saves it, to restore an experiment, which sweeps do otherwise
+        return _Stopper, (None, None)  # Tune saves it to restore an experiment, which sweeps do not do
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -491,7 +493,7 @@ class _Stopper(tune.Stopper):
 
 @contextmanager
 def _tune_settings(buffers: bool) -> Iterator[None]:
-    """What Tune lets one set by environment variables and loggers alone, put back afterwards."""
+    """Settings that Tune takes only from environment variables and loggers, restored afterwards."""
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_RESULT_BUFFER_LENGTH": "1000" if buffers else "1",
@@ -499,11 +501,11 @@ def _tune_settings(buffers: bool) -> Iterator[None]:
         "TUNE_RESULT_BUFFER_MAX_TIME_S": BUFFER_SECONDS,
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        # Classes of the user's own may read files relative to where the sweep was started.
+        # The user's own classes may read files relative to the folder in which the sweep was started.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
     }
-    # The first speaks of failed and interrupted trials, of which our own summary does; the second warns of each trial
-    # that reported nothing, as those do that were interrupted before they began.
+    # The first logs failed and interrupted trials, which our summary lists; the second warns of each trial without a
+    # result, which a trial that is interrupted before it starts does not have.
     levels = {"ray.tune.tune": logging.CRITICAL, "ray.tune.analysis.experiment_analysis": logging.ERROR}
     variables = {name: os.environ.get(name) for name in settings}
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in levels}
@@ -523,7 +525,7 @@ def _tune_settings(buffers: bool) -> Iterator[None]:
 
 
 def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.PlacementGroupFactory]:
-    """What each run reserves, by its name."""
+    """The resources that each run reserves, by its name."""
     known: dict[tuple[Actors | None, int, str], tune.PlacementGroupFactory] = {}
     needs = {}
     for setup in setups:
@@ -535,10 +537,10 @@ def _needs(setups: Iterable[Setup], resources: Resources) -> dict[str, tune.Plac
 
 
 def slots(need: tune.PlacementGroupFactory) -> int:
-    """How many runs that reserve this the cluster has room for.
+    """The number of runs with these needs that the cluster has room for.
 
     Raises:
-        actors.FleetError: for none.
+        actors.FleetError: there is room for none.
     """
     bundles = [one for one in need.bundles if one]  # they are alike
     if found := room(bundles[0]) // len(bundles):
@@ -558,12 +560,12 @@ def _amounts(names: Iterable[str], amounts: Mapping[str, float]) -> str:
 
 
 def _directory_of(trial: Trial) -> str:
-    """The name of Tune's own directory of a trial, in which TensorBoard finds its events."""
+    """The name of Tune's directory of a trial, which holds its events for TensorBoard."""
     return f"{trial.config[RUN]['name'] if RUN in trial.config else 'draw'}-{trial.trial_id}"
 
 
 def _log(trial: Trial) -> str:
-    """What Tune kept of a trial's errors."""
+    """The errors of a trial that Tune recorded."""
     try:
         return Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
     except OSError:

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a picture that changes on a terminal or in a notebook, elsewhere lines."""
+"""Display of a running sweep: a live picture on a terminal or in a notebook, elsewhere lines."""
 
 import time
 from collections import deque
@@ -16,7 +16,7 @@ from sweeps.progress import Progress
 # How many of the last runs are shown.
 LAST_RUNS = 8
 
-# Without a picture, a line on the whole comes at most this often.
+# Without a picture, a line with the overall progress is printed at most this often.
 LINE_SECONDS = 15.0
 
 
@@ -24,7 +24,7 @@ class View(Observer):
     """Shows the progress of a sweep.
 
     Args:
-        console: where; by default standard error.
+        console: where to print; by default standard error.
         stop_asked: see :meth:`sweeps.observer.Observer.stop_asked`.
     """
 

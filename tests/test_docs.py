@@ -113,7 +113,7 @@ def test_own_classes_run_together(own_classes: Path) -> None:
     result = simulate(setup)
     assert result.parameters.std() > 0
     assert result.metrics["Attack acceptation ratio"].notna().all()
-    with pytest.raises(SetupError, match=re.escape("needs victim < honest, got 9 >= 8")):
+    with pytest.raises(SetupError, match=re.escape("Repeat needs victim < honest; got victim = 9, honest = 8")):
         load_setup("mine.yaml", {"attack.victim": 9})
 
 

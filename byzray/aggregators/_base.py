@@ -1,4 +1,4 @@
-"""What every aggregation rule is.
+"""Base classes of aggregation rules.
 
 Shapes in names: N submissions, D parameters, K selected rows.
 """
@@ -68,19 +68,19 @@ class Aggregator(Stateful):
     :meth:`initial_state`.
 
     Attributes:
-        computes_on_host: whether the rule looks at values on the host, which waits for a GPU at every step.
+        computes_on_host: whether the rule reads values on the host, which waits for a GPU at every step.
     """
 
     computes_on_host: ClassVar[bool] = False
 
     def aggregate(self, submissions: Submissions, f: int) -> Tensor:
         """The aggregate (D,), tolerating `f` Byzantine submissions."""
-        raise NotImplementedError(f"{self.label()} makes nothing of submissions alone: it is asked by step")
+        raise NotImplementedError(f"{self.label()} cannot aggregate submissions alone: call step")
 
     def step(self, submissions: Submissions, step: Step, state: State) -> tuple[Aggregate, State]:
         """The aggregate of a step and the state after it: tensors of the same names and shapes.
 
-        The state given is not to be modified: a searched attack asks for the aggregate of many submissions, and the
+        Do not modify the state: a searched attack evaluates the aggregate of many submissions, and the
         states after those are dropped.
         """
         return Aggregate(self.aggregate(submissions, step.f)), state
@@ -101,8 +101,8 @@ class Aggregator(Stateful):
         return self
 
     def check(self, n: int, f: int) -> str | None:
-        """Why the rule cannot aggregate n submissions tolerating f ("needs ..., got ..."); None if it can."""
-        return unmet(f >= 0, f"f >= 0, got f = {f}") or unmet(n >= 1, f"n >= 1, got n = {n}")
+        """Why the rule cannot aggregate n submissions tolerating f ("needs ...; got ..."); None if it can."""
+        return unmet(f >= 0, f"f >= 0; got f = {f}") or unmet(n >= 1, f"n >= 1; got n = {n}")
 
     def bound(self, n: int, f: int) -> float:
         """The variance-norm bound: the largest deviation / norm of the honest submissions under which the rule is

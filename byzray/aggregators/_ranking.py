@@ -1,4 +1,4 @@
-"""What rules that treat every coordinate by itself have in common.
+"""Shared parts of coordinate-wise rules.
 
 Shapes in names: N submissions, D parameters, K ranks.
 """
@@ -32,6 +32,6 @@ class Trimming(Ranking):
     def check(self, n: int, f: int) -> str | None:
         return (
             super().check(n, f)
-            or unmet(f >= 1, f"f >= 1, got f = {f}")
-            or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+            or unmet(f >= 1, f"f >= 1; got f = {f}")
+            or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
         )

@@ -35,8 +35,8 @@ class Scoring(Selecting):
         m = self.selected(n, f)
         return (
             super().check(n, f)
-            or unmet(n >= 2 * f + 3, f"n >= 2f+3, got n = {n}, f = {f}")
-            or unmet(m <= n - f - 2, f"m <= n-f-2 = {n - f - 2}, got m = {m}")
+            or unmet(n >= 2 * f + 3, f"n >= 2f+3 = {2 * f + 3}; got n = {n}, f = {f}")
+            or unmet(m <= n - f - 2, f"m <= n-f-2 = {n - f - 2}; got m = {m}")
         )
 
     def bound(self, n: int, f: int) -> float:

@@ -1,4 +1,4 @@
-"""What rules that look at the covariance of the submissions have in common.
+"""Shared parts of rules that use the covariance of the submissions.
 
 Shapes in names: N submissions.
 """

@@ -31,4 +31,4 @@ class Aksel(Selecting):
         return smallest(norms(submissions.rows_ND - median_D), (n + 1) // 2 if self.mode == "mid" else n - f)
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")

@@ -1,4 +1,4 @@
-"""The mean of all submissions: no robustness, and the yardstick of every rule."""
+"""The mean of all submissions: not robust, and the baseline for every rule."""
 
 import torch
 from torch import Tensor

@@ -77,8 +77,8 @@ class Bulyan(Aggregator):
         m = self._m(n, f)
         return (
             super().check(n, f)
-            or unmet(n >= 4 * f + 3, f"n >= 4f+3, got n = {n}, f = {f}")
-            or unmet(m <= n - f - 2, f"m <= n-f-2 = {n - f - 2}, got m = {m}")
+            or unmet(n >= 4 * f + 3, f"n >= 4f+3 = {4 * f + 3}; got n = {n}, f = {f}")
+            or unmet(m <= n - f - 2, f"m <= n-f-2 = {n - f - 2}; got m = {m}")
         )
 
     def bound(self, n: int, f: int) -> float:

@@ -45,4 +45,4 @@ class CentredClipping(Aggregator):
         return Aggregate(centre_D), {"previous": centre_D}
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")

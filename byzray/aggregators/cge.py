@@ -20,4 +20,4 @@ class Cge(Selecting):
         return smallest(submissions.norms_N(), submissions.n - f)
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= f + 1, f"n >= f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= f + 1, f"n >= f+1 = {f + 1}; got n = {n}, f = {f}")

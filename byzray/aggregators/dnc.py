@@ -62,8 +62,9 @@ class Dnc(Aggregator):
         return (ranks_N < keep) & finite_N
 
     def check(self, n: int, f: int) -> str | None:
+        dropped = math.floor(self.c * f)
         return (
             super().check(n, f)
-            or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
-            or unmet(n > math.floor(self.c * f), f"n > floor(c f), got n = {n}, c = {self.c:g}, f = {f}")
+            or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
+            or unmet(n > dropped, f"n > floor(c f) = {dropped}; got n = {n}, c = {self.c:g}, f = {f}")
         )

@@ -77,7 +77,7 @@ class GeometricMedian(Weighting):
         return torch.where(scale > 0, found_N, coinciding_N / coinciding_N.sum().clamp(min=1))
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
 
     def kappa(self, n: int, f: int) -> float:
         return math.nan if self.iterations or self.check(n, f) else 4 * (1 + f / (n - 2 * f)) ** 2

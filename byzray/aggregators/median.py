@@ -24,7 +24,7 @@ class Median(Ranking):
         return ranks_DK[:, 0]
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
 
     def bound(self, n: int, f: int) -> float:
         return math.nan if self.check(n, f) else 1 / math.sqrt(n - f)

@@ -32,7 +32,7 @@ class MinimumDiameter(Selecting):
         return torch.tensor(rows, device=submissions.device)
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
 
     def bound(self, n: int, f: int) -> float:
         if self.check(n, f):

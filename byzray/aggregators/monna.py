@@ -31,6 +31,6 @@ class Monna(Selecting):
     def check(self, n: int, f: int) -> str | None:
         return (
             super().check(n, f)
-            or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
-            or unmet(n > self.reference, f"n > reference, got n = {n}, reference = {self.reference}")
+            or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
+            or unmet(n > self.reference, f"n > reference; got n = {n}, reference = {self.reference}")
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from byzray import randomness
 from byzray.aggregators import AnyAggregator
 from byzray.aggregators._base import Aggregate, Aggregator, checked
+from byzray.mistakes import with_label
 from byzray.options import Options
 from byzray.state import State, below, prefixed
 from byzray.step import Step
@@ -72,7 +73,7 @@ class RandomMixture(Aggregator):
     def check(self, n: int, f: int) -> str | None:
         for component in self.rules:
             if reason := component.rule.check(n, f):
-                return f"{component.rule.label()}: {reason}"
+                return with_label(component.rule.label(), reason)
         return None
 
     def bound(self, n: int, f: int) -> float:

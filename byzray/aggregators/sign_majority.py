@@ -31,4 +31,4 @@ class SignMajority(Aggregator):
         return self.scale * votes_ND.sum(dim=0).sign()
 
     def check(self, n: int, f: int) -> str | None:
-        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+        return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")

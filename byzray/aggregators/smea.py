@@ -21,7 +21,7 @@ class Smea(Selecting):
     """Mean of the n-f submissions whose covariance has the smallest largest eigenvalue.
 
     That is smallest maximum eigenvalue averaging; of equal subsets it takes the first in lexicographic order. All
-    subsets are looked at, on the host, so that at most a million are allowed.
+    subsets are compared on the host, so that at most a million are allowed.
 
     Needs n >= 2f+1 and C(n, f) <= 1,000,000. No bound. kappa: 4f/(n-2f).
 
@@ -56,10 +56,10 @@ class Smea(Selecting):
     def check(self, n: int, f: int) -> str | None:
         return (
             super().check(n, f)
-            or unmet(n >= 2 * f + 1, f"n >= 2f+1, got n = {n}, f = {f}")
+            or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")
             or unmet(
                 math.comb(n, f) <= MOST_SUBSETS,
-                f"at most {MOST_SUBSETS:,} subsets, got C(n, f) = {math.comb(n, f):,} with n = {n}, f = {f}",
+                f"at most {MOST_SUBSETS:,} subsets; got C(n, f) = {math.comb(n, f):,} with n = {n}, f = {f}",
             )
         )
 

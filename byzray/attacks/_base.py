@@ -1,4 +1,4 @@
-"""What every attack is.
+"""Base class of attacks.
 
 Shapes in names: H honest submissions, F Byzantine ones, D parameters.
 """
@@ -60,11 +60,11 @@ class Attack(Stateful):
         Returns:
             (byzantine, D) submissions; equal rows may be an expanded view of one.
         """
-        raise NotImplementedError(f"{self.label()} makes nothing of one step alone: it is asked by step")
+        raise NotImplementedError(f"{self.label()} cannot attack a single step alone: call step")
 
     def step(self, honest_HD: Tensor, view: View, state: State) -> tuple[Tensor, State]:
         """The Byzantine submissions of a step and the state after it: tensors of the same names and shapes. The state
-        given is not to be modified."""
+        given must not be modified."""
         return self(honest_HD, view), state
 
     def poison(self, batch: Batch, classes: int, worker: int, step: int, generator: np.random.Generator) -> Batch:
@@ -85,7 +85,7 @@ class Attack(Stateful):
         return batch
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
-        """Why the attack cannot be mounted, in the form "needs ..., got ..."; None if it can."""
+        """Why the attack cannot be mounted, in the form "needs ...; got ..."; None if it can."""
         return None
 
     def check_missing(self, honest: int, byzantine: int, f: int) -> str | None:

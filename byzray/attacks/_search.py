@@ -36,7 +36,7 @@ def maximise(value: Callable[[Tensor], Tensor], evaluations: int, device: torch.
 def _lowered(x: Tensor, step: Tensor) -> Tensor:
     """x - step, or if that is negative, the first of the points halfway back to x that is not.
 
-    The points are x - step / 2^k. The exponents of x and step, and which mantissa is larger, tell the first k.
+    The points are x - step / 2^k. The exponents of x and step, and which mantissa is larger, give the first k.
     """
     x_mantissa, x_exponent = torch.frexp(x)
     step_mantissa, step_exponent = torch.frexp(step)

@@ -16,7 +16,7 @@ class AntiCge(Attack):
     """The negated sum of the h-f honest submissions of least norm, scaled to be selected by `cge`.
 
     The one of least norm counts twice, as in the code published with El-Mhamdi et al. (ICLR 2021). Scaled to just under
-    the (h-f+1)-th least norm, the attack is to be selected with those h-f; "just under" is one step of double
+    the (h-f+1)-th least norm, the attack should be selected with those h-f; "just under" is one step of double
     precision, as published, so that at times rounding lets the honest submission of that norm win. With more Byzantine
     workers than the f tolerated, NaN, as one is selected anyway.
 
@@ -39,4 +39,4 @@ class AntiCge(Attack):
         return torch.where(norm > 0, scaled_D, attack_D).expand(byzantine, -1)
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
-        return None if byzantine > f or f <= honest else f"needs f <= honest, got f = {f}, honest = {honest}"
+        return None if byzantine > f or f <= honest else f"needs f <= honest; got f = {f}, honest = {honest}"

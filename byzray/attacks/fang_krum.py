@@ -52,5 +52,7 @@ class FangKrum(Attack):
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         n = honest + byzantine
         if n < 2 * f + 3:
-            return f"needs n >= 2f+3, got n = {n}, f = {f}"
-        return None if honest - 1 >= n - f - 2 else f"needs honest-1 >= n-f-2, got honest = {honest}, n = {n}, f = {f}"
+            return f"needs n >= 2f+3 = {2 * f + 3}; got n = {n}, f = {f}"
+        if honest - 1 < n - f - 2:
+            return f"needs honest-1 >= n-f-2 = {n - f - 2}; got honest = {honest}, n = {n}, f = {f}"
+        return None

@@ -38,11 +38,11 @@ class Little(LineAttack):
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         if honest < 2:
-            return f"needs honest >= 2, got honest = {honest}"
+            return f"needs honest >= 2; got honest = {honest}"
         if self.factor == "auto" and (byzantine >= honest or quantile(honest, byzantine) <= 0):
             n = honest + byzantine
             least = 2 + (n % 2 == 0)
-            return f"needs {least} <= byzantine < honest with factor auto at n = {n}, got byzantine = {byzantine}"
+            return f"needs {least} <= byzantine < honest with factor auto at n = {n}; got byzantine = {byzantine}"
         return None
 
 

@@ -77,7 +77,7 @@ class Mimic(Attack):
         return {"mu": mu_D, "z": z_D, "worker": worker}
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
-        return None if honest > self.target else f"needs honest > target, got honest = {honest}, target = {self.target}"
+        return None if honest > self.target else f"needs honest > target; got honest = {honest}, target = {self.target}"
 
     def check_missing(self, honest: int, byzantine: int, f: int) -> str | None:
         return None  # another one stands in for the target

@@ -45,12 +45,12 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What stands before the command."""
+    """Options before the command."""
 
 
 def main() -> None:
-    """The entry point: no traceback for a user's mistake."""
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, nor need terminals
+    """The entry point; prints no traceback for mistakes in the input."""
+    for stream in (sys.stdout, sys.stderr):  # names of files and terminals may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -1,4 +1,4 @@
-"""Reading the setup of a command line."""
+"""The setup of a command: its file and --set."""
 
 from pathlib import Path
 from shlex import quote
@@ -19,7 +19,7 @@ Overrides = Annotated[
 
 
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
-    """The setup of a command line. Own classes are also looked for in the working folder and next to the file."""
+    """Read the setup of a command. Own classes are also imported from the working folder and the file's folder."""
     import_from(Path.cwd())
     import_from(path.parent)
     values: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What commands share: consoles, options, and how input is read."""
+"""Shared parts of commands: consoles, options and parsers."""
 
 import math
 import signal
@@ -27,7 +27,7 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[Any], Any]:
-    """Reads a number within bounds from the command line."""
+    """A parser for a number within bounds."""
     named = "an integer" if kind is int else "a number"
     bounds = f" >= {least:g}" if most == math.inf else f" from {least:g} to {most:,.0f}"
     expected = named if least == -math.inf else named + bounds
@@ -44,7 +44,7 @@ def number(kind: type[int] | type[float], least: float, most: float = math.inf) 
 
 
 def one_of(names: Sequence[T]) -> Callable[[str], T]:
-    """Reads one of some words from the command line."""
+    """A parser for one of some words."""
 
     def parse(text: str) -> T:
         if text in names:
@@ -70,14 +70,14 @@ CheckpointEvery = Annotated[
 ]
 Restarts = Annotated[
     int,
-    typer.Option(parser=number(int, 0), metavar="N", help="How often actors of a run that were lost are replaced."),
+    typer.Option(parser=number(int, 0), metavar="N", help="How often lost actors of a run are replaced."),
 ]
 Deadline = Annotated[
     float | None,
     typer.Option(
         parser=number(float, 1, 1e6),
         metavar="SECONDS",
-        help="An actor that is silent for so long counts as lost.",
+        help="An actor that does not answer for this long counts as lost.",
         show_default="20 times the slowest step, at least 30",
     ),
 ]
@@ -88,23 +88,23 @@ Address = Annotated[
 
 
 def interval(text: str | None) -> "CheckpointInterval":
-    """What --checkpoint-every says."""
+    """Parse --checkpoint-every."""
     from byzray.recording.recorder import CheckpointInterval
 
     return CheckpointInterval() if text is None else parsed("--checkpoint-every", text, CheckpointInterval.parse)
 
 
 def import_from(folder: Path) -> None:
-    """Look for the user's own classes in a folder, too.
+    """Also import the user's own classes from a folder.
 
-    It comes last: an `actors.py` or a `pandas.py` there is not ours.
+    It is last in the search path, so that an `actors.py` or a `pandas.py` there hides no installed module.
     """
     if (name := str(folder.resolve())) not in sys.path:
         sys.path.append(name)
 
 
 def holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
-    """Whether the keys of a file are those of another kind of file."""
+    """Whether the keys of a file belong to another kind of file."""
     with suppress(SetupError):
         keys = read_content(path).keys()
         return bool(keys & kind.model_fields.keys()) and not keys & but_not.model_fields.keys()
@@ -113,16 +113,16 @@ def holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
 
 def pull_results(storage: "Storage") -> None:
     """Fetch the runs of a remote storage."""
-    # A folder of single runs has no folder `runs`; what Tune wrote is of no use here.
+    # Runs may be at the top level or in `runs`; the files of Tune are not needed.
     storage.pull(*(name for name in storage.top() if name not in ("tune", "replaced")))
 
 
 @contextmanager
 def stopped_by_signals(doing: str) -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGINT or SIGTERM asked for a stop. The second one does not wait for it.
+    """Yield a function that returns whether SIGINT or SIGTERM arrived. A second signal raises KeyboardInterrupt.
 
     Args:
-        doing: what happens meanwhile, as the user reads it.
+        doing: the message for the user after the first signal.
     """
     stopping = False
 

@@ -45,7 +45,7 @@ def conformance(
         raise WrongInput(f"{directory}: holds no cases")
     out.print(f"{count} cases, {count - len(failed)} within tolerance, {len(failed)} over")
     for case in failed:
-        err.print(f"over its tolerance: {case.name}: {case.error:.3e}, at most {case.tolerance:.0e}", markup=False)
+        err.print(f"over tolerance: {case.name}: {case.error:.3e}, at most {case.tolerance:.0e}", markup=False)
     if failed:
         raise typer.Exit(1)
 

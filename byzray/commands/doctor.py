@@ -18,7 +18,7 @@ from byzray.commands._shared import Address, DataRoot, out
 if TYPE_CHECKING:
     from byzray.commands.machine import Finding
 
-# How long it waits for a cluster, in seconds: some nodes may not answer.
+# The timeout for a cluster, in seconds, as some nodes may not answer.
 SECONDS = 300.0
 
 
@@ -26,18 +26,18 @@ def doctor(
     data: DataRoot = None,
     output: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where results shall go, on a cluster.", show_default="results"),
+        typer.Option(metavar="DIR", help="The folder or URI for results on a cluster.", show_default="results"),
     ] = None,
     address: Address = None,
 ) -> None:
-    """Report what this machine, or a cluster, can run, with the mend for what is missing."""
+    """Report what this machine or a cluster can run, and how to fix what is missing."""
     from byzray.commands.machine import examine
 
     broken = False
     colours = {"ok": "green", "missing": "yellow", "warning": "yellow", "broken": "red"}
     for one in chain(examine(data), ray_findings(address, data, output)):
         out.print(f"[{colours[one.state]}]{one.state:<8}[/] {escape(f'{one.what:<24} {one.found}')}")
-        for line in one.mend.splitlines():  # in full, not in a table, which would cut paths off
+        for line in one.fix.splitlines():  # in full: a table would cut paths
             out.print(f"{'':9}{escape(line)}")
         broken |= one.state == "broken"
     if broken:
@@ -45,7 +45,7 @@ def doctor(
 
 
 def ray_findings(address: str | None, data: Path | None, output: str | None) -> Iterator["Finding"]:
-    """What there is to say about Ray and its cluster; asked in a process of its own, which may hang."""
+    """The findings about Ray and its cluster, from a process of its own, as it may hang."""
     from byzray.commands.machine import Finding
 
     asked = json.dumps([address, None if data is None else str(data), output])
@@ -59,7 +59,7 @@ def ray_findings(address: str | None, data: Path | None, output: str | None) -> 
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if line.startswith("{"):  # Ray may speak, too
+                if line.startswith("{"):  # Ray may print lines, too
                     yield Finding(**json.loads(line))
             process.wait()
         finally:
@@ -70,5 +70,5 @@ def ray_findings(address: str | None, data: Path | None, output: str | None) -> 
             reason = said.read().strip().splitlines()[-1:] or ["unknown"]
             yield Finding("broken", "Ray", reason[0], "see the logs in /tmp/ray/session_latest/logs")
     if not in_time:
-        mend = "see the logs in /tmp/ray/session_latest/logs, on the head"
-        yield Finding("broken", "Ray", f"no answer in {SECONDS:g} s", mend)
+        fix = "see the logs in /tmp/ray/session_latest/logs, on the head"
+        yield Finding("broken", "Ray", f"no answer in {SECONDS:g} s", fix)

@@ -14,7 +14,7 @@ from byzray.setups import REGISTRIES
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """The kinds of options that can be listed."""
 
     aggregators = "aggregators"
     preaggregators = "preaggregators"
@@ -25,7 +25,7 @@ class Kind(StrEnum):
     sweeps = "sweeps"
 
 
-# Where setups name them.
+# The fields of setups that name them.
 FIELDS = {
     Kind.aggregators: "aggregator",
     Kind.preaggregators: "pre",
@@ -39,7 +39,7 @@ FIELDS = {
 def list_options(
     kind: Annotated[Kind, typer.Argument(parser=one_of(list(Kind)), metavar="KIND", help=f"One of {', '.join(Kind)}.")],
 ) -> None:
-    """List what setups can name, with the options of each and their defaults."""
+    """List the values of a field of setups, with their options and defaults."""
     if kind is Kind.sweeps:
         _list_sweeps()
         return

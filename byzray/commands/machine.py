@@ -1,4 +1,4 @@
-"""What this machine can run: versions, devices, memory, data sets, with the mend for what is missing."""
+"""Checks of this machine: versions, devices, memory and data sets, and how to fix what is missing."""
 
 import os
 import shutil
@@ -20,24 +20,24 @@ State = Literal["ok", "missing", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding.
+    """The result of one check.
 
     Attributes:
-        state: ok; missing, where something optional is not there; warning, where things run, but not as they should;
-            broken, where nothing can run without it.
-        what: what was looked at.
-        found: what was seen.
-        mend: what to do, empty if nothing.
+        state: ok; missing: something optional is not there; warning: runs work, but not as well as they should;
+            broken: nothing can run.
+        what: what was checked.
+        found: what was found.
+        fix: how to fix it, empty if nothing is wrong.
     """
 
     state: State
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(root: str | Path | None = None) -> Iterator[Finding]:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
         root: the folder that holds data sets, see :func:`byzray.data.data_root`.
@@ -50,7 +50,7 @@ def examine(root: str | Path | None = None) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What byzray requires, as its own metadata states it."""
+    """Check the packages that byzray's metadata requires."""
     for line in metadata.requires("byzray") or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -69,8 +69,8 @@ def _packages() -> Iterator[Finding]:
     try:
         import torchvision  # noqa: F401  its C++ part must match torch's
     except Exception as error:
-        mend = "install torch and torchvision from the same index"
-        yield Finding("broken", "torchvision", f"cannot be imported: {error}", mend)
+        fix = "install torch and torchvision from the same index"
+        yield Finding("broken", "torchvision", f"cannot be imported: {error}", fix)
 
 
 def _devices() -> Iterator[Finding]:
@@ -92,8 +92,8 @@ def _memory() -> Iterator[Finding]:
     if shared.exists():
         free = shutil.disk_usage(shared).free
         if free < 2**29:
-            mend = "in Docker: --shm-size=1g; else Ray's object store falls back to slower files"
-            yield Finding("missing", "shared memory", f"{free / 2**20:.0f} MiB free", mend)
+            fix = "in Docker: --shm-size=1g; else Ray's object store falls back to slower files"
+            yield Finding("missing", "shared memory", f"{free / 2**20:.0f} MiB free", fix)
         else:
             yield Finding("ok", "shared memory", f"{free / 2**30:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free
@@ -102,13 +102,13 @@ def _memory() -> Iterator[Finding]:
 
 
 def load_all(root: Path) -> Iterator[tuple[str, Data | Exception]]:
-    """Each data set that needs no file of the user's own, or why it cannot be read."""
+    """Load each data set that needs no file of the user's own; yields it, or the error."""
     for name, cls in DATASETS.classes.items():
         if any(field.is_required() for field in cls.model_fields.values()):
             continue
         try:
             yield name, cls().load(root, download=False)
-        except Exception as error:  # damage, or a torchvision that cannot be imported: the others are of interest, too
+        except Exception as error:  # damage, or torchvision cannot be imported; continue with the others
             yield name, error
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URI of the results.")]) -> None:
-    """Write the report on whatever runs there are: a page, figures and tables."""
+    """Write the report of all runs in a folder: a page, figures and tables."""
     from sweeps.storage import Storage
 
     with parsed("DIR", directory, Storage) as storage:
@@ -23,7 +23,7 @@ def write_report(storage: "Storage") -> None:
     """Write the report of a storage, and print its summary."""
     from byzray.report import write_report as write
 
-    err.print("byzray: writing the report, and drawing its figures")
+    err.print("byzray: writing the report and its figures")
     pull_results(storage)
     written = write(storage.folder, shown=storage.shown)
     storage.push("report")

@@ -21,7 +21,7 @@ from byzray.commands._shared import (
     out,
     stopped_by_signals,
 )
-from byzray.recording.progress import View, said_by_actors
+from byzray.recording.progress import View, actor_log_shown
 from byzray.recording.update import Update
 
 
@@ -31,9 +31,7 @@ def run(
     seed: Annotated[
         int | None, typer.Option(parser=number(int, -math.inf), metavar="N", help="Replaces the setup's seed.")
     ] = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the run's own directory is made.")] = Path(
-        "results"
-    ),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the run's directory.")] = Path("results"),
     in_process: Annotated[bool, typer.Option("--in-process", help="Compute in this process, without Ray.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     checkpoint_every: CheckpointEvery = None,
@@ -43,12 +41,12 @@ def run(
     download: Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")] = False,
     address: Address = None,
 ) -> None:
-    """Run one setup, on Ray actors unless told otherwise."""
+    """Run one setup, on Ray actors by default."""
     more: dict[str, Any] = {} if seed is None else {"seed": seed}
     setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
     began = time.monotonic()
-    stopping = stopped_by_signals("stopping after this stretch of steps")
-    with stopping as stop_asked, View(setup, err) as view, said_by_actors(view.say):
+    stopping = stopped_by_signals("stopping after the current steps")
+    with stopping as stop_asked, View(setup, err) as view, actor_log_shown(view.say):
 
         def progress(update: Update) -> bool:
             for event in update.events:

@@ -12,7 +12,7 @@ from byzray.setups import Setup
 
 
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
-    """Print a setup resolved, with its rule's validity and variance-norm bound, and how its split deals the labels."""
+    """Print a resolved setup, the bounds of its rule, and the label skew of its split."""
     setup = read_setup(setup_file, overrides)
     of_data = _of_data(setup_file, setup)
     out.print(setup.yaml().rstrip(), markup=False)
@@ -31,11 +31,12 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
 
 
 def _of_data(setup_file: Path, setup: Setup) -> str | None:
-    """What is known when the data set is read: how its split deals the labels. Or that it is not here, if its shape is
-    known only then. It is read for these two alone.
+    """The label skew of the split, which needs the data set, or a note that the data set is missing.
+
+    The data set is read only for this, or if its shape is not known otherwise.
 
     Raises:
-        SetupError: the model does not fit it, or it cannot be divided so.
+        SetupError: the model does not fit the data set, or the split cannot divide it.
     """
     from byzray.data import load_data
     from byzray.division import training
@@ -50,7 +51,7 @@ def _of_data(setup_file: Path, setup: Setup) -> str | None:
     except MissingData:
         absent = "the data set or the split's file" if isinstance(split, File) else "the data set"
         if setup.dataset.shape is None:
-            return f"{absent} is not here, so it was not checked whether the model fits it"
+            return f"{absent} is not here, so the model was not checked against it"
         return f"{absent} is not here, so the label skew is not known"
     except SetupError as error:
         raise SetupError(f"{setup_file}", error.mistakes) from error

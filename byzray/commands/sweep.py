@@ -25,7 +25,7 @@ from byzray.commands.report import write_report
 from byzray.data import data_root
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError, WrongInput, parsed
-from byzray.recording.progress import said_by_actors
+from byzray.recording.progress import actor_log_shown
 from byzray.setups import Setup
 from byzray.setups.files import read_content
 
@@ -39,7 +39,8 @@ def sweep(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="demo, paper, appendix or a YAML file.")],
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, and run nothing.")] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="With --plan: take a few steps of each kind of run, for an estimate.")
+        bool,
+        typer.Option("--measure", help="With --plan: measure a few steps of each kind of run for the estimate."),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -67,7 +68,7 @@ def sweep(
         ),
     ] = None,
     retries: Annotated[
-        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a run that failed is tried again.")
+        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a failed run is retried.")
     ] = 1,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
@@ -76,7 +77,7 @@ def sweep(
     download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
     address: Address = None,
 ) -> None:
-    """Run many setups on Ray Tune, continue those under way, and write the report."""
+    """Run the setups of a sweep on Ray Tune, continue unfinished runs, and write the report."""
     import actors
     from sweeps import load_sweep
     from sweeps.definition import SweepFile, parse_seeds
@@ -89,7 +90,7 @@ def sweep(
     from sweeps.view import View
 
     if measure and not plan:
-        raise WrongInput("--measure: expected with --plan, which it is for")
+        raise WrongInput("--measure: works only with --plan")
     _import_from(name)
     try:
         chosen = load_sweep(name)
@@ -118,8 +119,8 @@ def sweep(
             _show_plan(planned, storage, options, measure)
             return
         _expect_utf8("--output", storage.shown)
-        started = said_by_actors(lambda text: err.print(f"byzray: {text}", markup=False))
-        with started, stopped_by_signals("saving the runs under way") as stop_asked:
+        started = actor_log_shown(lambda text: err.print(f"byzray: {text}", markup=False))
+        with started, stopped_by_signals("saving the runs in progress") as stop_asked:
             try:
                 outcome = run_sweep(planned, storage, options, View(err, stop_asked))
             except (actors.FleetError, ConnectionError) as error:  # no room for a single run, no cluster
@@ -132,7 +133,7 @@ def sweep(
 
 
 def _import_from(name: str) -> None:
-    """The user's own classes are also looked for in the working folder, next to the sweep and next to its base."""
+    """Also import the user's own classes from the working folder and from the folders of the sweep and its base."""
     import_from(Path.cwd())
     path = Path(name)
     if path.is_file():
@@ -155,7 +156,7 @@ def _show_plan(plan: "Plan", storage: "Storage", options: "Options", measure: bo
 
 
 def _expect_utf8(option: str, name: str) -> None:
-    """Ray stores nothing below another name."""
+    """Refuse other names, as Ray cannot store files below them."""
     try:
         name.encode()
     except UnicodeEncodeError:

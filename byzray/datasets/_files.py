@@ -84,7 +84,7 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Turns whatever a parser stumbles over in a file into a ValueError that names the file."""
+    """Turn any error of a parser into a ValueError that names the file."""
     try:
         yield
     except OSError as error:

@@ -22,7 +22,7 @@ class Npz(Dataset):
 
     Examples are uint8, which are scaled by 1/255, or floating, which are taken as they are. Images are channels first,
     (N, C, H, W); examples of two dimensions, (N, H, W), are images of one channel. Labels are integers in 0..classes-1;
-    there are as many classes as the training labels tell, at least 2. The test set may be empty.
+    there are as many classes as the training labels show, at least 2. The test set may be empty.
 
     Attributes:
         path: the archive; a relative path is looked up in the folder that holds data sets, then in the working folder.
@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             try:
                 arrays[name] = read_array(archive, name)
             except ValueError as error:
-                # numpy's own words tell pickled objects from a damaged archive
+                # numpy's message distinguishes pickled objects from a damaged archive
                 raise _wrong(path, name, f"what numpy cannot read ({error})", "plain numbers") from error
     return arrays
 

@@ -1,4 +1,4 @@
-"""What every model is."""
+"""Base class of models."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal
@@ -50,7 +50,7 @@ class Model(Options):
         """
 
     def check(self, shape: tuple[int, ...], classes: int) -> str | None:
-        """Why the model does not fit such data, in the form "needs ..., got ..."; None if it does."""
+        """Why the model does not fit such data, in the form "needs ...; got ..."; None if it does."""
         return None
 
 
@@ -67,4 +67,4 @@ class TrainingOption(Options):
 
 def check_shape(needed: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
     """Why a model that takes examples of one shape only does not fit `shape`; None if it does."""
-    return None if shape == needed else f"needs examples of shape {needed}, got {shape}"
+    return None if shape == needed else f"needs examples of shape {needed}; got {shape}"

@@ -25,4 +25,4 @@ class FullyConnected(Model):
 
     def check(self, shape: tuple[int, ...], classes: int) -> str | None:
         inputs = math.prod(shape)
-        return None if inputs == 784 else f"needs examples of 784 values, got {inputs} (shape {shape})"
+        return None if inputs == 784 else f"needs examples of 784 values; got {inputs} (shape {shape})"

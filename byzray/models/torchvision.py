@@ -47,9 +47,9 @@ class Torchvision(TrainingOption, Model):
 
     def check(self, shape: tuple[int, ...], classes: int) -> str | None:
         if len(shape) != 3 or shape[0] != 3:
-            return f"needs images of shape (3, height, width), got {shape}"
+            return f"needs images of shape (3, height, width); got {shape}"
         error = failure(self.architecture, shape, classes)
-        return error and f"needs images of a size that {self.architecture} can take, got {shape}: {error}"
+        return error and f"needs images of a size that {self.architecture} can take; got {shape}: {error}"
 
 
 def build(architecture: str, classes: int) -> nn.Module:

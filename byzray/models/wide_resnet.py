@@ -61,7 +61,7 @@ class WideResNet(TrainingOption, Model):
     @classmethod
     def _whole_blocks(cls, depth: int) -> int:
         if depth < 10 or depth % 6 != 4:
-            raise ValueError(f"needs a depth of 6k + 4 (10, 16, 22, 28, ...), got {depth}")
+            raise ValueError("expected 6k + 4 (10, 16, 22, 28, ...)")
         return depth
 
     @property

@@ -1,4 +1,4 @@
-"""What every pre-aggregator is.
+"""Base class of pre-aggregators.
 
 Shapes in names: N submissions, M of which they make.
 """
@@ -36,7 +36,7 @@ class PreAggregator(Options):
         return n, f
 
     def check(self, n: int, f: int) -> str | None:
-        """Why it cannot work with n submissions and f ("needs ..., got ..."); None if it can."""
+        """Why it cannot work with n submissions and f ("needs ...; got ..."); None if it can."""
         return None
 
     def kappa(self, kappa: float, n: int, f: int) -> float:

@@ -24,7 +24,7 @@ class Arc(Scaling):
         return norms_N.sort(descending=True).values[2 * f * (n - f) // n]
 
     def check(self, n: int, f: int) -> str | None:
-        return None if n >= 2 * f + 1 else f"needs n >= 2f+1, got n = {n}, f = {f}"
+        return None if n >= 2 * f + 1 else f"needs n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}"
 
     def kappa(self, kappa: float, n: int, f: int) -> float:
         return kappa + 2 * f / (n - 2 * f)

@@ -29,7 +29,7 @@ class Nnm(PreAggregator):
         return torch.zeros_like(distances_NN).scatter_(1, nearest_NK, 1 / keep)
 
     def check(self, n: int, f: int) -> str | None:
-        return None if n >= 2 * f + 1 else f"needs n >= 2f+1, got n = {n}, f = {f}"
+        return None if n >= 2 * f + 1 else f"needs n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}"
 
     def kappa(self, kappa: float, n: int, f: int) -> float:
         return 8 * f / (n - f) * (kappa + 1)

@@ -1,4 +1,4 @@
-"""The figure of a finished run, which decides nothing over it."""
+"""The figure of a finished run; a failure to draw it does not fail the run."""
 
 from byzray.mistakes import visible
 from byzray.runs.directory import RunDirectory

@@ -1,4 +1,4 @@
-"""The loop around a run, wherever it computes: advance, evaluate, record, save, report progress."""
+"""The loop around a run in one process or on actors: advance, evaluate, record, save, report progress."""
 
 import math
 import time
@@ -35,7 +35,7 @@ def recorded(
 
     Args:
         setup: the resolved setup.
-        start: makes the simulation ready; not called if a finished run lies in the directory.
+        start: prepares the simulation; not called if the directory holds the finished run.
         fingerprints: of the files that shape the result, see :func:`byzray.environment.fingerprints`.
         output: the folder in which the run gets a directory of its own; none: nothing is written.
         resume: whether to continue a run that was interrupted.
@@ -45,7 +45,7 @@ def recorded(
     Raises:
         byzray.runs.directory.RunExists: the directory holds an interrupted run and `resume` is False, or is damaged.
         byzray.files.StorageFault: something cannot be written.
-        Interrupted: it was thrown in, see :func:`interrupt`.
+        Interrupted: :func:`interrupt` was called.
     """
     if output is None:
         simulation = start()
@@ -57,14 +57,14 @@ def recorded(
             directory.begin({**simulation.environment(), "files": fingerprints})
             result = yield from _run(simulation, Recorder(simulation, directory, checkpoints))
             directory.finish(result)
-        # From here on nothing decides over the run.
+        # The run is finished, whatever happens from here on.
         if figure and (problem := draw_if_missing(result, directory)) is not None:
             yield _last_update(result, problem)
         return result
 
 
 def _run(simulation: Simulation, recorder: Recorder) -> Updates:
-    """From where the run stands to its end; whatever ends it earlier, what was computed is saved."""
+    """Run from the current step to the end; on any error the results so far are saved."""
     try:
         recorder.go_back()
         while True:
@@ -76,7 +76,7 @@ def _run(simulation: Simulation, recorder: Recorder) -> Updates:
     except Interrupted:
         recorder.interrupted()
         raise
-    except (GeneratorExit, SystemExit, RunExists):  # what is on disk is enough to go on, or stays as it is
+    except (GeneratorExit, SystemExit, RunExists):  # the files allow continuing, or must not change
         raise
     except BaseException as error:
         recorder.failed(error)
@@ -84,7 +84,7 @@ def _run(simulation: Simulation, recorder: Recorder) -> Updates:
 
 
 def _to_the_end(simulation: Simulation, recorder: Recorder) -> Generator[Update, None, NDArray[np.float32]]:
-    """Stretch after stretch; returns the parameters."""
+    """Compute stretch after stretch; returns the parameters."""
     setup = simulation.setup
     while True:
         step = simulation.step_number
@@ -149,7 +149,7 @@ def interrupt(updates: Updates, last: Update) -> None:
 
 
 def _last_update(result: Result, event: str) -> Update:
-    """What happened after the end of a run."""
+    """An update with an event after the end of a run."""
     rows = result.metrics[-1:].to_dict("records")
     row = {str(name): float(value) for one in rows for name, value in one.items()}
     accuracies = result.evaluations["accuracy"]

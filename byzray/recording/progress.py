@@ -1,4 +1,4 @@
-"""What shows how far a run is: a picture that changes on a terminal or in a notebook, elsewhere lines."""
+"""Display of a run's progress: a live picture on a terminal or in a notebook, elsewhere lines."""
 
 import io
 import logging
@@ -18,19 +18,19 @@ from rich.text import Text
 from byzray.recording.update import Progress, Update
 from byzray.setups import Setup
 
-# Without a picture, a line on a run comes at most this often, in seconds.
+# Without a picture, the interval between two lines, in seconds.
 LINE_SECONDS = 5.0
 
-# A notebook's picture is drawn anew at most this often, in seconds, and is so many characters wide.
+# In a notebook: the least interval between two redraws, in seconds, and the width in characters.
 NOTEBOOK_SECONDS, NOTEBOOK_WIDTH = 0.5, 100
 
 
 class Picture:
-    """A few lines that are drawn anew in place, on a terminal or in a notebook; elsewhere nothing is drawn.
+    """A few lines that are redrawn in place on a terminal or in a notebook; elsewhere nothing is drawn.
 
     Args:
-        console: where.
-        lines: what to draw, when asked.
+        console: where to draw.
+        lines: returns what to draw.
 
     Attributes:
         shown: whether anything is drawn.
@@ -45,7 +45,7 @@ class Picture:
         self._live: Live | None = None
 
     def start(self) -> None:
-        """Draw from now on."""
+        """Start drawing."""
         if self.shown and not self._console.is_jupyter:
             self._live = Live(console=self._console, get_renderable=self.lines, refresh_per_second=4, transient=True)
             self._live.start()
@@ -55,7 +55,7 @@ class Picture:
             self._cell = display({"text/plain": ""}, raw=True, display_id=True)
 
     def refresh(self) -> None:
-        """Draw anew, if the picture does not do so by itself, and the last time was a while ago."""
+        """Redraw a notebook's picture if the last redraw was long enough ago; on terminals rich does it."""
         if self._cell is None or time.monotonic() - self._drawn < NOTEBOOK_SECONDS:
             return
         self._drawn = time.monotonic()
@@ -73,12 +73,12 @@ class Picture:
 
 @contextmanager
 def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[Progress]:
-    """What a run that was called from Python reports its progress to: `progress`, or a bar and Python's warnings.
+    """The progress function of a run that was called from Python: `progress`, or a bar and Python's warnings.
 
     Args:
         setup: of the run.
-        progress: the caller's; none: events are warnings, and a bar is shown where somebody looks on: on a terminal and
-            in a notebook, but not in the log of a script.
+        progress: the caller's; None: events are warnings, and a bar is shown on a terminal and in a notebook, but not
+            in the log of a script.
         depth: how many functions lie between the loop and what is yielded.
     """
     if progress is not None:
@@ -89,7 +89,7 @@ def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[P
         view = None
         if console.is_jupyter or console.is_terminal:
             view = stack.enter_context(View(setup, console))
-            stack.enter_context(said_by_actors(view.say))
+            stack.enter_context(actor_log_shown(view.say))
 
         def show(update: Update) -> None:
             for event in update.events:
@@ -101,8 +101,8 @@ def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[P
 
 
 @contextmanager
-def said_by_actors(say: Callable[[str], None]) -> Iterator[None]:
-    """Shows what takes its time before the first step: the start of Ray, and of actors."""
+def actor_log_shown(say: Callable[[str], None]) -> Iterator[None]:
+    """Show the log messages of actors, which report slow operations: the start of Ray and of actors."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -122,13 +122,13 @@ def said_by_actors(say: Callable[[str], None]) -> Iterator[None]:
 
 
 class View:
-    """How far one run is; a context manager."""
+    """Displays the progress of one run; a context manager."""
 
     def __init__(self, setup: Setup, console: Console) -> None:
         self.setup = setup
         self.console = console
         self.update: Update | None = None
-        self.stage = "starting"  # what is under way, if no steps are
+        self.stage = "starting"  # the current operation other than steps
         self.began = time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first update came, and at which step
         self.shown = -math.inf
@@ -142,13 +142,13 @@ class View:
         self.picture.stop()
 
     def say(self, stage: str) -> None:
-        """Something that takes its time begins."""
+        """Show a slow operation that starts."""
         self.stage = stage
         if not self.picture.shown:
             self.console.print(f"byzray: {stage}", markup=False)
 
     def show(self, update: Update) -> None:
-        """Some steps were taken."""
+        """Show an update."""
         now = time.monotonic()
         self.first = self.first or (now, update.step)
         self.update, self.stage = update, ""
@@ -158,7 +158,7 @@ class View:
             self.console.print(f"{self._counted()}, {self._figures()}", markup=False)
         self.picture.refresh()
         if update.ended:
-            self.say("saving the result, and drawing its figure")
+            self.say("saving the result and its figure")
 
     def _picture(self) -> Group:
         steps, step = self.setup.steps, 0 if self.update is None else self.update.step
@@ -172,7 +172,7 @@ class View:
         return f"{self.setup.label()}: step {0 if self.update is None else self.update.step}/{self.setup.steps}"
 
     def _figures(self) -> str:
-        """Those that are known: there is no loss before the first step, and no pace."""
+        """Loss, accuracy and pace, where known."""
         assert self.update is not None
         assert self.first is not None
         update, (began, first) = self.update, self.first

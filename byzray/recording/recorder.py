@@ -1,4 +1,4 @@
-"""Recorder: the tables, checkpoints, status and log of one run."""
+"""Recorder: tables, checkpoints, status and log of one run."""
 
 import math
 import time
@@ -22,26 +22,26 @@ from byzray.runs.result import EVALUATION_COLUMNS, FAULT_COLUMNS, Result
 from byzray.runs.status import State
 from byzray.runs.table import Table
 
-# By default a run saves a state to continue from about this often, in seconds ...
+# The default interval between two checkpoints, in seconds ...
 CHECKPOINT_SECONDS = 60.0
 
-# ... but not so often that saving takes more than this share of its time.
+# ... which is longer where saving would take more than this share of the time.
 CHECKPOINT_SHARE = 0.01
 
-# Tables are written about this often, in seconds.
+# The interval at which tables are written, in seconds.
 FLUSH_SECONDS = 1.0
 
-# What became of missing submissions, as the table of faults says it.
+# What replaced missing submissions, in the words of the table of faults.
 SUBMISSIONS = {"recover": "recovered", "zero": "zero vector", "drop": "left out"}
 
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """How often a run saves a state to continue from.
+    """The interval between two checkpoints of a run.
 
     Attributes:
         steps: every so many steps.
-        seconds: about so often; without either, about once a minute, but rarer where saving takes long.
+        seconds: about every so many seconds; without either, about once a minute, but less often if saving is slow.
     """
 
     steps: int | None = None
@@ -49,7 +49,7 @@ class CheckpointInterval:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From ``100`` (steps) or ``30s`` (seconds).
+        """Parse ``100`` (steps) or ``30s`` (seconds).
 
         Raises:
             ValueError: it is neither.
@@ -65,7 +65,7 @@ class CheckpointInterval:
 
 
 class Recorder:
-    """What a run has computed so far, in memory and, if it has a directory, on disk.
+    """Records the results of a run in memory and, if it has a directory, on disk.
 
     Args:
         simulation: the run.
@@ -104,7 +104,7 @@ class Recorder:
         return {name: Table(names, folder and folder / name) for name, names in columns.items()}
 
     def go_back(self, lost: bool = False) -> None:
-        """Go on from the newest checkpoint that can be used, or from the start.
+        """Continue from the newest usable checkpoint, or from the start.
 
         Args:
             lost: whether the simulation has lost its state.
@@ -127,7 +127,7 @@ class Recorder:
         accuracies = self.evaluations.frame()["accuracy"]
         self._accuracy = float(accuracies.iloc[-1]) if len(accuracies) else math.nan
         self._best = float(accuracies.max())
-        self._log(f"goes on from step {self.simulation.step_number}" if found else "begins")
+        self._log(f"continues from step {self.simulation.step_number}" if found else "begins")
         self._complete = True
         self.flush()
         self.set_status("running")
@@ -136,7 +136,7 @@ class Recorder:
         self.simulation.restore(checkpoint.state, checkpoint.step)
 
     def add_steps(self, step: int, rows: NDArray[np.float64], seconds: float) -> None:
-        """Record the rows of metrics of some steps, the first of them `step`, which took so long."""
+        """Record the rows of metrics of steps from `step` on, which took so many seconds."""
         self.seconds += seconds
         self._pace = seconds / len(rows)
         self._row = dict(zip(self.metrics.columns, rows[-1].tolist(), strict=True))
@@ -160,11 +160,11 @@ class Recorder:
             self.faults.extend(pd.DataFrame(rows, columns=list(FAULT_COLUMNS)))
 
     def lacks_accuracy(self, step: int) -> bool:
-        """Whether none was measured at this step; it may have been, before the run was interrupted there."""
+        """Whether none was measured at this step, as it may have been before an interruption."""
         return self.evaluations.last_step() != step
 
     def add_accuracy(self, step: int, accuracy: float, seconds: float) -> None:
-        """Record an accuracy, whose measurement took so long."""
+        """Record an accuracy, whose measurement took so many seconds."""
         self.seconds += seconds
         self._accuracy = accuracy
         self._best = accuracy if not accuracy <= self._best else self._best
@@ -173,7 +173,7 @@ class Recorder:
     def next_stop(self, step: int, stretch: float) -> int:
         """The next evaluation or checkpoint, or earlier: after about `stretch` seconds of steps.
 
-        Where a stretch ends shapes no result.
+        The ends of stretches do not affect results.
         """
         steps = 1 if not self._pace else max(1, int(stretch / self._pace))
         intervals = [interval for interval in (self.setup.evaluation_interval, self.interval.steps) if interval]
@@ -181,7 +181,7 @@ class Recorder:
         return min(step + steps, self.setup.steps, *ends)
 
     def update(self, ended: bool) -> Update:
-        """How far the run is."""
+        """The progress of the run since the last update."""
         self.log_events()
         events, self._events = tuple(self._events), []
         return Update(
@@ -200,7 +200,7 @@ class Recorder:
         )
 
     def result(self, parameters: NDArray[np.float32]) -> Result:
-        """What the run computed; (D,) its final parameters."""
+        """The result, given the final parameters (D,)."""
         self.flush(durably=True)
         return Result(
             setup=self.setup,
@@ -217,7 +217,7 @@ class Recorder:
         """Save the state, so that the run can be continued."""
         try:
             self._save("interrupted")
-        except StateLost as loss:  # there is the last checkpoint
+        except StateLost as loss:  # the last checkpoint remains
             self._log(str(loss))
             self.flush(durably=True)
             self.set_status("interrupted")
@@ -227,7 +227,7 @@ class Recorder:
         self._log(f"interrupted at step {self.simulation.step_number}")
 
     def failed(self, error: BaseException) -> None:
-        """Record why. The state may be that of half a step, so the last checkpoint stays as it is."""
+        """Record the error. The step may be incomplete, so no checkpoint is saved."""
         self.log_events()
         self._log("".join(traceback.format_exception(error)).rstrip())
         with suppress(StorageFault):  # a full disk must not hide the error
@@ -236,19 +236,19 @@ class Recorder:
             self.set_status("failed", f"{type(error).__name__}: {error}")
 
     def lost(self, loss: StateLost) -> None:
-        """The simulation lost its state: go back to what was saved."""
+        """The simulation lost its state: go back to the last checkpoint."""
         self.log_events()
         self._log(str(loss))
         self.go_back(lost=True)
 
     def flush(self, durably: bool = False) -> None:
-        """Write the rows that are only in memory."""
+        """Write rows that are only in memory."""
         for table in self.tables.values():
             table.flush(durably)
         self._flushed = time.monotonic()
 
     def save_if_due(self) -> None:
-        """Save a checkpoint, if it is time for one."""
+        """Save a checkpoint if one is due."""
         if self.interval.steps is not None:
             due = self.simulation.step_number % self.interval.steps == 0
         else:
@@ -276,15 +276,15 @@ class Recorder:
         self.set_status(state)
 
     def set_status(self, state: State, reason: str | None = None) -> None:
-        """Record what became of the run."""
+        """Write the status of the run."""
         if self.directory is not None:
             more: dict[str, Any] = {"reason": reason, "seconds": self.seconds, "diverged": self.diverged}
-            if state == "interrupted":  # a scheduler may call it stopped, and then it counts
+            if state == "interrupted":  # a scheduler may mark it as stopped later, which is final
                 more["files"] = self.directory.digests()
             self.directory.set_status(state, self.simulation.step_number, **more)
 
     def log_events(self) -> None:
-        """Log what happened, and keep it for the next update."""
+        """Log new events, and keep them for the next update."""
         for event in self.simulation.take_events():
             self._events.append(event)
             self._log(event)

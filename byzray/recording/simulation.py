@@ -1,4 +1,4 @@
-"""What the loop around a run needs of it, wherever it computes."""
+"""Simulation: the interface between the loop around a run and the run itself."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,13 +20,13 @@ class Simulation(Protocol):
 
     @property
     def step_number(self) -> int:
-        """How many steps have been taken."""
+        """The number of steps taken."""
 
     def advance(self, stop: int) -> NDArray[np.float64]:
-        """Take the steps up to `stop`, exclusive; returns their rows of metrics."""
+        """Take the steps before `stop`; returns their rows of metrics."""
 
     def evaluate(self) -> float:
-        """The accuracy at this step."""
+        """The test accuracy at this step."""
 
     def parameters(self) -> NDArray[np.float32]:
         """The parameters (D,) at this step."""
@@ -35,13 +35,13 @@ class Simulation(Protocol):
         """The names of the columns of the rows."""
 
     def state(self) -> State:
-        """All that the next step depends on."""
+        """The state that the next step depends on."""
 
     def restore(self, state: State, step: int) -> None:
-        """Take up a state.
+        """Restore a state of an earlier step.
 
         Raises:
-            ValueError, LookupError: it is that of another setup.
+            ValueError, LookupError: it belongs to another setup.
         """
 
     def begin_anew(self) -> None:
@@ -52,17 +52,17 @@ class Simulation(Protocol):
         """Where and why the parameters became non-finite since the start or the last restored state, if they did."""
 
     def take_events(self) -> list[str]:
-        """What happened to the run since the last call that its user should know."""
+        """Events since the last call that the user should know."""
 
     def take_timings(self) -> Timings:
-        """Where the time went since the last call."""
+        """How the time was spent since the last call."""
 
     def take_replaced(self) -> list[str]:
         """The actors that were lost and replaced since the last call."""
 
     def environment(self) -> Environment:
-        """Where it runs."""
+        """Versions and devices of where it runs."""
 
 
 class StateLost(Exception):
-    """The state of a simulation was lost; it can go on from one that is restored."""
+    """The state of a simulation was lost; it can continue from a restored one."""

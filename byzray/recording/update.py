@@ -1,4 +1,4 @@
-"""How far a run is: what the loop around it yields, and observers get."""
+"""Update: the progress of a run, which the loop yields and observers receive."""
 
 import math
 from collections.abc import Callable, Generator, Mapping
@@ -11,21 +11,21 @@ from byzray.setups import Setup
 
 @dataclass(frozen=True)
 class Update:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        setup: which run it is.
+        setup: the setup of the run.
         step: the number of steps taken.
         loss: the average loss of the last step; NaN before the first.
-        accuracy: the last one measured; NaN before the first.
-        best: the highest one measured.
-        ended: whether this is the last.
+        accuracy: the last measured one; NaN before the first.
+        best: the highest measured accuracy.
+        ended: whether this is the last update.
         diverged: whether its parameters became non-finite.
-        events: what happened since the last update: actors that were lost and replaced, say.
+        events: what happened since the last update, such as actors that were lost and replaced.
         row: the metrics of the last step, by the names of their columns; empty before the first.
         steps_per_second: of the last stretch of steps; NaN before the first.
-        timings: where the time went since the last update.
-        replaced: the actors that were lost and replaced since then, by what they are called.
+        timings: how the time was spent since the last update.
+        replaced: the names of actors that were lost and replaced since then.
     """
 
     setup: Setup

@@ -1,4 +1,4 @@
-"""What a person looks at: figures and tables of results."""
+"""Reports: figures, tables and pages of results."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "load_runs", "run_figure", "save_run_figure", "write_report"]
 
-# All is imported on first use: matplotlib alone takes a second, and may be broken.
+# Everything is imported on first use: matplotlib takes a second, and may be broken.
 _HOMES = {
     "Report": "write",
     "load_runs": "frame",

@@ -1,6 +1,6 @@
-"""Reads what lies in a directory of runs: finished, broken off, damaged, and what was planned but is not there.
+"""Reads a directory of runs: finished, interrupted and damaged ones, and planned ones that are missing.
 
-The directory may be somebody else's. All of it is data: no class that a setup names is imported, no link is followed,
+Anyone may have written the directory. All of it is data: no class that a setup names is imported, no link is followed,
 nothing is read without a limit, and what is damaged is listed and ends no report.
 """
 
@@ -144,11 +144,11 @@ class Collection:
 
 
 def collect(directory: Path, shown: str | None = None) -> Collection:
-    """Read every run below `directory`, and the plan that may lie beside them.
+    """Read every run below `directory`, and the plan if there is one.
 
     Args:
-        directory: where they lie.
-        shown: what messages call it, if not by its path.
+        directory: the folder.
+        shown: its name in messages, if not its path.
 
     Raises:
         WrongInput: there is neither a run nor a plan.
@@ -190,7 +190,7 @@ def _nothing(directory: Path, shown: str) -> str:
     inside = sorted(visible(path.name) for path in directory.iterdir())
     listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     return (
-        f"{shown}: found no run in it ({'it holds ' + listed if inside else 'it is empty'}), "
+        f"{shown}: found no run in it ({'it holds ' + listed if inside else 'it is empty'}); "
         "expected folders with a setup.yaml, in it or in its folder runs, or a planned.jsonl"
     )
 
@@ -280,7 +280,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def checked(setup: Any) -> dict[str, Any]:
-    """`setup` as JSON holds it, if it has the fields of a resolved setup that a report needs.
+    """`setup` as JSON data, if it has the fields of a resolved setup that a report needs.
 
     Raises:
         ValueError: it lacks one of them, or one is of the wrong type.
@@ -332,7 +332,7 @@ def _check_rates(learning_rate: dict[str, Any]) -> None:
 
 
 def _cleaned(content: Any) -> Any:
-    """The same with no text in it that would steer a terminal."""
+    """The same with control characters escaped in all texts."""
     if isinstance(content, dict):
         return {visible(str(key)): _cleaned(value) for key, value in content.items()}
     if isinstance(content, list):

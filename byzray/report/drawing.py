@@ -80,11 +80,11 @@ LONGEST_WORD = 300
 LEGEND_SIZE, HANDLE_LENGTH = 9, 3.2
 LABEL_EXTRA = (HANDLE_LENGTH + 0.8 + 2.0) * LEGEND_SIZE / 72
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#777777"
 
-# Told apart in grey as well: every colour has a line style of its own.
+# Every colour has its own line style, to be distinguishable in grey as well.
 STYLES: list[tuple[str, Any]] = [
     (BLUE, "-"),
     (ORANGE, "--"),

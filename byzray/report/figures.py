@@ -307,7 +307,7 @@ def _trained_apart(attacked: pd.DataFrame) -> bool:
 
 
 def _overview_rows(attacked: pd.DataFrame, apart: bool) -> list[list[pd.DataFrame]]:
-    """The runs of each axes, row by row: a row for each data set; if training is told apart, for each size."""
+    """The runs of each axes, row by row: a row for each data set; if training is distinguished, for each size."""
     row, within = (SIZE, TRAINING) if apart else (SIZE[:1], SIZE[1:])
     rows = []
     for _, of_row in attacked.groupby(row):

@@ -31,7 +31,7 @@ LONGEST_FACT = 100
 
 @dataclass(frozen=True)
 class Content:
-    """All that the page tells.
+    """The content of the page.
 
     Attributes:
         name: of the directory.
@@ -118,10 +118,10 @@ def _environments(runs: list[Run]) -> list[tuple[str, int]]:
     def words(one: dict[str, Any]) -> str:
         packages = one.get("packages")
         versions = packages if isinstance(packages, dict) else {}
-        told = [f"{name} {versions[name]}" for name in ("byzray", "torch") if name in versions]
-        told += [str(one[name]) for name in ("device", "platform") if one.get(name)]
+        parts = [f"{name} {versions[name]}" for name in ("byzray", "torch") if name in versions]
+        parts += [str(one[name]) for name in ("device", "platform") if one.get(name)]
         commit = [f"commit {str(one['git'])[:18]}"] if one.get("git") else []
-        return ", ".join(text[:LONGEST_FACT] for text in [*told, *commit])
+        return ", ".join(text[:LONGEST_FACT] for text in [*parts, *commit])
 
     return Counter(words(run.environment) for run in runs if run.environment).most_common()
 

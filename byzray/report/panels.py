@@ -31,7 +31,7 @@ UNLIKE_REFERENCE = (*WITHIN_PANEL, "byzantine", "workers")
 # In bytes.
 LONGEST_SLUG = 200
 
-# Fields (by the beginning of their dotted keys) that a panel's title tells, or its model's name.
+# Fields (by the beginning of their dotted keys) that are in a panel's title, or in its model's name.
 IN_TITLE = (
     "dataset",
     "model",
@@ -82,7 +82,7 @@ class Grid:
 
     Attributes:
         setups: by the digest of their identity.
-        facts: what tables tell of each, by digest.
+        facts: the values of each for tables, by digest.
         panels: in the order of the report.
     """
 
@@ -129,7 +129,7 @@ def bound(setup: Plain) -> float:
 
 
 class Names:
-    """Short names for the options of some setups: as short as tells them apart."""
+    """Names for the options of some setups, as short as possible but distinct."""
 
     def __init__(self, setups: Iterable[Plain]) -> None:
         setups = list(setups)
@@ -143,7 +143,7 @@ class Names:
         return self.labels[kind][json.dumps(named, sort_keys=True)] if named else "none"
 
     def facts(self, setup: Plain) -> Plain:
-        """What the tables tell of a setup."""
+        """The values of a setup in tables."""
         return {
             "dataset": self.of("dataset", setup),
             "model": self.of("model", setup),
@@ -189,8 +189,8 @@ def _labels(options: Iterable[Plain]) -> dict[str, str]:
         differing = [name for name in one if name != "name" and len({json.dumps(o.get(name)) for o in others}) > 1]
         if len({o["name"] for o in others}) > 1:
             short = one["name"]
-        told = [f"{name}={_word(one[name])}" for name in differing if one[name] is not None]
-        labels[key] = f"{short} ({', '.join(told)})" if told else short
+        shown = [f"{name}={_word(one[name])}" for name in differing if one[name] is not None]
+        labels[key] = f"{short} ({', '.join(shown)})" if shown else short
     return labels
 
 
@@ -253,7 +253,7 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
 
 @dataclass
 class _Titles:
-    """Names and titles of panels: the usual fields, and those that tell apart the panels that agree in these."""
+    """Names and titles of panels: the usual fields, and those that distinguish panels that agree in these."""
 
     examples: dict[str, Plain]
     names: Names

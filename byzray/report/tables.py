@@ -42,7 +42,7 @@ PAIR_COLUMNS = {
 
 
 def runs_table(runs: list[Run], grid: Grid) -> pd.DataFrame:
-    """One row a run: what it simulates, what became of it and how well it did; accuracies are shares of 1."""
+    """One row per run: what it simulates, its state and its accuracies, as shares of 1."""
     rows = []
     for run in runs:
         facts = grid.facts[digest(identity(run.setup))]
@@ -124,14 +124,14 @@ def curves_table(runs: list[Run], grid: Grid) -> pd.DataFrame:
     are not.
     """
     words, curves = [], []
-    for told, curve in _curves(runs, grid):
-        words.append(told)
+    for words_of_curve, curve in _curves(runs, grid):
+        words.append(words_of_curve)
         curves.append(curve)
     if not curves:
         return pd.DataFrame(columns=[*CURVE_WORDS, "step", "mean", "std", "seeds"])
     lengths = [len(curve) for curve in curves]
     # Millions of rows: each word is kept once.
-    labels = {name: pd.Categorical([told[name] for told in words]).repeat(lengths) for name in CURVE_WORDS}
+    labels = {name: pd.Categorical([one[name] for one in words]).repeat(lengths) for name in CURVE_WORDS}
     return pd.concat([pd.DataFrame(labels), pd.concat(curves, ignore_index=True)], axis=1)
 
 

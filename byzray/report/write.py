@@ -76,7 +76,7 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
     target = directory / "report"
     if target.is_symlink() or (target.exists() and not (target / "index.html").exists()):
         raise WrongInput(f"{shown}/report: holds something else than an earlier report; move it away")
-    # Made beside the old one, and put in its place when it is complete.
+    # Written next to the old one, which it replaces when it is complete.
     fresh = directory / f".report.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()  # which nothing may lie in the place of, not even a link
@@ -205,13 +205,13 @@ def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
     """The report in short, for a terminal; `pairs`: those of the sweep."""
     runs = content.runs
     counted = states(runs)
-    told = ", ".join(f"{count} {state}" for state, count in counted.items())
+    by_state = ", ".join(f"{count} {state}" for state, count in counted.items())
     diverged = runs[runs["diverged_at"].notna()]
     foreign = len(content.collection.foreign)
     among = f", among them {foreign} run{'s that are' if foreign > 1 else ' that is'} not of this sweep" * bool(foreign)
     lines = [
         f"{content.shown}: {len(runs)} runs of {len(content.grid.setups)} setups{among}: "
-        f"{told}; {len(diverged)} diverged",
+        f"{by_state}; {len(diverged)} diverged",
         f"pairs of placements (per seed): {int(pairs['decided'].sum())} of {len(pairs)} decided",
     ]
     lines += _claims(content.judgements)

@@ -1,1 +1,1 @@
-"""Runs on disk: their directories and results."""
+"""Run directories and results."""

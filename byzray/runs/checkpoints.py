@@ -1,7 +1,7 @@
-"""Checkpoints: states from which a run can go on, each in a file that shows whether it is intact.
+"""Checkpoints: states from which a run can continue, each in a file that shows whether it is intact.
 
 A checkpoint is a safetensors file (never unpickled), named after its step and the digest of all its bytes:
-``00000120-<32 hexadecimal digits>.safetensors``. Whatever happens to a file, it does not fit its name any more.
+``00000120-<32 hexadecimal digits>.safetensors``. A changed file no longer matches its name.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from torch import Tensor
 from byzray.files import expect_no_link, open_plain, remove_temporaries, sync, writing
 from byzray.mistakes import lines
 
-# The newest, and one to go back to if that is damaged.
+# The newest, and the one before in case the newest is damaged.
 KEPT = 2
 
-# What a checkpoint has at most, in bytes.
+# The largest checkpoint that is read, in bytes.
 LARGEST = 2**40
 
 NAME = re.compile(r"(\d{8,})-([0-9a-f]{32})\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """A state and what belongs to it.
+    """A state, its step and its record.
 
     Attributes:
-        step: how many steps had been taken.
+        step: the number of steps taken.
         state: the tensors that the next step depends on.
         record: plain data that was saved with it.
     """
@@ -48,7 +48,7 @@ class Damaged(Exception):
 
 
 class Position(BaseModel):
-    """How far a table was written when a checkpoint was saved, see :meth:`byzray.runs.table.Table.position`."""
+    """The end of a table when a checkpoint was saved, see :meth:`byzray.runs.table.Table.position`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -57,7 +57,7 @@ class Position(BaseModel):
 
 
 class Record(BaseModel):
-    """What a run saves with its state.
+    """The record that a run saves with its state.
 
     Attributes:
         files: the positions of its tables, by the names of their files.
@@ -73,22 +73,22 @@ class Record(BaseModel):
 
 
 class Checkpoints:
-    """The checkpoints of a run, in a folder of their own.
+    """The checkpoints of a run.
 
     Args:
-        folder: made when the first is saved.
+        folder: their folder, created when the first is saved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def paths(self) -> list[Path]:
-        """The files, the newest first."""
+        """The checkpoint files, newest first."""
         found = [path for path in self.folder.glob("*.safetensors") if NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(path.name.partition("-")[0]), reverse=True)
 
     def intact(self, refused: list[str]) -> Iterator[Checkpoint]:
-        """The intact ones, the newest first; the reasons not to use others are added to `refused` on the way."""
+        """The intact checkpoints, newest first; the reasons for skipping others are appended to `refused`."""
         for path in self.paths():
             try:
                 yield self.load(path)
@@ -128,7 +128,7 @@ class Checkpoints:
             raise Damaged(f"{path}: is damaged (expected the digest {match[2]}, found {found})")
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint, and of the earlier ones the newest.
+        """Write a checkpoint, and remove all earlier ones except the newest.
 
         Raises:
             StorageFault: it cannot be written; the earlier ones are intact.
@@ -150,7 +150,7 @@ class Checkpoints:
             self._forget(checkpoint.step, path)
 
     def _forget(self, step: int, newest: Path) -> None:
-        """Remove what is older than is kept, and what lies ahead, of a run that went back to an earlier one."""
+        """Remove checkpoints that are too old, and later ones if the run went back to an earlier step."""
         others = [path for path in self.paths() if path != newest]
         older = [path for path in others if int(path.name.partition("-")[0]) <= step]
         for path in {*others} - {*older[: KEPT - 1]}:
@@ -161,13 +161,13 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what a process that was killed while it saved left."""
+        """Remove temporary files of a process that was killed while it saved."""
         if not self.folder.is_symlink():
             remove_temporaries(self.folder)
 
 
 def parse_record(content: Any) -> Record:
-    """What was saved with a state.
+    """Check the record of a checkpoint.
 
     Raises:
         ValueError: it is something else.
@@ -181,7 +181,7 @@ def parse_record(content: Any) -> Record:
 def _write(content: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(content, path, metadata=metadata)
-    except SafetensorError as error:  # what it makes of a full disk
+    except SafetensorError as error:  # its error on a full disk
         raise OSError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""The digests by which the files of a run are known."""
+"""SHA-256 digests of the files of a run, and their comparison."""
 
 import hashlib
 from collections.abc import Collection
@@ -9,14 +9,14 @@ from byzray.files import LARGEST_DESCRIPTION, open_plain
 from byzray.runs.status import Status
 from byzray.runs.table import LARGEST_TABLE
 
-# What a finished run is known by; faults.csv only if its setup declares faults.
+# The results of a finished run; faults.csv only if its setup declares faults.
 FINAL_FILES = ("metrics.csv", "evaluations.csv", "faults.csv", "parameters.npy")
 NEEDED = ("metrics.csv", "evaluations.csv", "parameters.npy")
 
-# A status holds digests of these, as far as they are there.
+# A status holds digests of those of these files that exist.
 DIGESTED = (*FINAL_FILES, "setup.yaml", "environment.json")
 
-# What is read of one of them at most, in bytes.
+# The largest files that are read, in bytes.
 LARGEST = dict.fromkeys(("metrics.csv", "evaluations.csv", "faults.csv"), LARGEST_TABLE) | {
     "parameters.npy": LARGEST_VECTOR
 }
@@ -27,8 +27,8 @@ def check_digests(folder: Path, status: Status, names: Collection[str] = DIGESTE
 
     Args:
         folder: the run's directory.
-        status: its status; a finished run has digests there, others may.
-        names: the files to look at.
+        status: its status, which has digests if the run is finished, and may have them otherwise.
+        names: the files to compare.
 
     Raises:
         ValueError: one is missing or was changed, or has no digest.

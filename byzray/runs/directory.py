@@ -1,4 +1,4 @@
-"""The directory of a run: writing one, and reading any.
+"""RunDirectory: the only reader and writer of run directories.
 
 A run directory holds
 
@@ -12,7 +12,7 @@ A run directory holds
     accuracy.png, .svg  accuracy, and the variance-norm ratio against the bound
     status.json         running, interrupted, failed, stopped (early, by a sweep's scheduler) or finished; the last
                         step; where it diverged; the digests of the files, once it does not run any more
-    log.txt             what happened to the run: starts, actors that were lost and replaced, damage, failures
+    log.txt             events of the run: starts, actors that were lost and replaced, damage, failures
     error.txt           of a failed run of a sweep: the traceback
 """
 
@@ -45,7 +45,7 @@ from byzray.runs.table import Table, read_table
 from byzray.setups import Setup
 
 RunState = Literal["finished", "stopped", "running", "interrupted", "failed", "damaged", "missing"]
-"""What may have become of a run; `stopped`: it was ended early by a scheduler."""
+"""The states of a run; `stopped`: ended early by a scheduler."""
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 """The states in the order in which reports list them."""
@@ -60,7 +60,7 @@ OTHER_FOLDERS = ("report", "tune", "replaced")
 
 
 class RunExists(WrongInput):
-    """The run's directory exists and cannot simply be used; the message says why and how to go on."""
+    """The run's directory exists and cannot be used as it is; the message says why, and how to continue."""
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))
@@ -68,11 +68,11 @@ class RunExists(WrongInput):
 
 @dataclass(frozen=True)
 class Found:
-    """What the files of a run directory say of the run.
+    """The state of a run according to the files of its directory.
 
     Attributes:
-        state: what became of the run.
-        step: how many steps were taken when its status was written.
+        state: one of :data:`STATES`.
+        step: the number of steps taken when its status was written.
         reason: why it failed, was stopped or interrupted, or what is damaged; empty if there is nothing to say.
         seconds: how long its steps and evaluations took; NaN if that is not known.
         diverged: where and why its parameters became non-finite.
@@ -86,12 +86,12 @@ class Found:
 
 
 def read_state(folder: Path, compared: Collection[str] = DIGESTED, locks: bool = True) -> Found:
-    """Read what became of a run. Whoever wants to know asks here; nothing in the directory is trusted.
+    """Read the state of a run from its directory, without trusting any file in it.
 
     Args:
         folder: the run's directory.
-        compared: the files of a run that is done to compare with their digests.
-        locks: whether a run that is computed is locked, which copies are not.
+        compared: the files that are compared with their digests if the run is done.
+        locks: whether the folder has locks, which show whether a process computes the run; copies have none.
     """
     try:
         status = named("status.json", lambda: read_status(folder))
@@ -104,13 +104,13 @@ def read_state(folder: Path, compared: Collection[str] = DIGESTED, locks: bool =
         return Found("interrupted", reason="there is no status.json") if begun else Found("missing")
     state, reason = status.state, status.reason or ""
     if state == "running" and locks and not is_computed(folder):
-        state, reason = "interrupted", "it was killed: no process computes it any more"
+        state, reason = "interrupted", "it was killed: no process is computing it"
     seconds = math.nan if status.seconds is None else status.seconds
     return Found(state, status.step, reason, seconds, status.diverged)
 
 
 def named(name: str, read: Callable[[], T]) -> T:
-    """What `read` returns; its errors name the file.
+    """Call `read`; its errors name the file.
 
     Raises:
         ValueError: the file is damaged, or cannot be read.
@@ -133,7 +133,7 @@ def explain(error: Exception) -> str:
 
 
 class _Environment(BaseModel):
-    """What is used of environment.json."""
+    """The fields of environment.json that are used."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -155,7 +155,7 @@ def read_environment(folder: Path) -> Environment:
 
 
 def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
-    """The directories of runs at these places of a folder, without those of reports and of earlier runs."""
+    """The run directories at these places of a folder, without those of reports and replaced runs."""
     found = (path.parent for place in places for path in folder.glob(f"{place}/setup.yaml"))
     return sorted(
         path
@@ -165,10 +165,10 @@ def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
 
 
 def is_computed(folder: Path) -> bool:
-    """Whether some process of this machine, or of one that shares its locks, computes the run in a directory."""
+    """Whether a process of this machine, or of one that shares its locks, is computing the run in a directory."""
     try:
         with open_plain(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which closing the file gives back
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
     except BlockingIOError:
         return True
     except OSError:  # there is none
@@ -177,7 +177,7 @@ def is_computed(folder: Path) -> bool:
 
 
 class RunDirectory:
-    """The directory of one run: never overwritten, named after the whole resolved setup and its seed."""
+    """The directory of one run, named after the whole resolved setup and its seed, and never overwritten."""
 
     def __init__(self, root: Path, setup: Setup) -> None:
         self.setup = setup
@@ -187,7 +187,7 @@ class RunDirectory:
 
     @staticmethod
     def name(setup: Setup) -> str:
-        """A name that a person can read, made unique by a digest of the whole setup."""
+        """A readable name, unique by a digest of the whole setup."""
         attack = setup.attack.label() if setup.attack is not None else "unattacked"
         words = [setup.dataset.label(), setup.defence.label(), attack, f"f{setup.byzantine}"]
         words += [f"at-{setup.momentum.placement}", f"seed{setup.seed}", setup.digest()]
@@ -196,7 +196,7 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            expect_no_link(Path(self._lock.lock_file))  # which some releases of filelock follow, and empty the file
+            expect_no_link(Path(self._lock.lock_file))  # some releases of filelock follow links and empty the file
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunExists(f"{self.path}: another process is computing this run") from None
@@ -206,14 +206,14 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        if not (self.path / "setup.yaml").exists():  # nothing was begun: leave no empty directory
+        if not (self.path / "setup.yaml").exists():  # the run never started: leave no empty directory
             Path(self._lock.lock_file).unlink(missing_ok=True)
             with suppress(OSError):  # it holds something else
                 self.path.rmdir()
 
     @property
     def status(self) -> Status | None:
-        """What became of the run; none for a new directory.
+        """The status of the run; None for a new directory.
 
         Raises:
             RunExists: status.json is damaged.
@@ -242,7 +242,7 @@ class RunDirectory:
             ) from error
 
     def set_status(self, state: State, step: int, **more: Any) -> None:
-        """Record what became of the run.
+        """Write the status of the run.
 
         Args:
             state: one of the states of :class:`Status`.
@@ -256,13 +256,13 @@ class RunDirectory:
         save(self.path / "status.json", lambda path: _write_json(path, content))
 
     def log(self, text: str) -> None:
-        """Add what happened, with the time, to log.txt; a log that cannot be written stops nothing."""
+        """Append an event with the time to log.txt; failures to write the log are ignored."""
         path = self.path / "log.txt"
         with suppress(OSError), open(path, "a", encoding="utf-8", opener=not_through_links) as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
     def examine(self, resume: bool, fingerprints: dict[str, str]) -> Result | None:
-        """What the directory holds already: the result of a finished run, or nothing that stands in the way.
+        """The result of a finished run; None if the run can start or continue.
 
         Args:
             resume: whether an unfinished run may be continued.
@@ -282,14 +282,14 @@ class RunDirectory:
             raise RunExists(f"{known}: was changed since the run began; move the directory away to start anew")
         status = self.status
         finished = status is not None and status.state == "finished"
-        if not (finished or self._begun()):  # a rule that failed at once, say, and was corrected since
+        if not (finished or self._begun()):  # such as a rule that failed at its first step and was corrected since
             return None
         self._compare(fingerprints)
         if finished:
-            self.checkpoints.remove()  # which a process that was killed then may have left
+            self.checkpoints.remove()  # a process that was killed at this point may have left them
             return self.result()
         if not resume:
-            state = read_state(self.path).state  # none computes it: the lock is ours
+            state = read_state(self.path).state  # this process holds the lock
             step = 0 if status is None else status.step
             raise RunExists(
                 f"{self.path}: holds this run, {state} at step {step} of {self.setup.steps}; "
@@ -298,13 +298,13 @@ class RunDirectory:
         return None
 
     def _onwards(self) -> str:
-        """What resuming would do."""
+        """What --resume would do, for a message."""
         newest = next(self.checkpoints.intact([]), None)
         if newest is not None:
             return f"continues it from step {newest.step}"
         if self.checkpoints.paths():
-            return "refuses to, as its checkpoints are damaged"
-        return "starts it anew, as no checkpoint was saved yet"
+            return "is refused, as its checkpoints are damaged"
+        return "starts it over, as no checkpoint was saved yet"
 
     def _compare(self, fingerprints: dict[str, str]) -> None:
         earlier = self.environment.get("files", {})
@@ -312,11 +312,11 @@ class RunDirectory:
             if earlier.get(name, fingerprint) != fingerprint:
                 raise RunExists(
                     f"{self.path}: was computed with another content of {name}; "
-                    "move the directory away, or choose another for the output"
+                    "move the directory away, or choose another output folder"
                 )
 
     def _begun(self) -> bool:
-        """Whether anything was computed that a new start would throw away."""
+        """Whether the directory holds rows that a new start would discard."""
         try:
             with open_plain(self.path / "metrics.csv") as file:
                 return sum(1 for _ in file) > 1
@@ -326,7 +326,7 @@ class RunDirectory:
             raise RunExists(f"{self.path}: is damaged ({explain(error)}); move the directory away") from error
 
     def begin(self, environment: Environment) -> None:
-        """Describe the run that starts, or continues, now; where it computed before stays on record."""
+        """Write setup and environment of a run that starts or continues; earlier environments are kept."""
         remove_temporaries(self.path)
         self.checkpoints.tidy()
         known = self.environment
@@ -336,7 +336,7 @@ class RunDirectory:
         save(self.path / "environment.json", lambda path: _write_json(path, environment))
 
     def fail(self, reason: str, log: str) -> None:
-        """Record why the run failed, for those who look later; whatever it computed stays."""
+        """Record why the run failed; its results so far are kept."""
         known = self.status
         step = 0 if known is None else known.step
         kept = {} if known is None else {"seconds": known.seconds, "diverged": known.diverged}
@@ -348,13 +348,13 @@ class RunDirectory:
     def continued(
         self, tables: Mapping[str, Table], restore: Callable[[Checkpoint], None]
     ) -> tuple[Checkpoint, Record] | None:
-        """The newest checkpoint from which the run can go on, with its record, none if none was saved.
+        """The newest usable checkpoint with its record; None if none was saved.
 
-        The simulation and the tables go back to it. Why newer ones cannot be used is logged.
+        The simulation and the tables go back to it. The reasons why newer ones cannot be used are logged.
 
         Args:
             tables: those of the run, by the names of their files.
-            restore: has the simulation take up the state; raises ValueError or LookupError if that does not fit.
+            restore: restores the simulation; raises ValueError or LookupError if the state does not fit.
 
         Raises:
             RunExists: checkpoints were saved, and none can be used.
@@ -373,14 +373,14 @@ class RunDirectory:
             for reason in refused:
                 self.log(reason)
             for name, table in tables.items():
-                table.take_up(contents[name])
+                table.resume_from(contents[name])
             return checkpoint, record
         if refused:
             raise RunExists(f"{'; '.join(refused)}; move {self.path} away to start anew")
         return None
 
     def finish(self, result: Result) -> None:
-        """Write the final parameters and that the run is finished; the checkpoints are no longer needed.
+        """Write the final parameters and the status `finished`, and remove the checkpoints.
 
         Raises:
             StorageFault: something cannot be written.
@@ -393,11 +393,11 @@ class RunDirectory:
         self.checkpoints.remove()
 
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of the files that a status has digests of, as far as they are there."""
+        """The SHA-256 of those files of :data:`DIGESTED` that exist."""
         return {name: digest(self.path / name) for name in DIGESTED if (self.path / name).exists()}
 
     def result(self) -> Result:
-        """What a finished run left.
+        """The result of a finished run.
 
         Raises:
             RunExists: one of its files is damaged.

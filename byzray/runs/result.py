@@ -1,4 +1,4 @@
-"""Result: what a run computed, for Python callers."""
+"""Result: the result of a run, for Python callers."""
 
 import math
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ FAULT_COLUMNS = ("step", "worker", "fault", "submission")
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What a run computed.
+    """The result of a run.
 
     Attributes:
         setup: the resolved setup.
         metrics: one row a step; the 24 columns of `byzray.metrics.METRIC_COLUMNS`, or the first three without a study.
         evaluations: columns step and accuracy (a share of 1).
         parameters: (D,) the final parameters.
-        directory: where it lies, if it was written.
-        faults: of a setup that declares faults, columns step, worker, fault and submission (what became of it).
+        directory: the run directory, if it was written.
+        faults: if the setup declares faults: columns step, worker, fault and submission (what replaced it).
         diverged: where and why its parameters became non-finite, if they did.
         seconds: how long its steps and evaluations took; NaN if that is not known.
-        reused: whether it was computed earlier and only read from there.
+        reused: whether it was computed earlier and only read.
     """
 
     setup: Setup

@@ -1,4 +1,4 @@
-"""What became of a run, as its status.json says it."""
+"""Status: the content of a run's status.json."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,15 +19,15 @@ def _divergence(value: Any) -> Any:
 
 
 class Status(BaseModel):
-    """What status.json holds.
+    """The content of status.json.
 
     Attributes:
-        state: what became of the run.
-        step: how many steps were taken, when it was written.
+        state: the state of the run.
+        step: the number of steps taken when it was written.
         reason: why it failed or was stopped.
         seconds: how long its steps and evaluations took so far.
         diverged: where and why its parameters became non-finite.
-        files: the SHA-256 of its files, unless it runs or failed.
+        files: the SHA-256 of its files, unless it is running or failed.
     """
 
     model_config = ConfigDict(strict=True)

@@ -1,4 +1,4 @@
-"""The tables of a run: rows that grow in memory and in a CSV file."""
+"""Table: rows of a run in memory and in a CSV file."""
 
 import hashlib
 import io
@@ -12,25 +12,25 @@ import pandas as pd
 from byzray.files import not_through_links, open_plain, read_plain, sync, writing
 from byzray.metrics import METRIC_COLUMNS
 
-# The columns of any table that hold no floating-point numbers.
+# The columns of all tables that hold integers, and those that hold words.
 COUNTS = ("step", "worker", *METRIC_COLUMNS[:2])
 WORDS = ("fault", "submission")
 
-# What is read of a table at most, in bytes: with the study, about ten million steps.
+# The largest table that is read, in bytes: with the study, about ten million steps.
 LARGEST_TABLE = 4 * 2**30
 
-# A frame of few rows takes far more memory than they do, and to join them takes longer the more rows there are.
+# Small frames take far more memory than their rows; joining them takes longer the more rows there are.
 MOST_FRAMES = 100
 
 
 class Table:
-    """Rows that grow in memory and, where there is a file, at each flush in that CSV file too, exactly as they are.
+    """Rows in memory and, if there is a file, appended to that CSV file at each flush, without rounding.
 
-    The table knows the length and the digest of what it wrote. With both, a position, it can be taken up again.
+    The table knows the length and the digest of what it wrote: a position, from which it can be resumed.
 
     Args:
         columns: their names.
-        path: the file; it is written anew, see :meth:`take_up`.
+        path: the file; it is overwritten, except after :meth:`resume_from`.
     """
 
     def __init__(self, columns: Sequence[str], path: Path | None = None) -> None:
@@ -39,17 +39,17 @@ class Table:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all rows; the file is replaced at the next flush."""
+        """Remove all rows; the file is overwritten at the next flush."""
         self.frames: list[pd.DataFrame] = []
         self.flushed = 0  # how many of the frames the file holds
         self.length = 0  # of what the file holds, in bytes
         self.digest = _digest(b"")
 
     def content(self, position: Mapping[str, Any]) -> bytes:
-        """What the file holds up to a position.
+        """The content of the file up to a position.
 
         Raises:
-            ValueError: it is not any more what it held then.
+            ValueError: it changed since.
         """
         assert self.path is not None
         length, digest = position["bytes"], position["digest"]
@@ -64,8 +64,8 @@ class Table:
             raise ValueError(f"expected the digest {digest} of the first {length} bytes, found another")
         return content
 
-    def take_up(self, content: bytes) -> None:
-        """Go on from a position of the file, given its content up to there; what was written after it is removed.
+    def resume_from(self, content: bytes) -> None:
+        """Continue from a position of the file, given the content up to it; later rows are removed.
 
         Raises:
             StorageFault: the file cannot be written.
@@ -92,10 +92,10 @@ class Table:
         self.frames.append(frame)
 
     def flush(self, durably: bool = False) -> None:
-        """Add to the file what it lacks; `durably`: so that not even a loss of power undoes it.
+        """Append new rows to the file; `durably`: with fsync.
 
         Raises:
-            StorageFault: it cannot be written; the file is mended at the next flush.
+            StorageFault: it cannot be written; the next flush repairs the file.
         """
         new = self.frames[self.flushed :]
         if self.path is not None:
@@ -111,7 +111,7 @@ class Table:
         content = text.encode()
         with writing(self.path):
             if content:
-                # Over what an earlier attempt, which a full disk cut off, may have left.
+                # Overwrite what an earlier attempt left that failed on a full disk.
                 with open(self.path, "r+b" if self.length else "wb", opener=not_through_links) as file:
                     file.seek(self.length)
                     file.truncate()
@@ -131,7 +131,7 @@ def _digest(content: bytes) -> "hashlib.blake2b":
 
 
 def read_table(path: Path, limit: int = LARGEST_TABLE) -> pd.DataFrame:
-    """Read a table, every number exactly as it was written; a last line that was cut off is left out.
+    """Read a table without rounding; an incomplete last line is skipped.
 
     Raises:
         ValueError: it holds something else than numbers.

@@ -1,4 +1,4 @@
-"""Whether the files of runs are those that were computed."""
+"""Verification of the files of runs by their digests."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ from byzray.mistakes import visible
 from byzray.runs.checkpoints import Checkpoints, Damaged
 from byzray.runs.directory import read_state, run_directories
 
-# Where runs lie below a folder: itself a run, a folder of runs, that of a sweep, one of sweeps.
+# Run directories below a folder, which is itself a run, or holds runs, a sweep or sweeps.
 PLACES = (".", "*", "runs/*", "*/runs/*")
 
 
 class Verdict(NamedTuple):
-    """What is said of a run.
+    """The result of a run's verification.
 
     Attributes:
-        run: its directory, as seen from the folder that was given.
+        run: its directory, relative to the given folder.
         state: one of :data:`byzray.runs.directory.RunState`.
         problem: which file was changed or cannot be read; empty if none.
     """
@@ -28,9 +28,9 @@ class Verdict(NamedTuple):
 
 
 def verify(folder: Path) -> list[Verdict]:
-    """Compare the files of all runs at or below a folder with their digests; nothing is imported or written.
+    """Compare the files of all runs in a folder with their digests; imports and writes nothing.
 
-    Of a run that is not finished these are its checkpoints.
+    Unfinished runs are verified by their checkpoints.
     """
     found = run_directories(folder, PLACES)
     with ThreadPoolExecutor() as pool:
@@ -50,5 +50,5 @@ def _damaged_checkpoints(path: Path) -> Iterator[str]:
         try:
             checkpoints.check(one)
         except Damaged as damage:
-            if one.is_symlink() or one.exists():  # else a newer one took its place meanwhile
+            if one.is_symlink() or one.exists():  # else it was replaced by a newer one
                 yield str(damage).replace(f"{path}/", "")

@@ -1,4 +1,4 @@
-"""Setups: their fields, what is checked, and their files."""
+"""Setups: their fields, checks and files."""
 
 from byzray.setups.fields import REGISTRIES, Setup
 from byzray.setups.files import load_setup

@@ -98,7 +98,7 @@ class Setup(Section):
         split: which training examples are whose; by default all workers draw from one stream.
         workers: n, honest and Byzantine together.
         byzantine: how many of them attack.
-        tolerated: f, how many the aggregator is told to tolerate; by default as many as there are.
+        tolerated: f, how many Byzantine workers the aggregator tolerates; by default as many as there are.
         pre: pre-aggregators, in the order in which they are applied before the rule.
         aggregator: the rule, or a random mixture of rules.
         attack: what the adversary does, or none.
@@ -106,10 +106,10 @@ class Setup(Section):
         study: whether the 24 metrics are computed at every step (`on`, `off`, or `{past: P}`).
         actors: the layout on Ray actors; none: in this process.
         device: where tensors live; auto: on a GPU where there is one.
-        seed: what all randomness follows from.
-        local_steps: SGD steps a worker takes by itself before it submits the sum of the gradients it met.
+        seed: the seed of all randomness.
+        local_steps: SGD steps a worker takes by itself before it submits the sum of their gradients.
         faults: which honest workers fail, and when, see :class:`byzray.faults.Faults`; or none.
-        divergence: what happens when the parameters are not finite: the run goes on to its end, or stops.
+        divergence: what happens when the parameters are not finite: the run continues to its end, or stops.
     """
 
     dataset: AnyDataset = Digits()
@@ -145,11 +145,11 @@ class Setup(Section):
 
     @property
     def trained(self) -> range:
-        """The workers that train, the honest ones first: those, and the Byzantine ones if the attack has them train."""
+        """The workers that train: the honest ones first, then the Byzantine ones if the attack has them train."""
         return range(self.workers if self.attack is not None and self.attack.trains else self.honest)
 
     def options(self) -> dict[str, list[Options]]:
-        """All that this setup names, by field: built-in classes and the user's own."""
+        """All options of this setup by field, built-in classes and the user's own."""
         found: dict[str, list[Options]] = {field: [] for field in REGISTRIES}
         for field, options in found.items():
             value = getattr(self, field)
@@ -163,25 +163,25 @@ class Setup(Section):
 
     @property
     def workers_report_moments(self) -> bool:
-        """Whether the study needs from the workers what the server does not see: gradients before momentum."""
+        """Whether workers report moments of their gradients before momentum, which the study needs."""
         return self.study is not None and self.momentum.placement == "worker"
 
     def missing_at(self, step: int) -> tuple[int, ...]:
-        """The honest workers without whose submissions the server does a step, in order."""
+        """The honest workers whose submissions are missing at a step, in order."""
         return () if self.faults is None else self.faults.missing_at(step)
 
     def present(self, workers: range, step: int) -> int:
-        """How many honest ones of some workers have their submissions aggregated at a step."""
+        """The number of honest ones among some workers whose submissions are aggregated at a step."""
         missing = self.missing_at(step)
         return sum(worker < self.honest and worker not in missing for worker in workers)
 
     @model_validator(mode="wrap")
     @classmethod
     def _every_mistake_at_once(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check the combinations too where some field is wrong, as far as they don't depend on it."""
+        """Report all mistakes together: also check combinations of fields that do not depend on a wrong field."""
         if not isinstance(data, dict):
             return handler(data)
-        follows = data.get("tolerated") is None
+        follows = data.get("tolerated") is None  # then it equals `byzantine`
         if follows:
             data = {**data, "tolerated": data.get("byzantine", 0)}
         mistakes: list[InitErrorDetails] = []
@@ -189,7 +189,7 @@ class Setup(Section):
         try:
             setup = handler(data)
         except ValidationError as error:
-            # What only follows `byzantine` is wrong where that is: one mistake, one message.
+            # A `tolerated` that was copied from `byzantine` repeats its mistake: report it once.
             found = [one for one in error.errors() if not (follows and one["loc"] == ("tolerated",))]
             mistakes = in_plain_words(found, data, _known_keys)
             wrong = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
@@ -204,8 +204,8 @@ class Setup(Section):
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them.
 
-        `faults`, `divergence`, `pre` and `split` are left out where they say what earlier versions did, so that the
-        directories of their runs, which are named after this, stay valid.
+        `faults`, `divergence`, `pre` and `split` are omitted at their defaults: run directories are named after a hash
+        of this description, and those of earlier versions stay valid.
         """
         usual = {
             "faults": self.faults is None,
@@ -220,7 +220,7 @@ class Setup(Section):
         return write_yaml(self.describe())
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that stand for the whole resolved setup, its seed included."""
+        """Ten hexadecimal digits of a hash of the whole resolved setup, including its seed."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:10]
 
     def label(self) -> str:
@@ -237,16 +237,16 @@ class Setup(Section):
         return f"<pre>{escape(self.yaml())}</pre>"
 
     def matchup(self) -> str:
-        """Which defence stands against which attack: ``nnm+multi-krum/little``."""
+        """The labels of defence and attack: ``nnm+multi-krum/little``."""
         return f"{self.defence.label()}/{self.attack.label() if self.attack is not None else 'no attack'}"
 
     def changed(self, **changes: Any) -> "Setup":
-        """This setup with some fields changed, checked anew; where `tolerated` was as large as `byzantine`, it follows.
+        """This setup with some fields changed, checked again; if `tolerated` equals `byzantine`, it changes with it.
 
         Raises:
             pydantic.ValidationError: the result is not valid.
         """
-        # The options themselves, as a class of the user's own may be gone from where its name leads: from a notebook.
+        # The objects, not their names: a user's own class may no longer be importable by its name, as in a notebook.
         known = {field: getattr(self, field) for field in type(self).model_fields}
         if self.tolerated == self.byzantine:
             del known["tolerated"]
@@ -254,7 +254,7 @@ class Setup(Section):
 
 
 def _known_keys(loc: tuple[int | str, ...], data: dict[str, Any]) -> list[str]:
-    """The keys that a setup file may hold at a path, as far as they are easily known."""
+    """The keys that a setup file may have at a path, where they are known."""
     if not loc:
         return list(Setup.model_fields)
     section = str(loc[0])

@@ -1,4 +1,4 @@
-"""Setup files: reading one, and replacing values in it."""
+"""Setup files: reading them and replacing values."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from byzray.yaml import read_yaml
 
 
 def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Setup:
-    """Read a setup file. Classes of the user's own are imported, from wherever Python looks for modules.
+    """Read a setup file. The user's own classes are imported from Python's module search path.
 
     Args:
         path: a YAML file.
@@ -34,10 +34,10 @@ def load_setup(path: str | Path, overrides: dict[str, Any] | None = None) -> Set
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """What a setup file holds, not yet checked.
+    """The content of a setup file, not yet checked.
 
     Raises:
-        SetupError: it cannot be read, or holds no mapping.
+        SetupError: it cannot be read, or is not a mapping.
     """
     try:
         content = read_yaml(path)
@@ -53,7 +53,7 @@ def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, An
     """The content of a setup file with the value at a dotted key (``momentum.placement``) replaced.
 
     Raises:
-        ValueError: on the way to the key lies something else than a mapping.
+        ValueError: a parent of the key is not a mapping.
     """
     changed = dict(content)
     *parents, last = dotted.split(".")
@@ -73,10 +73,10 @@ def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, An
 
 
 def _with_option(pre: Any, name: str, option: str, value: Any) -> list[Any]:
-    """Pre-aggregators of which those of a name have an option replaced: ``pre.bucketing.size``.
+    """The pre-aggregators with an option replaced in all of one name: ``pre.bucketing.size``.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: none has that name.
     """
     parts = [_in_full("pre", part) for part in listed(pre)]
     meant = [isinstance(part, dict) and part.get("name") == name for part in parts]
@@ -86,7 +86,7 @@ def _with_option(pre: Any, name: str, option: str, value: Any) -> list[Any]:
 
 
 def _in_full(key: str, value: Any) -> Any:
-    """The mapping that a short form stands for: `{name: median}` for `aggregator: median`."""
+    """The mapping for a short form: `{name: median}` for `aggregator: median`."""
     if value is None or value in ("none", "on", "off") or isinstance(value, bool):
         return {}
     if key == "learning_rate" and isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""The parts of a setup that are mappings of their own."""
+"""The sections of a setup: learning rate, momentum, study and actors."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +18,7 @@ from pydantic import (
 
 Placement = Literal["worker", "server", "update"]
 
-# Factors of float32 tensors, which hold no larger numbers.
+# The limit of factors of float32 tensors.
 LARGEST_FLOAT = 1e38
 
 
@@ -41,7 +41,7 @@ class LearningRate(Section):
         initial: the rate at step 0.
         half_life: the number of steps after which the rate is halved; none: it stays constant.
         every: the rate changes only at multiples of this number of steps.
-        schedule: from which step on which rate; excludes the other three.
+        schedule: rates by the step from which they apply; excludes the other three.
     """
 
     initial: PositiveFloat | None = Field(default=None, le=LARGEST_FLOAT, allow_inf_nan=False)
@@ -109,7 +109,7 @@ class Momentum(Section):
             others -= {"placement"}
         if others:
             raise ValueError(
-                f"expected no {sorted(others)[0]!r} with mvr, whose only option is 'a': it is kept at the workers"
+                f"expected no {sorted(others)[0]!r} with mvr, whose only option is 'a'; its placement is worker"
             )
         a = data.get("a", 0.1)
         known = isinstance(a, int | float) and not isinstance(a, bool) and 1e-6 <= a <= 1
@@ -117,7 +117,7 @@ class Momentum(Section):
 
     @model_serializer
     def _in_its_fields(self) -> dict[str, Any]:
-        """What earlier versions wrote, where it is what they had."""
+        """The fields of this kind of momentum; heavy-ball is written as by earlier versions."""
         fields = ("name", "a") if self.name == "mvr" else ("beta", "dampening", "nesterov", "placement")
         return {field: getattr(self, field) for field in fields}
 

@@ -1,4 +1,4 @@
-"""What every split is.
+"""Base class of splits.
 
 Shapes in names: N examples, K workers, B examples a batch.
 """

@@ -26,7 +26,7 @@ def retried(
     """
     if workers * minimum > examples:
         raise ValueError(
-            f"split {what.partition(' ')[0]} needs minimum * workers <= examples, got minimum = {minimum}, "
+            f"split {what.partition(' ')[0]} needs minimum * workers <= examples; got minimum = {minimum}, "
             f"workers = {workers}, examples = {examples}"
         )
     for _ in range(TRIES):

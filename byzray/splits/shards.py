@@ -26,7 +26,7 @@ class Shards(PartitionSplit):
         count = workers * self.classes
         if count > len(y):
             raise ValueError(
-                f"split shards needs classes * workers <= examples, got classes = {self.classes}, "
+                f"split shards needs classes * workers <= examples; got classes = {self.classes}, "
                 f"workers = {workers}, examples = {len(y)}"
             )
         blocks = np.array_split(np.argsort(y, kind="stable"), count)

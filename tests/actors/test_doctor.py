@@ -70,7 +70,7 @@ def test_each_fault_of_a_node_is_reported(odd: tuple[str, Path], ray_cluster: st
         assert found.endswith("can run anything on the cluster: Ray requires no token")
     else:
         assert at("authentication", "ok") == ["Ray requires its token"]
-    assert all(one.mend for one in findings if one.state != "ok")
+    assert all(one.fix for one in findings if one.state != "ok")
 
 
 def test_nobody_answers() -> None:
@@ -79,7 +79,7 @@ def test_nobody_answers() -> None:
     (finding,) = ray_findings(f"127.0.0.1:{port}", None, None)
     assert finding.state == "broken"
     assert finding.found == f"127.0.0.1:{port}: nothing answers there (Connection refused)"
-    assert "ray start --head" in finding.mend
+    assert "ray start --head" in finding.fix
 
 
 def test_equal_findings_about_nodes_are_merged() -> None:

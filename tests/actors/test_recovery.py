@@ -68,7 +68,7 @@ def test_a_worker_that_dies_is_replaced_and_no_bit_changes(
     assert lost is not None
     log = (lost / "log.txt").read_text()
     assert "actor 'workers 3-4' was lost (process" in log
-    assert "goes on from step" not in log
+    assert "continues from step" not in log
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -83,7 +83,7 @@ def test_a_server_that_dies_is_restored_from_the_last_checkpoint(
     assert lost is not None
     log = (lost / "log.txt").read_text()
     assert "actor 'server' was lost (process" in log
-    assert "goes on from step 4" in log
+    assert "continues from step 4" in log
 
 
 def test_a_server_that_dies_before_any_checkpoint_starts_over(mortal: Fleet, small_setup: Setup) -> None:
@@ -396,7 +396,7 @@ def test_all_state_outlasts_a_worker_and_the_server(
         lost = actors.simulate(setup, fleet=mortal, output=tmp_path / f"lost {rank}", **options).directory
         same(whole, lost)
         assert lost is not None
-        assert ("goes on from step 4" in (lost / "log.txt").read_text()) == (rank == 0)
+        assert ("continues from step 4" in (lost / "log.txt").read_text()) == (rank == 0)
         assert f"actor {mortal.roles[rank]!r} was lost" in (lost / "log.txt").read_text()
 
 

@@ -473,26 +473,26 @@ def test_cuda_agrees_with_the_cpu(rule: Aggregator, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("rule", "n", "f", "reason"),
     [
-        ("average", 0, 0, "needs n >= 1, got n = 0"),
+        ("average", 0, 0, "needs n >= 1; got n = 0"),
         ("average", 3, 3, None),
-        ("median", 4, 2, "needs n >= 2f+1, got n = 4, f = 2"),
+        ("median", 4, 2, "needs n >= 2f+1 = 5; got n = 4, f = 2"),
         ("median", 5, 2, None),
         ("median", 1, 0, None),
-        ("trimmed-mean", 5, 0, "needs f >= 1, got f = 0"),
-        ("phocas", 5, 3, "needs n >= 2f+1, got n = 5, f = 3"),
+        ("trimmed-mean", 5, 0, "needs f >= 1; got f = 0"),
+        ("phocas", 5, 3, "needs n >= 2f+1 = 7; got n = 5, f = 3"),
         ("meamed", 3, 1, None),
-        ("multi-krum", 7, 3, "needs n >= 2f+3, got n = 7, f = 3"),
+        ("multi-krum", 7, 3, "needs n >= 2f+3 = 9; got n = 7, f = 3"),
         ("multi-krum", 7, 2, None),
-        ({"name": "multi-krum", "m": 5}, 7, 2, "needs m <= n-f-2 = 3, got m = 5"),
+        ({"name": "multi-krum", "m": 5}, 7, 2, "needs m <= n-f-2 = 3; got m = 5"),
         ({"name": "multi-krum", "m": 3}, 7, 2, None),
-        ("krum", 2, 0, "needs n >= 2f+3, got n = 2, f = 0"),
+        ("krum", 2, 0, "needs n >= 2f+3 = 3; got n = 2, f = 0"),
         ("krum", 3, 0, None),
-        ("bulyan", 10, 2, "needs n >= 4f+3, got n = 10, f = 2"),
+        ("bulyan", 10, 2, "needs n >= 4f+3 = 11; got n = 10, f = 2"),
         ("bulyan", 11, 2, None),
-        ({"name": "bulyan", "m": 8}, 11, 2, "needs m <= n-f-2 = 7, got m = 8"),
-        ("minimum-diameter", 6, 3, "needs n >= 2f+1, got n = 6, f = 3"),
-        ("aksel", 6, 3, "needs n >= 2f+1, got n = 6, f = 3"),
-        ("cge", 3, 3, "needs n >= f+1, got n = 3, f = 3"),
+        ({"name": "bulyan", "m": 8}, 11, 2, "needs m <= n-f-2 = 7; got m = 8"),
+        ("minimum-diameter", 6, 3, "needs n >= 2f+1 = 7; got n = 6, f = 3"),
+        ("aksel", 6, 3, "needs n >= 2f+1 = 7; got n = 6, f = 3"),
+        ("cge", 3, 3, "needs n >= f+1 = 4; got n = 3, f = 3"),
         ("cge", 3, 2, None),
     ],
 )
@@ -502,7 +502,7 @@ def test_check(rule: object, n: int, f: int, reason: str | None) -> None:
 
 @ALL
 def test_a_negative_f_is_refused(rule: Aggregator) -> None:
-    assert rule.check(9, -1) == "needs f >= 0, got f = -1"
+    assert rule.check(9, -1) == "needs f >= 0; got f = -1"
 
 
 @ALL
@@ -668,7 +668,7 @@ def test_the_states_of_a_mixture_are_apart_and_stay_where_a_rule_is_not_drawn() 
 def test_the_check_and_the_bound_of_a_mixture() -> None:
     both = mixture({"rule": "median"}, {"rule": "krum"})
     assert both.check(9, 2) is None
-    assert both.check(6, 2) == "krum: needs n >= 2f+3, got n = 6, f = 2"
+    assert both.check(6, 2) == "krum needs n >= 2f+3 = 7; got n = 6, f = 2"
     assert both.bound(9, 2) == Krum().bound(9, 2) < Median().bound(9, 2)
     assert math.isnan(mixture({"rule": "median"}, {"rule": "aksel"}).bound(9, 2))
     assert math.isnan(mixture({"rule": "aksel"}, {"rule": "median"}).bound(9, 2))

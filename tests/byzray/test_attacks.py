@@ -318,9 +318,9 @@ def test_searched_attacks(attack: Attack, rule: Aggregator) -> None:
 
 
 def test_check() -> None:
-    assert Little().check(1, 1, 1) == "needs honest >= 2, got honest = 1"
+    assert Little().check(1, 1, 1) == "needs honest >= 2; got honest = 1"
     assert Little().check(2, 1, 1) is None
-    assert AntiCge().check(2, 3, 3) == "needs f <= honest, got f = 3, honest = 2"
+    assert AntiCge().check(2, 3, 3) == "needs f <= honest; got f = 3, honest = 2"
     assert AntiCge().check(2, 2, 2) is None
     assert AntiCge().check(2, 4, 3) is None
     assert Empire().check(1, 1, 1) is None

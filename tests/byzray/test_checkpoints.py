@@ -80,7 +80,7 @@ def test_a_run_interrupted_at_every_step_is_the_undisturbed_one(small_setup: Set
     assert result.directory is not None
     assert not saved(result.directory)
     log = (result.directory / "log.txt").read_text()
-    assert log.count("goes on from step") == 11
+    assert log.count("continues from step") == 11
     assert log.rstrip().endswith("finished")
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_state_is_left_for_the_one_before(small_setup: Setup, tmp_path
     result = simulate(small_setup, output=tmp_path / "parts", resume=True)
     assert files(result) == whole
     log = (directory / "log.txt").read_text()
-    assert "goes on from step 5" in log
+    assert "continues from step 5" in log
     assert ("is damaged" if harm == "newest" else f"{harm}: expected at least") in log
 
 
@@ -182,7 +182,7 @@ def test_a_run_without_a_checkpoint_starts_anew(small_setup: Setup, tmp_path: Pa
     with pytest.raises(RunExists, match="--resume continues it from step 6"):
         simulate(small_setup, output=tmp_path)
     shutil.rmtree(directory / "checkpoints")
-    with pytest.raises(RunExists, match="--resume starts it anew, as no checkpoint was saved yet"):
+    with pytest.raises(RunExists, match="--resume starts it over, as no checkpoint was saved yet"):
         simulate(small_setup, output=tmp_path)
     assert len(simulate(small_setup, output=tmp_path, resume=True).metrics) == small_setup.steps
 

@@ -231,7 +231,7 @@ def test_show_reads_data_whose_shape_is_known_only_then(byzray: Byzray, tmp_path
     )
     code, out, _ = byzray("show", "rgb.yaml", "--set", "batch_size=2", "--set", "dataset.path=nowhere.npz")
     assert code == 0
-    assert out.rstrip().endswith("# the data set is not here, so it was not checked whether the model fits it")
+    assert out.rstrip().endswith("# the data set is not here, so the model was not checked against it")
 
 
 def test_show_how_a_split_deals_the_labels(byzray: Byzray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +407,7 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(byzray: Byzray, fig
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
     assert "Traceback" not in err
-    assert "SIGINT: stopping after this stretch of steps" in err
+    assert "SIGINT: stopping after the current steps" in err
     (directory,) = (tmp_path / "interrupted").iterdir()
     status = json.loads((directory / "status.json").read_text())
     step = status["step"]

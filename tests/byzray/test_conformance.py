@@ -101,7 +101,7 @@ def expect_one_failure(result: tuple[int, str, str], named: str) -> None:
     code, out, err = result
     assert code == 1
     (line,) = err.splitlines()
-    assert line.startswith(f"over its tolerance: {named}")
+    assert line.startswith(f"over tolerance: {named}")
     failed = [case for case in out.splitlines() if case.startswith("FAILED")]
     assert len(failed) == 1
     assert named in failed[0]

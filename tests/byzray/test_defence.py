@@ -155,20 +155,20 @@ def test_buckets_are_drawn_from_the_seed_anew_at_each_step() -> None:
 @pytest.mark.parametrize(
     ("pre", "rule", "n", "f", "reason"),
     [
-        ([], "krum", 6, 2, "needs n >= 2f+3, got n = 6, f = 2"),
+        ([], "krum", 6, 2, "krum needs n >= 2f+3 = 7; got n = 6, f = 2"),
         (["nnm"], "median", 5, 2, None),
-        (["nnm"], "average", 4, 2, "nnm needs n >= 2f+1, got n = 4, f = 2"),
-        (["nnm"], "krum", 6, 2, "krum needs n >= 2f+3, got n = 6, f = 2"),
+        (["nnm"], "average", 4, 2, "nnm needs n >= 2f+1 = 5; got n = 4, f = 2"),
+        (["nnm"], "krum", 6, 2, "krum needs n >= 2f+3 = 7; got n = 6, f = 2"),
         (["bucketing"], "krum", 9, 1, None),
-        (["bucketing"], "krum", 8, 1, "bucketing leaves n = 4: krum needs n >= 2f+3, got n = 4, f = 1"),
-        ([THREES, "nnm"], "median", 12, 2, "bucketing leaves n = 4: nnm needs n >= 2f+1, got n = 4, f = 2"),
-        (["bucketing", "nnm"], "krum", 12, 2, "bucketing leaves n = 6: krum needs n >= 2f+3, got n = 6, f = 2"),
+        (["bucketing"], "krum", 8, 1, "bucketing leaves n = 4: krum needs n >= 2f+3 = 5; got n = 4, f = 1"),
+        ([THREES, "nnm"], "median", 12, 2, "bucketing leaves n = 4: nnm needs n >= 2f+1 = 5; got n = 4, f = 2"),
+        (["bucketing", "nnm"], "krum", 12, 2, "bucketing leaves n = 6: krum needs n >= 2f+3 = 7; got n = 6, f = 2"),
         (
             ["bucketing", "bucketing"],
             "median",
             16,
             2,
-            "bucketing leaves n = 4: median needs n >= 2f+1, got n = 4, f = 2",
+            "bucketing leaves n = 4: median needs n >= 2f+1 = 5; got n = 4, f = 2",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_message_names_the_part(pre: list[Any], rule: str, n: int, f: int, rea
 
 
 def test_a_setup_refuses_a_pipeline_that_cannot_do(small_setup: Setup) -> None:
-    expected = r"bucketing leaves n = 4: multi-krum needs n >= 2f\+3, got n = 4, f = 2"
+    expected = r"bucketing leaves n = 4: multi-krum needs n >= 2f\+3 = 7; got n = 4, f = 2"
     with pytest.raises(ValidationError, match=expected):
         small_setup.changed(pre=["bucketing"])
 

@@ -61,7 +61,7 @@ DIVERGING: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "growth": (
         GROWING,
-        "the average loss was not finite (nan), nor was the mean of the honest submissions",
+        "the average loss (nan) and the mean of the honest submissions were not finite",
         "the average loss was not finite (nan)",
     ),
 }

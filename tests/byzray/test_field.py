@@ -228,17 +228,17 @@ def test_little_auto_has_the_factors_of_its_paper(n: int, b: int, z: float) -> N
     [
         ("attack", {"name": "little", "factor": "auto"}, (24, 1, 1), "needs 2 <= byzantine < honest with factor auto"),
         ("attack", {"name": "little", "factor": "auto"}, (4, 2, 2), "needs 3 <= byzantine < honest with factor auto"),
-        ("attack", "fang-krum", (5, 3, 3), "needs n >= 2f\\+3, got n = 8, f = 3"),
-        ("attack", "fang-krum", (6, 5, 2), "needs honest-1 >= n-f-2, got honest = 6, n = 11, f = 2"),
+        ("attack", "fang-krum", (5, 3, 3), "needs n >= 2f\\+3 = 9; got n = 8, f = 3"),
+        ("attack", "fang-krum", (6, 5, 2), "needs honest-1 >= n-f-2 = 7; got honest = 6, n = 11, f = 2"),
         (
             "rule",
             "smea",
             (40, 15),
-            "needs at most 1,000,000 subsets, got C\\(n, f\\) = 40,225,345,056 with n = 40, f = 15",
+            "needs at most 1,000,000 subsets; got C\\(n, f\\) = 40,225,345,056 with n = 40, f = 15",
         ),
-        ("rule", {"name": "monna", "reference": 9}, (9, 2), "needs n > reference, got n = 9, reference = 9"),
-        ("rule", "geometric-median", (6, 3), "needs n >= 2f\\+1, got n = 6, f = 3"),
-        ("pre", "arc", (6, 3), "needs n >= 2f\\+1, got n = 6, f = 3"),
+        ("rule", {"name": "monna", "reference": 9}, (9, 2), "needs n > reference; got n = 9, reference = 9"),
+        ("rule", "geometric-median", (6, 3), "needs n >= 2f\\+1 = 7; got n = 6, f = 3"),
+        ("pre", "arc", (6, 3), "needs n >= 2f\\+1 = 7; got n = 6, f = 3"),
     ],
 )
 def test_what_cannot_be_is_refused(kind: str, written: Any, sizes: tuple[int, ...], message: str) -> None:

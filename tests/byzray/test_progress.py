@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from byzray.recording.progress import View, said_by_actors
+from byzray.recording.progress import View, actor_log_shown
 from byzray.recording.update import Update
 from byzray.setups import Setup
 
@@ -55,7 +55,7 @@ def test_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     view.show(update(200, loss=math.nan))
     assert frame(view, width)[2].startswith("loss nan, accuracy 0.5000")
     view.show(update(300))
-    assert frame(view, width)[2] == "saving the result, and drawing its figure"
+    assert frame(view, width)[2] == "saving the result and its figure"
 
 
 def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,13 +74,13 @@ def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         f"multi-krum/empire seed 1: step 10/300, {figures}, 10 steps/s, 0:00:01 elapsed, 0:00:29 left",
         f"multi-krum/empire seed 1: step 80/300, {figures}, 11 steps/s, 0:00:07 elapsed, 0:00:19 left",
         f"multi-krum/empire seed 1: step 300/300, {figures}, 33 steps/s, 0:00:09 elapsed, 0:00:00 left",
-        "byzray: saving the result, and drawing its figure",
+        "byzray: saving the result and its figure",
     ]
 
 
 def test_what_actors_say_is_shown_and_no_more_after_it() -> None:
     said: list[str] = []
-    with said_by_actors(said.append):
+    with actor_log_shown(said.append):
         logging.getLogger("actors.cluster").info("starting Ray")
     logging.getLogger("actors.cluster").info("starting Ray again")
     assert said == ["starting Ray"]

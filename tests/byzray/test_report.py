@@ -569,7 +569,7 @@ def test_half_a_last_line_is_no_divergence(sweep: Path) -> None:
         one = found(sweep, path)
     assert (one.state, one.step, one.diverged_at) == ("running", 5, None)
     one = found(sweep, path)
-    assert (one.state, one.reason) == ("interrupted", "it was killed: no process computes it any more")
+    assert (one.state, one.reason) == ("interrupted", "it was killed: no process is computing it")
     (path / ".lock").unlink()  # in a copy
     assert found(sweep, path).state == "interrupted"
     # A copy of a storage elsewhere has no locks that would show it.

@@ -286,7 +286,7 @@ def test_changed_checks_anew() -> None:
     setup = Setup.model_validate(ATTACKED)
     assert setup.changed(seed=3).seed == 3
     assert setup.seed == 1
-    with pytest.raises(ValidationError, match=r"needs n >= 2f\+1, got n = 11, f = 6"):
+    with pytest.raises(ValidationError, match=r"needs n >= 2f\+1 = 13; got n = 11, f = 6"):
         setup.changed(tolerated=6)
 
 

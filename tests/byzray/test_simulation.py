@@ -212,7 +212,7 @@ def test_an_interrupted_run_is_not_overwritten(small_setup: Setup, tmp_path: Pat
 
 def test_a_failed_start_leaves_no_directory(small_setup: Setup, tmp_path: Path) -> None:
     setup = small_setup.changed(model="full")
-    with pytest.raises(SetupError, match="needs examples of 784 values, got 5"):
+    with pytest.raises(SetupError, match="needs examples of 784 values; got 5"):
         simulate(setup, output=tmp_path)
     assert not list(tmp_path.iterdir())
 

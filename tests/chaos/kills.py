@@ -213,7 +213,7 @@ def kill_servers(stage: Stage, count: int) -> Iterator[Outcome]:
 def starts(output: Path, setup: Setup) -> int:
     """How many times a run was started or resumed."""
     log = log_of(output, setup)
-    return log.count("Z begins") + log.count("+00:00 begins") + log.count(" goes on from step")
+    return log.count("Z begins") + log.count("+00:00 begins") + log.count(" continues from step")
 
 
 def finished(output: Path, setup: Setup) -> bool:

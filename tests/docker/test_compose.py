@@ -328,7 +328,7 @@ def test_a_sweep_outlives_a_node(cluster: Cluster, undisturbed: tuple[Path, list
     assert "6 runs finished" in said
     logs = [path.read_text() for path in folder.glob("runs/*/log.txt")]
     # Which actors were on the node is chance: those of the fleet are replaced, the trial itself is tried again.
-    assert any("was lost" in log or len(re.findall(" begins| goes on from ", log)) > 1 for log in logs), logs
+    assert any("was lost" in log or len(re.findall(" begins| continues from ", log)) > 1 for log in logs), logs
     runs = sorted(path.name for path in (undisturbed[0] / "runs").iterdir())
     assert runs == sorted(path.name for path in (folder / "runs").iterdir())
     for run in runs:
@@ -509,4 +509,4 @@ def test_docker_starts_the_head_again_whose_ray_died_and_the_sweep_is_continued(
     eventually(lambda: docker("inspect", "--format", "{{.State.Health.Status}}", head).strip() == "healthy")
     said, _ = cluster.sweep(*command).communicate(timeout=PATIENCE)
     assert "2 runs finished" in said
-    assert all("goes on from step" in path.read_text() for path in folder.glob("runs/*/log.txt"))
+    assert all("continues from step" in path.read_text() for path in folder.glob("runs/*/log.txt"))

@@ -23,7 +23,7 @@ import pytest
 from byzray import commands
 
 # What a report says before it is written, or refused.
-ANNOUNCEMENT = "byzray: writing the report, and drawing its figures\n"
+ANNOUNCEMENT = "byzray: writing the report and its figures\n"
 
 LIMIT = 5.0  # seconds for a case, of this process: others may keep the machine busy
 

@@ -23,7 +23,7 @@ from byzray.recording.update import Interrupted
 from sweeps.definition import load_sweep
 from sweeps.grid import SweepError
 from sweeps.plan import make_plan
-from sweeps.search import look_at
+from sweeps.search import read_draws
 from sweeps.storage import Storage
 
 ROOT = Path(__file__).parents[2]
@@ -382,7 +382,7 @@ def test_draws(place: Path) -> None:
 
         def look() -> None:
             with Storage("out") as storage:
-                look_at(search, (1,), storage)
+                read_draws(search, (1,), storage)
 
         failures.check(calls(look, failures.kind, (SweepError,)), how)
     failures.tell()

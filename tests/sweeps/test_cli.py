@@ -43,7 +43,7 @@ def test_a_sweep_from_plan_to_report(byzray: Byzray, tmp_path: Path) -> None:
     code, out, _ = byzray("sweep", "tiny.yaml", "--plan")
     assert code == 0
     assert "tiny: 3 setups x 1 seeds = 3 runs" in out
-    assert "3 to run: missing, never begun" in out
+    assert "3 to run: missing, never started" in out
     assert "no estimate" in out
     assert not (tmp_path / "results").exists()  # nothing was spent
 
@@ -106,7 +106,7 @@ def test_a_plan_tells_what_data_are_missing(byzray: Byzray) -> None:
     Path("tiny.yaml").write_text(TINY.replace("dataset: digits", "dataset: mnist"))
     code, out, err = byzray("sweep", "tiny.yaml", "--plan", "--measure", "--data", "nowhere")
     assert (code, err) == (0, "")
-    assert "3 to run: missing, never begun" in out
+    assert "3 to run: missing, never started" in out
     assert "no estimate: nothing could be measured" in out
     (line,) = [line for line in out.splitlines() if line.startswith("not measured: ")]
     assert "and 2 more: " in line
@@ -120,7 +120,7 @@ def test_a_failure_is_in_the_exit_code_and_the_last_lines(byzray: Byzray, broken
     (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
     assert "Broken-little-f2-at-worker-seed1" in line
     assert line.endswith("ZeroDivisionError: no rule today")
-    assert "results/tiny/runs/*/error.txt; the same command tries them again" in out
+    assert "results/tiny/runs/*/error.txt; the same command retries them" in out
     states = {json.loads(path.read_text())["state"] for path in Path("results/tiny/runs").glob("*/status.json")}
     assert states == {"finished", "failed"}
 
@@ -152,13 +152,16 @@ def test_list_sweeps(byzray: Byzray) -> None:
         (("sweep", "papers"), "there is no such sweep: expected demo, paper, appendix, or a YAML file"),
         (("sweep", "nowhere.yaml"), "nowhere.yaml: 1 mistake in the sweep"),
         (("sweep", "demo", "--seeds", "5-1"), "--seeds: got '5-1', expected seeds such as 1-5 or 1,3,7-9"),
-        (("sweep", "demo", "--only", "f = 4"), "--only: condition 'f = 4': is an assignment, expected == to compare"),
+        (
+            ("sweep", "demo", "--only", "f = 4"),
+            "--only: condition 'f = 4': is an assignment, expected a comparison",
+        ),
         (("sweep", "demo", "--only", "f == 7"), "no setup meets f == 7"),
         (("sweep", "demo", "--only", "rule == 'median'"), "'rule' is unknown, did you mean 'aggregator'?"),
         (("sweep", "demo", "--only", "agregator == 'median'"), "'agregator' is unknown, did you mean 'aggregator'?"),
         (("sweep", "demo", "--only", "colour == 'red'"), "'colour' is not defined"),
         (("sweep", "demo", "--output", "nowhere://x"), "--output: got 'nowhere://x', expected a folder, or a URI"),
-        (("sweep", "demo", "--measure"), "--measure: expected with --plan"),
+        (("sweep", "demo", "--measure"), "--measure: works only with --plan"),
         (("sweep", "demo", "--workers-per-actor", "0"), "--workers-per-actor"),
         (("sweep", "demo", "--retries", "-1"), "--retries"),
         (("report", "nowhere"), "nowhere"),

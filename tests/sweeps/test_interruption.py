@@ -175,7 +175,7 @@ def test_interrupted_and_continued(sweep: Sweep) -> None:
     driver.send_signal(signal.SIGINT)
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 1, log
-    assert "SIGINT: saving the runs under way" in log
+    assert "SIGINT: saving the runs in progress" in log
     assert log.rstrip().endswith("interrupted; the same command continues it")
     assert "FileNotFoundError" not in log  # of Tune, for each run that was not begun
     saved = {
@@ -201,7 +201,7 @@ def test_a_run_whose_actor_hangs_is_tried_again(sweep: Sweep) -> None:
     sweep.hasten()
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 0, log
-    assert f"{hung}: failed, will be tried again: no sign of life for" in log
+    assert f"{hung}: failed, will be retried: no report for" in log
     assert "4 runs finished" in log
     assert {status["state"] for status in sweep.states().values()} == {"finished"}
     assert not (sweep.folder / "results" / ".processes").exists()
@@ -215,12 +215,12 @@ def test_one_interrupt_ends_a_sweep_whose_actor_hangs(sweep: Sweep) -> None:
     driver.send_signal(signal.SIGINT)
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 1, log
-    assert "no sign of life for" in log
+    assert "no report for" in log
     assert log.rstrip().endswith("interrupted; the same command continues it")
     assert "FileNotFoundError" not in log
     assert "WARNING" not in log
     assert sweep.states()[hung]["state"] == "failed"
-    assert "no sign of life" in str(sweep.states()[hung]["reason"])
+    assert "no report for" in str(sweep.states()[hung]["reason"])
 
     sweep.hasten()
     again = sweep.start()

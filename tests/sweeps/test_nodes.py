@@ -159,6 +159,6 @@ def test_a_sweep_that_loses_its_only_node_says_so_and_ends(
     assert f"byzray: {reason}" in shown.getvalue()
     assert "; waiting for nodes" in shown.getvalue()
     (run,) = plan.runs
-    assert f"{run.name}: failed, will be tried again: its actor was lost" in shown.getvalue()
+    assert f"{run.name}: failed, will be retried: its actor was lost" in shown.getvalue()
     assert outcome.failed.keys() == {run.name}
     assert json.loads((runs / run.name / "status.json").read_text())["state"] == "failed"

@@ -10,7 +10,7 @@ import pytest
 from byzray import Setup
 from sweeps import supervision
 from sweeps.storage import Storage
-from sweeps.supervision import FIRST_SECONDS, FLEET_SECONDS, REPORT_SECONDS, Supervisor, born, end_process
+from sweeps.supervision import FIRST_SECONDS, FLEET_SECONDS, REPORT_SECONDS, Supervisor, end_process, start_time
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ class Clock:
         self.now = time.monotonic()
         monkeypatch.setattr("sweeps.supervision.time.monotonic", lambda: self.now)
 
-    def look(self, seconds: float, every: float = 1.0, stopping: bool = False) -> None:
-        """The driver looks every so often for so long."""
+    def check(self, seconds: float, every: float = 1.0, stopping: bool = False) -> None:
+        """The driver checks at this interval, for so many seconds."""
         for _ in range(round(seconds / every)):
             self.now += every
-            self.supervisor.look(stopping)
+            self.supervisor.check(stopping)
 
 
 def begun(folder: Path, deadline: float | None, setup: Setup | None, monkeypatch: pytest.MonkeyPatch) -> Clock:
     supervisor = Supervisor(Storage(str(folder)), deadline)
     clock = Clock(supervisor, monkeypatch)
-    supervisor.look(False)
+    supervisor.check(False)
     supervisor.begins("a", setup)
     return clock
 
@@ -48,13 +48,13 @@ def test_a_trial_is_ended_after_the_deadline(
     tmp_path: Path, small_setup: Setup, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = begun(tmp_path, 10.0, small_setup.changed(actors=None), monkeypatch)
-    clock.look(FIRST_SECONDS)
+    clock.check(FIRST_SECONDS)
     clock.supervisor.reports("a")  # the first takes longer, whatever the deadline
-    clock.look(10.0 + REPORT_SECONDS)
+    clock.check(10.0 + REPORT_SECONDS)
     assert not ended
-    clock.look(1.0)
+    clock.check(1.0)
     assert ended == ["a"]
-    assert clock.supervisor.ends("a", for_good=False).startswith("no sign of life for 13 s")
+    assert clock.supervisor.ends("a", for_good=False).startswith("no report for 13 s")
     assert clock.supervisor.ends("a") == ""
 
 
@@ -63,7 +63,7 @@ def test_reports_that_wait_to_be_read_are_no_silence(
 ) -> None:
     clock = begun(tmp_path, 10.0, None, monkeypatch)
     clock.supervisor.reports("a")
-    clock.look(600.0, every=100.0)  # the driver itself was busy
+    clock.check(600.0, every=100.0)  # the driver itself was busy
     assert not ended
 
 
@@ -72,9 +72,9 @@ def test_who_looks_after_a_fleet_may_be_silent_for_longer(
 ) -> None:
     clock = begun(tmp_path, 10.0, small_setup.changed(actors={}), monkeypatch)
     clock.supervisor.reports("a")
-    clock.look(FLEET_SECONDS)
+    clock.check(FLEET_SECONDS)
     assert not ended
-    clock.look(20.0)
+    clock.check(20.0)
     assert ended == ["a"]
 
 
@@ -82,9 +82,9 @@ def test_whoever_waits_for_the_end_does_not_wait_longer_for_a_run_that_never_rep
     tmp_path: Path, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = begun(tmp_path, None, None, monkeypatch)
-    clock.look(FIRST_SECONDS + 1)
+    clock.check(FIRST_SECONDS + 1)
     assert not ended
-    clock.look(1.0, stopping=True)
+    clock.check(1.0, stopping=True)
     assert ended == ["a"]
 
 
@@ -93,21 +93,21 @@ def test_without_a_deadline_it_follows_from_the_pace_and_doubles(
 ) -> None:
     clock = begun(tmp_path, None, None, monkeypatch)
     for _ in range(3):
-        clock.look(3.0)
+        clock.check(3.0)
         clock.supervisor.reports("a")
-    clock.look(20 * 3.0 + REPORT_SECONDS + 1)
+    clock.check(20 * 3.0 + REPORT_SECONDS + 1)
     assert ended == ["a"]
     clock.supervisor.ends("a", for_good=False)
     clock.supervisor.begins("a", None)
     clock.supervisor.reports("a")
-    clock.look(20 * 3.0 + REPORT_SECONDS + 1)
+    clock.check(20 * 3.0 + REPORT_SECONDS + 1)
     assert ended == ["a", "a"]  # it had reported, so its pace is known again
 
 
 def test_a_process_is_ended_but_not_one_that_took_over_its_number() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    end_process(process.pid, born(os.getpid()) or "another")
+    end_process(process.pid, start_time(os.getpid()) or "another")
     assert process.poll() is None
-    end_process(process.pid, born(process.pid))
+    end_process(process.pid, start_time(process.pid))
     assert process.wait(60) == -9
-    end_process(process.pid, born(process.pid))  # it is gone
+    end_process(process.pid, start_time(process.pid))  # it is gone

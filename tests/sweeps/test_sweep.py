@@ -25,7 +25,7 @@ from sweeps.definition import load_sweep
 from sweeps.grid import SweepError
 from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan, make_plan
-from sweeps.search import DRAWS, look_at, make_search
+from sweeps.search import DRAWS, make_search, read_draws
 from sweeps.storage import Storage
 from sweeps.trainable import Resources
 from sweeps.tuner import Options, in_sole_use, run_sweep, slots
@@ -304,7 +304,7 @@ def test_accuracies_that_there_are_none_of_decide_nothing(
     np.savez(tmp_path / "untested.npz", **{**arrays, "x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]})
     folder = Folder(tmp_path, tmp_path / "untested.npz")
     folder.write(text)
-    with pytest.raises(SweepError, match=f"which has no test examples, expected some, as {which} compares accuracies"):
+    with pytest.raises(SweepError, match=f"which has no test examples; expected some, as {which} compares accuracies"):
         folder.run()
     assert not (Path(folder.output) / "runs").exists()
 
@@ -387,15 +387,15 @@ def test_draws_that_are_no_valid_setups_are_passed_over(folder: Folder) -> None:
     assert search is not None
     storage = Storage(folder.output)
     storage.folder.mkdir()
-    searcher = make_search(search, look_at(search, (1,), storage), (1,), storage)
+    searcher = make_search(search, read_draws(search, (1,), storage), (1,), storage)
     drawn = [searcher.suggest(f"trial {number}") for number in range(4)]
     assert all(draw is not None and draw["byzantine"] in (1, 2) for draw in drawn)
-    assert look_at(search, (1,), storage).pending == drawn
+    assert read_draws(search, (1,), storage).pending == drawn
     # Those of other ranges are none of this search.
     folder.write(SEARCH.replace("5", "4") % 4)
     other = load_sweep(str(folder.folder / "mine.yaml")).search
     assert other is not None
-    assert look_at(other, (1,), storage).pending == []
+    assert read_draws(other, (1,), storage).pending == []
 
 
 def test_one_sweep_a_folder(folder: Folder) -> None:

@@ -18,12 +18,12 @@ MOSTLY = "momentum at the workers wins back at least 20 points in more than 60 %
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim, held against some pairs of placements.
+    """The verdict on a claim for some pairs of placements.
 
     Attributes:
         claim: what is claimed to hold where the attack costs at least 20 points of the best accuracy.
         scope: which pairs, in words; empty if there is none.
-        verdict: what may be said; `not decidable`: nor will it be, as no pair is open and none tells anything.
+        verdict: the conclusion; `not decidable`: no pair is open, and in none does the attack cost enough.
         effective: in how many decided pairs the attack costs at least 20 points.
         successes: in how many of those the claim's condition holds.
         unknown: how many pairs are undecided.
