@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from actors.publishing import Sample, Source, counter
-from byzray.phases import Timings
 from byzray.recording.update import Update
 from byzray.runs.directory import RunDirectory
 from byzray.setups import Setup
+from byzray.timings import Timings
 
 # Names of variance-norm ratios, and of their columns.
 RATIOS = {"sampled": "Sampled", "submitted": "Honest"}

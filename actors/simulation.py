@@ -23,16 +23,16 @@ from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
 from byzray.mistakes import SetupError
-from byzray.phases import Timings
 from byzray.recording.loop import record
 from byzray.recording.progress import shown
-from byzray.recording.recorder import CheckpointInterval
 from byzray.recording.simulation import StateLost
 from byzray.recording.update import Progress, Update
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.result import Result
 from byzray.setups import Actors, Setup
 from byzray.simulation import mean_buffers
 from byzray.state import State
+from byzray.timings import Timings
 
 T = TypeVar("T")
 

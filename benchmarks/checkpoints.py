@@ -20,8 +20,8 @@ from byzray import Interrupted, Setup, Update
 from byzray.data import load_data
 from byzray.files import write_atomically
 from byzray.recording.loop import record
-from byzray.recording.recorder import CheckpointInterval, Recorder
-from byzray.runs.checkpoints import Checkpoint, Checkpoints
+from byzray.recording.recorder import Recorder
+from byzray.runs.checkpoints import Checkpoint, CheckpointInterval, Checkpoints
 from byzray.simulation import LocalSimulation
 
 INTERVALS = {

@@ -25,9 +25,9 @@ from actors.monitoring import Monitor
 from byzray import Interrupted, Setup, Update
 from byzray.data import load_data
 from byzray.files import write_atomically
-from byzray.phases import Stopwatch
 from byzray.recording.loop import record
 from byzray.simulation import LocalSimulation
+from byzray.timings import Stopwatch
 
 TURNS = 6
 

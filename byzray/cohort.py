@@ -15,11 +15,11 @@ from byzray.division import worker_stream
 from byzray.gradients import Gradients, Network, clip
 from byzray.metrics import Moments
 from byzray.momentum import WorkerMomentum
-from byzray.phases import Stopwatch
 from byzray.randomness import generator, key
 from byzray.sampling import Batch, TrainingStream
 from byzray.setups import Setup
 from byzray.state import State, expect_like
+from byzray.timings import Stopwatch
 
 
 class Contribution(NamedTuple):

@@ -72,7 +72,7 @@ def _squared_deviations(matrix, center, squares, rows, dimension, ROWS: tl.const
 
 
 def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
-    """As :func:`byzray.order.order_statistics`, for not too many rows: (D, count).
+    """As :func:`byzray.order_statistics.order_statistics`, for not too many rows: (D, count).
 
     The rank of a value is the number of values before it, found by comparing all of a coordinate: O(N^2) comparisons.
     """

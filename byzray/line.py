@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from byzray.distances import distances, norms
-from byzray.order import sort_columns
+from byzray.order_statistics import sort_columns
 
 BLOCK = 16_384
 """Coordinates converted to double precision at once: a block of all vectors stays within a few megabytes."""
@@ -98,7 +98,7 @@ class Line:
 
     def ranks(self, first: int, count: int, x: Tensor) -> Tensor:
         """The values at x of the ranks first, ..., first+count-1 of every coordinate, (D, count), as
-        :func:`byzray.order.order_statistics`.
+        :func:`byzray.order_statistics.order_statistics`.
 
         Among the sorted honest values v_0 <= v_1 <= ..., b equal values u move the value of rank r from v_r at most
         down to v_(r-b): it is u if that lies between the two, else the nearer one.

@@ -19,13 +19,13 @@ from byzray.division import training
 from byzray.evaluation import Evaluation
 from byzray.gradients import Network
 from byzray.momentum import ServerMomentum
-from byzray.phases import Stopwatch
-from byzray.root import RootWorker
+from byzray.root_worker import RootWorker
 from byzray.setups import Setup
 from byzray.state import State, below, expect_like, keep, prefixed
 from byzray.step import Step
 from byzray.study import Observed, Study
 from byzray.submissions import Matrix
+from byzray.timings import Stopwatch
 
 
 class Server:

@@ -15,16 +15,16 @@ from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
 from byzray.graphs import StepGraphs, captures, plain_step
-from byzray.phases import Timings
 from byzray.recording.loop import record
 from byzray.recording.progress import shown
-from byzray.recording.recorder import CheckpointInterval
 from byzray.recording.simulation import Simulation
 from byzray.recording.update import Progress
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.result import Result
 from byzray.server import Server
 from byzray.setups import Setup
 from byzray.state import State
+from byzray.timings import Timings
 
 
 class LocalSimulation:

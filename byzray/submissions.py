@@ -16,7 +16,7 @@ from torch import Tensor
 
 from byzray.distances import FURTHEST, distances, finite_rows, norms
 from byzray.line import Line
-from byzray.order import mean_of_rows, order_statistics
+from byzray.order_statistics import mean_of_rows, order_statistics
 
 COMPARED = 2**28
 """Up to so many products, distances of mixtures follow from those of what is mixed; beyond, their rows are formed."""
@@ -50,7 +50,7 @@ class Submissions(ABC):
 
     def ranks_DK(self, first: int, count: int) -> Tensor:
         """The values of the ranks first, ..., first+count-1 of every coordinate, see
-        :func:`byzray.order.order_statistics`."""
+        :func:`byzray.order_statistics.order_statistics`."""
         return order_statistics(self.rows_ND, first, count)
 
     def mean_of(self, rows_K: Tensor) -> Tensor:

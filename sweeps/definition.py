@@ -17,8 +17,8 @@ from ray.tune.search.sample import Domain
 
 from byzray.mistakes import SetupError, in_plain_words, lines
 from byzray.setups import Actors, Setup
+from byzray.setups._section import Section
 from byzray.setups.files import overridden, read_content
-from byzray.setups.sections import Section
 from sweeps import paper
 from sweeps.conditions import ConditionError
 from sweeps.grid import Grid, Overrides, Point, SweepError, setups

@@ -6,7 +6,7 @@ from pathlib import Path
 from actors.supervision import Supervision
 from byzray.data import data_root
 from byzray.mistakes import parsed
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from sweeps.definition import Sweep, load_sweep, parse_seeds
 from sweeps.observer import Observer
 from sweeps.outcome import Outcome

@@ -27,10 +27,9 @@ from byzray.files import StorageFault
 from byzray.mistakes import Failure, SetupError
 from byzray.process_state import own_settings
 from byzray.recording.loop import interrupt, recorded
-from byzray.recording.recorder import CheckpointInterval
 from byzray.recording.simulation import Simulation
 from byzray.recording.update import Interrupted, Update, Updates
-from byzray.runs.checkpoints import Checkpoints
+from byzray.runs.checkpoints import CheckpointInterval, Checkpoints
 from byzray.runs.directory import RunDirectory, RunExists
 from byzray.runs.result import Result
 from byzray.setups import Setup

@@ -24,7 +24,7 @@ from actors.nodes import nodes, unshared
 from actors.supervision import Supervision
 from byzray.files import expect_no_link
 from byzray.mistakes import WrongInput
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.directory import RunDirectory, RunExists
 from byzray.setups import Actors, Setup
 from sweeps.conditions import condition_variables, sorted_by

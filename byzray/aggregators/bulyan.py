@@ -13,7 +13,7 @@ from torch import Tensor
 from byzray.aggregators._base import Aggregator, unmet
 from byzray.aggregators._scoring import krum_bound, krum_scores
 from byzray.distances import smallest
-from byzray.order import mean_of_nearest, sort_columns
+from byzray.order_statistics import mean_of_nearest, sort_columns
 from byzray.submissions import Submissions
 
 

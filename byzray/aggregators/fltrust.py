@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byzray.aggregators._base import Aggregate, Aggregator
 from byzray.distances import FURTHEST
-from byzray.order import BLOCK
+from byzray.order_statistics import BLOCK
 from byzray.state import State
 from byzray.step import Step
 from byzray.submissions import Submissions

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from byzray.aggregators._base import Weighting, unmet
 from byzray.distances import norms
-from byzray.order import lower_median_of
+from byzray.order_statistics import lower_median_of
 from byzray.submissions import Submissions
 
 SMOOTHED = 1e-6

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from byzray.aggregators._ranking import Trimming
-from byzray.order import mean_of_nearest
+from byzray.order_statistics import mean_of_nearest
 
 
 class Meamed(Trimming):

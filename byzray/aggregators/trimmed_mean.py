@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from byzray.aggregators._ranking import Trimming
-from byzray.order import mean
+from byzray.order_statistics import mean
 
 
 class TrimmedMean(Trimming):

@@ -17,7 +17,7 @@ from byzray.mistakes import SetupError, parsed, suggestion
 from byzray.setups.files import read_content
 
 if TYPE_CHECKING:
-    from byzray.recording.recorder import CheckpointInterval
+    from byzray.runs.checkpoints import CheckpointInterval
     from sweeps.storage import Storage
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ Address = Annotated[
 
 def interval(text: str | None) -> "CheckpointInterval":
     """Parse --checkpoint-every."""
-    from byzray.recording.recorder import CheckpointInterval
+    from byzray.runs.checkpoints import CheckpointInterval
 
     return CheckpointInterval() if text is None else parsed("--checkpoint-every", text, CheckpointInterval.parse)
 

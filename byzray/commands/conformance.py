@@ -26,7 +26,7 @@ def conformance(
     address: Address = None,
 ) -> None:
     """Replay vectors of the published code; fails if an error is over its tolerance."""
-    from byzray.conformance import replay
+    from byzray.conformance.published import replay
 
     if not directory.is_dir():
         raise WrongInput(f"{directory}: expected a directory of vectors")

@@ -4,8 +4,7 @@ import math
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,52 +15,17 @@ from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
 from byzray.recording.simulation import Simulation, StateLost
 from byzray.recording.update import Update
-from byzray.runs.checkpoints import Checkpoint
+from byzray.runs.checkpoints import Checkpoint, CheckpointInterval
 from byzray.runs.directory import RunDirectory
 from byzray.runs.result import EVALUATION_COLUMNS, FAULT_COLUMNS, Result
 from byzray.runs.status import State
 from byzray.runs.table import Table
-
-# The default interval between two checkpoints, in seconds ...
-CHECKPOINT_SECONDS = 60.0
-
-# ... which is longer where saving would take more than this share of the time.
-CHECKPOINT_SHARE = 0.01
 
 # The interval at which tables are written, in seconds.
 FLUSH_SECONDS = 1.0
 
 # What replaced missing submissions, in the words of the table of faults.
 SUBMISSIONS = {"recover": "recovered", "zero": "zero vector", "drop": "left out"}
-
-
-@dataclass(frozen=True)
-class CheckpointInterval:
-    """The interval between two checkpoints of a run.
-
-    Attributes:
-        steps: every so many steps.
-        seconds: about every so many seconds; without either, about once a minute, but less often if saving is slow.
-    """
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse ``100`` (steps) or ``30s`` (seconds).
-
-        Raises:
-            ValueError: it is neither.
-        """
-        number = text.removesuffix("s")
-        try:
-            interval = cls(seconds=float(number)) if number != text else cls(steps=int(number))
-        except ValueError:
-            interval = cls(steps=0)
-        if not 0 < (interval.seconds or interval.steps or 0) < math.inf:
-            raise ValueError("expected a number of steps, such as 100, or of seconds, such as 30s")
-        return interval
 
 
 class Recorder:
@@ -249,11 +213,8 @@ class Recorder:
 
     def save_if_due(self) -> None:
         """Save a checkpoint if one is due."""
-        if self.interval.steps is not None:
-            due = self.simulation.step_number % self.interval.steps == 0
-        else:
-            wait = self.interval.seconds or max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
-            due = time.monotonic() - self._saved > wait
+        waited = time.monotonic() - self._saved
+        due = self.interval.due(self.simulation.step_number, waited, self._cost)
         if due:
             self._save("running")
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from byzray.divergence import Divergence
 from byzray.environment import Environment
-from byzray.phases import Timings
 from byzray.setups import Setup
 from byzray.state import State
+from byzray.timings import Timings
 
 
 class Simulation(Protocol):

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
-from byzray.phases import Timings
 from byzray.runs.result import Result
 from byzray.setups import Setup
+from byzray.timings import Timings
 
 
 @dataclass(frozen=True)

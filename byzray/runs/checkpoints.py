@@ -6,11 +6,13 @@ A checkpoint is a safetensors file (never unpickled), named after its step and t
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -27,6 +29,54 @@ KEPT = 2
 LARGEST = 2**40
 
 NAME = re.compile(r"(\d{8,})-([0-9a-f]{32})\.safetensors")
+
+
+# The default interval between two checkpoints, in seconds ...
+CHECKPOINT_SECONDS = 60.0
+
+# ... which is longer where saving would take more than this share of the time.
+CHECKPOINT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class CheckpointInterval:
+    """The interval between two checkpoints of a run.
+
+    Attributes:
+        steps: every so many steps.
+        seconds: about every so many seconds; without either, about once a minute, but less often if saving is slow.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``100`` (steps) or ``30s`` (seconds).
+
+        Raises:
+            ValueError: it is neither.
+        """
+        number = text.removesuffix("s")
+        try:
+            interval = cls(seconds=float(number)) if number != text else cls(steps=int(number))
+        except ValueError:
+            interval = cls(steps=0)
+        if not 0 < (interval.seconds or interval.steps or 0) < math.inf:
+            raise ValueError("expected a number of steps, such as 100, or of seconds, such as 30s")
+        return interval
+
+    def due(self, step: int, waited: float, cost: float) -> bool:
+        """Whether to save a state now.
+
+        Args:
+            step: how many steps were taken.
+            waited: seconds since the last checkpoint, or since the start.
+            cost: seconds that the last checkpoint took; 0 if there is none.
+        """
+        if self.steps is not None:
+            return step % self.steps == 0
+        return waited > (self.seconds or max(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE))
 
 
 class Checkpoint(NamedTuple):

@@ -33,8 +33,10 @@ from byzray.models import MODELS, Model
 from byzray.models.mlp import MLP
 from byzray.options import Options, Registry
 from byzray.preaggregators import PREAGGREGATORS, AnyPreAggregator
+from byzray.setups._section import LARGEST_FLOAT, Section
 from byzray.setups.checks import Loss, combinations, plain
-from byzray.setups.sections import LARGEST_FLOAT, Actors, LearningRate, Momentum, Section, Study
+from byzray.setups.learning_rate import LearningRate
+from byzray.setups.sections import Actors, Momentum, Study
 from byzray.splits import SPLITS, AnySplit
 from byzray.splits.shared import Shared
 from byzray.yaml import write_yaml

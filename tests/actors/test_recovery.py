@@ -16,7 +16,7 @@ from actors.fleet import split
 from actors.rendezvous import LOOPBACK, Rendezvous
 from actors.simulation import FleetSimulation
 from byzray import Setup, Update, simulate
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.setups import Actors
 
 FILES = ("metrics.csv", "evaluations.csv", "parameters.npy")

@@ -7,7 +7,7 @@ import torch
 from byzray import gpu_kernels
 from byzray.deviations import squared_deviations
 from byzray.distances import distances
-from byzray.order import order_statistics
+from byzray.order_statistics import order_statistics
 
 
 def main() -> None:

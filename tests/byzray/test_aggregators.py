@@ -33,7 +33,7 @@ from byzray.aggregators import (
 from byzray.aggregators.minimum_diameter import has_subset, tightest_subset
 from byzray.defence import Defence
 from byzray.distances import distances
-from byzray.order import mean_of_nearest, sort_columns
+from byzray.order_statistics import mean_of_nearest, sort_columns
 from byzray.state import State
 from byzray.step import Step
 from byzray.study import acceptance

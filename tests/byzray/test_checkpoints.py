@@ -13,8 +13,7 @@ import torch
 
 from byzray import Interrupted, Result, RunExists, Setup, Update, load_setup, simulate
 from byzray.files import StorageFault
-from byzray.recording.recorder import CheckpointInterval
-from byzray.runs.checkpoints import Checkpoint, Checkpoints, Damaged
+from byzray.runs.checkpoints import Checkpoint, CheckpointInterval, Checkpoints, Damaged
 from byzray.runs.digests import FINAL_FILES
 from byzray.runs.directory import RunDirectory
 

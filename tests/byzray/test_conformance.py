@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from byzray import commands
-from byzray.conformance import TOLERANCE
+from byzray.conformance.published import TOLERANCE
 from byzray.metrics import METRIC_COLUMNS
 
 Replay = Callable[..., tuple[int, str, str]]

@@ -14,14 +14,14 @@ import torch
 
 from byzray import Setup, parallel
 from byzray.aggregators import AGGREGATORS
-from byzray.conformance import replay
+from byzray.conformance.published import replay
 from byzray.datasets import Data
 from byzray.defence import Defence
 from byzray.deviations import squared_deviations
 from byzray.distances import distances
 from byzray.gradients import Gradients, Network
 from byzray.graphs import StepGraphs
-from byzray.order import order_statistics
+from byzray.order_statistics import order_statistics
 from byzray.sampling import Batch
 from byzray.simulation import LocalSimulation
 from byzray.step import Step

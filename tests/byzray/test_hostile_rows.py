@@ -28,7 +28,7 @@ from byzray.attacks._line import _harm
 from byzray.defence import Bound, Defence
 from byzray.distances import FURTHEST, distances, norms
 from byzray.line import Line
-from byzray.order import mean, mean_of_rows
+from byzray.order_statistics import mean, mean_of_rows
 from byzray.preaggregators import PREAGGREGATORS
 from byzray.state import State
 from byzray.step import Step

@@ -10,7 +10,7 @@ import torch
 from byzray import parallel
 from byzray.deviations import squared_deviations
 from byzray.distances import distances
-from byzray.order import order_statistics
+from byzray.order_statistics import order_statistics
 
 SHAPES = [
     (1, 1),

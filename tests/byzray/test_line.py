@@ -31,7 +31,7 @@ from byzray.attacks._line import _harm
 from byzray.defence import Bound, Defence
 from byzray.distances import distances, norms
 from byzray.line import Line
-from byzray.order import order_statistics
+from byzray.order_statistics import order_statistics
 from byzray.preaggregators import PREAGGREGATORS
 from byzray.step import Step
 from byzray.submissions import Matrix, Submissions, uniform

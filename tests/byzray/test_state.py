@@ -12,7 +12,7 @@ from byzray import Interrupted, Setup, Update, simulate
 from byzray.aggregators import Aggregate, Aggregator
 from byzray.data import load_data
 from byzray.datasets import Data
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.simulation import LocalSimulation
 from byzray.state import State
 from byzray.step import Step

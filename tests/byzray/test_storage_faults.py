@@ -20,7 +20,7 @@ from pathlib import Path
 
 import byzray.report
 from byzray import load_setup, simulate
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 
 byzray.report.save_run_figure = lambda result, folder: None
 setup, root = load_setup(sys.argv[1]), Path(sys.argv[2])

@@ -16,11 +16,10 @@ from byzray import Interrupted, RunExists, Setup, SetupError, simulate
 from byzray.data import load_data
 from byzray.files import StorageFault
 from byzray.mistakes import WrongInput, visible
-from byzray.recording.recorder import CheckpointInterval
 from byzray.report import write_report
 from byzray.report.collect import SweepFacts, collect
 from byzray.report.collect import _sweep as read_sweep
-from byzray.runs.checkpoints import Checkpoint, Checkpoints
+from byzray.runs.checkpoints import Checkpoint, CheckpointInterval, Checkpoints
 from byzray.runs.directory import RunDirectory
 from byzray.runs.verification import verify
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from byzray import submissions as submissions_module
 from byzray.distances import distances
 from byzray.line import Line
-from byzray.order import mean_of_rows, order_statistics
+from byzray.order_statistics import mean_of_rows, order_statistics
 from byzray.submissions import COMPARED, Matrix, Mixed, OnLine, Submissions, uniform
 
 N, D = 9, 40

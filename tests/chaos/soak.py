@@ -33,7 +33,7 @@ import actors
 from actors import Fleet, Supervision
 from actors.fleet import split
 from byzray import Setup, Update
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.result import Result
 from byzray.setups import Actors
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from byzray import Interrupted, Result, Setup, load_setup, simulate
-from byzray.recording.recorder import CheckpointInterval
+from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.digests import FINAL_FILES
 from byzray.yaml import read_yaml
 from sweeps.definition import load_sweep

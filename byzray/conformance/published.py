@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzray import conformance_field
 from byzray.aggregators import AGGREGATORS
 from byzray.arrays import open_archive, read_array
 from byzray.attacks import ATTACKS, View
+from byzray.conformance import field
 from byzray.datasets import Data
 from byzray.defence import Defence
 from byzray.devices import Device, pick_device
@@ -157,8 +157,8 @@ def attack_options(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def replay_field(directory: Path, device: torch.device) -> Iterator[Case]:
-    """One case an entry of the vectors of the field, see :mod:`byzray.conformance_field`."""
-    for name, error, tolerance in conformance_field.replay_field(directory, _arrays(directory / "field.npz"), device):
+    """One case an entry of the vectors of the field, see :mod:`byzray.conformance.field`."""
+    for name, error, tolerance in field.replay_field(directory, _arrays(directory / "field.npz"), device):
         yield Case(f"field {name}", error, tolerance)
 
 
