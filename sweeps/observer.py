@@ -6,7 +6,7 @@ from sweeps.progress import Progress
 class Observer:
     """Receives the progress of a sweep while it runs. This one does nothing; a subclass overrides what it needs.
 
-    All methods are called in the thread that called :func:`sweeps.run`.
+    All methods between :meth:`begin` and :meth:`end` are called in a thread of the sweep.
     """
 
     def begin(self, title: str, progress: Progress) -> None:

@@ -59,6 +59,7 @@ def run(
     Raises:
         byzray.mistakes.WrongInput: the sweep, output or address is wrong, or another process computes the sweep.
         actors.FleetError: the cluster has no room for a single run.
+        KeyboardInterrupt: after all running trials have been saved.
     """
     chosen = sweep if isinstance(sweep, Sweep) else load_sweep(str(sweep))
     if workers_per_actor is not None:

@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import ray
@@ -173,6 +175,7 @@ class TuneRun:
         self.observer = observer
         self.outcome = Outcome(storage.where)
         self.settled: set[str] = set()
+        self.interrupted = False  # by a KeyboardInterrupt
         self.failing: dict[str, str] = {}  # why runs failed that will be retried
         self.search = plan.sweep.search
         self.buffers = plan.sweep.early_stopping is None
@@ -209,7 +212,7 @@ class TuneRun:
         outcome.earlier = self.progress.done
         if samples:
             with self._observed(), SweepMetrics(self.plan.sweep.name, self.progress), _tune_settings(self.buffers):
-                self._tuner(searcher, samples).fit()
+                self._fit(self._tuner(searcher, samples))
         self.settle()
         outcome.failed |= self.failing
         outcome.interrupted = self.stopper.stopping is not None
@@ -218,6 +221,30 @@ class TuneRun:
             outcome.seconds = time.monotonic() - self.watch.began
             outcome.busy = self.progress.computing / outcome.seconds / outcome.slots
         return outcome
+
+    def _fit(self, tuner: tune.Tuner) -> None:
+        """Run Tune in a thread: an interrupt would end it half-way, and its actors would stay.
+
+        Raises:
+            KeyboardInterrupt: after all running trials have been saved; a second one does not wait for that.
+        """
+        fitted: Future[tune.ResultGrid] = Future()
+
+        def fit() -> None:
+            try:
+                fitted.set_result(tuner.fit())
+            except BaseException as error:
+                fitted.set_exception(error)
+
+        Thread(target=fit, name="tune", daemon=True).start()
+        try:
+            _wait_for(fitted)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.observer.message("interrupted: saving the running trials")
+            _wait_for(fitted)
+            raise
+        fitted.result()
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
@@ -300,7 +327,7 @@ class TuneRun:
 
     def poll(self) -> None:
         """Check several times a second whether to stop, whether trials hang, and whether waiting runs have room."""
-        if self.stopper.stopping is None and self.observer.stop_asked():
+        if self.stopper.stopping is None and (self.interrupted or self.observer.stop_asked()):
             self.stopper.stopping = set(self.watch.running)
             self.storage.ask_to_stop()
         self.supervisor.check(self.stopper.stopping is not None)
@@ -489,6 +516,12 @@ class _Stopper(tune.Stopper):
     def stop_all(self) -> bool:
         saved = self.stopping is not None and not self.stopping & self.watch.running
         return saved or bool(self.shortage.final)
+
+
+def _wait_for(future: Future[Any]) -> None:
+    """Wait in short turns, between which the thread can be interrupted in every way."""
+    while not future.done():
+        wait([future], timeout=0.5)
 
 
 @contextmanager

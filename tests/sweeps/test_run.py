@@ -104,6 +104,26 @@ def test_it_stops_when_asked_and_continues(sweep_file: Path, tmp_path: Path) -> 
     assert (rest.earlier, rest.finished) == (outcome.finished, 6 - outcome.finished)
 
 
+def test_an_interrupt_saves_what_runs(sweep_file: Path, tmp_path: Path) -> None:
+    """Ctrl-C in a script, or the stop button of a notebook; nothing is left that keeps the next call waiting."""
+    output = tmp_path / "results"
+    sweep_file.write_text(sweep_file.read_text().replace("steps: 40", "steps: 2000"))
+
+    class Interrupts(Recorded):
+        def run_ended(self, run: str, outcome: str) -> None:
+            super().run_ended(run, outcome)
+            if len(self.ended) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.run(sweep_file, output, cpus=1.75, observer=Interrupts())
+    states = byzray.load_runs(output)["state"].value_counts()
+    assert "running" not in states
+    assert 1 <= states["finished"] < 6
+    rest = sweeps.run(sweep_file, output, cpus=1.75, observer=Recorded())
+    assert (rest.earlier, rest.finished) == (states["finished"], 6 - states["finished"])
+
+
 def test_the_process_stays_as_it_was(sweep_file: Path, tmp_path: Path) -> None:
     """No signal handler, environment variable or logger of the caller's is changed."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
