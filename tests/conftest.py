@@ -27,13 +27,10 @@ SAVE_RUN_FIGURE = byzray.report.save_run_figure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two processes: one for all tests that share the Ray cluster, and one for the others."""
+    """`make test` runs two processes: one for all tests that use the shared Ray cluster or Docker, one for the others."""
     for item in items:
-        names = getattr(item, "fixturenames", ())
-        if "ray_cluster" in names:
+        if "ray_cluster" in getattr(item, "fixturenames", ()) or "docker" in item.nodeid.split("/"):
             item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "docker" in item.nodeid.split("/"):
-            item.add_marker(pytest.mark.xdist_group("docker"))
 
 
 @pytest.fixture(scope="session", autouse=True)

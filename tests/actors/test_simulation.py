@@ -219,9 +219,13 @@ def test_the_data_set_is_held_once_whatever_the_number_of_actors(
     x = np.zeros((300, 80_000), np.float32)
     x[:, :5] = np.random.default_rng(0).normal(size=(300, 5))
     y = (x[:, 0] > 0).astype(np.int64)
-    np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
-    setup = small_setup.changed(dataset={"name": "npz", "path": str(tmp_path / "big.npz")}, model="linear", loss="mse")
-    actors.simulate(small_setup, fleet=fleet)
+    for name, count in (("few", 10), ("all", 300)):
+        np.savez(tmp_path / f"{name}.npz", x_train=x[:count], y_train=y[:count], x_test=x[:2], y_test=y[:2])
+    few, setup = (
+        small_setup.changed(dataset={"name": "npz", "path": str(tmp_path / name)}, model="linear", loss="mse")
+        for name in ("few.npz", "all.npz")
+    )
+    actors.simulate(few, fleet=fleet)  # what is loaded for gradients of this size is loaded
     processes = [psutil.Process(place["pid"]) for place in fleet.locations]
     before = [process.memory_full_info().uss for process in processes]
     actors.simulate(setup, fleet=fleet)

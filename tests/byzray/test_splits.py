@@ -80,7 +80,7 @@ def test_label_skew_is_nothing_for_equal_shards_and_most_for_single_classes() ->
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"name": "dirichlet", "minimum": 400}, "needs minimum * workers <= examples, got minimum = 400"),
+        ({"name": "dirichlet", "minimum": 400}, "needs minimum * workers <= examples; got minimum = 400"),
         ({"name": "dirichlet", "alpha": 0.02, "minimum": 300}, "left some of 6 workers with fewer than minimum = 300"),
     ],
 )
