@@ -27,7 +27,7 @@ SAVE_RUN_FIGURE = byzray.report.save_run_figure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two processes: one for all tests that use the shared Ray cluster or Docker, one for the others."""
+    """`make test` has two processes: one for tests that use the shared Ray cluster or Docker, one for the others."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) or "docker" in item.nodeid.split("/"):
             item.add_marker(pytest.mark.xdist_group("ray"))

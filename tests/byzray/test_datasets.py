@@ -333,7 +333,7 @@ def write_meta(path: Path, key: str) -> dict[str, str]:
 def test_cifar_in_torchvision_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Cifar10 | Cifar100, loader: str, labels_key: str
 ):
-    # the official files cannot be made here: torchvision is told the sums of small ones instead
+    # the official files cannot be made here: torchvision gets the sums of small ones instead
     import torchvision
 
     cifar = getattr(torchvision.datasets, loader)

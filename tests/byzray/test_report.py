@@ -761,13 +761,13 @@ def test_page_of_attacked_and_unattacked_panels_with_failed_and_missing_runs(swe
 def test_directory_is_told_by_the_name_it_is_given(unattacked_sweep: Path, written: Written, tmp_path: Path) -> None:
     sweep = unattacked_sweep
     report = write_report(sweep, "s3://bucket/mine/")
-    told = "".join([*report.summary, report.page.read_text()])
-    assert str(tmp_path) not in told
+    shown = "".join([*report.summary, report.page.read_text()])
+    assert str(tmp_path) not in shown
     assert report.summary[0].startswith("s3://bucket/mine: 2 runs")
     assert report.summary[-1] == "page: s3://bucket/mine/report/index.html"
     assert report.page == sweep / "report/index.html"
-    assert "<h1>mine</h1>" in told
-    assert "Report of <code>s3://bucket/mine</code>" in told
+    assert "<h1>mine</h1>" in shown
+    assert "Report of <code>s3://bucket/mine</code>" in shown
     assert written.report.summary[-1] == f"page: {written.folder}/report/index.html"
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):

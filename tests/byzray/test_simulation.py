@@ -287,7 +287,7 @@ def test_a_run_of_changed_code_is_not_taken_for_the_one_that_was_computed(small_
 
 
 def test_a_rule_that_failed_at_once_can_be_mended(small_setup: Setup, tmp_path: Path) -> None:
-    module = tmp_path / "mended_rule.py"
+    module = tmp_path / "corrected_rule.py"
     code = (
         "from byzray.aggregators import Aggregator\n\n\nclass Mine(Aggregator):\n"
         "    def aggregate(self, submissions, f):\n        return {}\n"
@@ -295,13 +295,13 @@ def test_a_rule_that_failed_at_once_can_be_mended(small_setup: Setup, tmp_path: 
     module.write_text(code.format("1 / 0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
-        setup = small_setup.changed(aggregator="mended_rule:Mine")
+        setup = small_setup.changed(aggregator="corrected_rule:Mine")
         with pytest.raises(ZeroDivisionError):
             simulate(setup, output=tmp_path / "runs")
         module.write_text(code.format("submissions.rows_ND.mean(dim=0)"))
-        patch.delitem(sys.modules, "mended_rule")
-        mended = small_setup.changed(aggregator="mended_rule:Mine")
-        assert len(simulate(mended, output=tmp_path / "runs").metrics) == setup.steps
+        patch.delitem(sys.modules, "corrected_rule")
+        corrected = small_setup.changed(aggregator="corrected_rule:Mine")
+        assert len(simulate(corrected, output=tmp_path / "runs").metrics) == setup.steps
 
 
 def test_a_run_of_changed_data_is_not_taken_for_the_one_that_was_computed(

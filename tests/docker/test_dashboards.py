@@ -298,8 +298,8 @@ def test_stuck_and_failed_runs_are_told_from_others(tmp_path: Path) -> None:
     ]
     tests = [{"interval": "5s", "input_series": inputs, "promql_expr_test": asked}]
     (tmp_path / "tests.json").write_text(json.dumps({"tests": tests}))
-    told = subprocess.run(["promtool", "test", "rules", tmp_path / "tests.json"], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout + told.stderr
+    checked = subprocess.run(["promtool", "test", "rules", tmp_path / "tests.json"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 # A run that is done soon, one that fails after a while, and one that lasts.

@@ -60,14 +60,14 @@ def test_a_cluster_needs_no_image_but_ours() -> None:
 
 def test_the_guide_has_every_variable_with_its_default() -> None:
     rows = re.findall(r"^\| (`BYZRAY_[^|]*) \| ([^|]*) \|", GUIDE, re.MULTILINE)
-    told: dict[str, str] = {}
+    known: dict[str, str] = {}
     for names, defaults in rows:
         variables, values = re.findall(r"BYZRAY_\w+", names), re.findall(r"`([^`]*)`", defaults)
-        told |= dict(zip(variables, values * len(variables) if len(values) == 1 else values or [""] * 9, strict=False))
+        known |= dict(zip(variables, values * len(variables) if len(values) == 1 else values or [""] * 9, strict=False))
     used = dict(re.findall(r"\$\{(BYZRAY_\w+):?-([^}]*)\}", COMPOSE))
-    assert sorted(told) == sorted(used)
+    assert sorted(known) == sorted(used)
     in_words = {"BYZRAY_DATA", "BYZRAY_TOKEN_FILE", "BYZRAY_TORCH", "BYZRAY_PROMETHEUS_IMAGE", "BYZRAY_GRAFANA_IMAGE"}
-    assert {name: told[name] for name in used.keys() - in_words} == {
+    assert {name: known[name] for name in used.keys() - in_words} == {
         name: default for name, default in used.items() if name not in in_words
     }
 

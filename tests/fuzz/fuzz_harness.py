@@ -71,7 +71,7 @@ COUNTS: dict[str, Count] = {}
 
 @dataclass
 class Failures:
-    """Cases of a test that did not pass: all of them are told, not the first alone."""
+    """Cases of a test that did not pass: all of them are reported, not the first alone."""
 
     kind: str
     found: list[str] = field(default_factory=list)

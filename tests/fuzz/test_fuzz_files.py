@@ -340,7 +340,7 @@ def test_resumed_run(place: Path) -> None:
 
 @pytest.mark.parametrize("until", [None, 2], ids=["finished", "interrupted"])
 def test_report(until: int | None, place: Path) -> None:
-    """A damaged run is told of in the report, and stops none."""
+    """A damaged run is listed in the report, and stops no other."""
     folder = computed(place, until)
     before = restored(folder)
     Mutants("run directories: reports", run_files(folder), ["report", "out"], before=before).run(scaled(2, 60))

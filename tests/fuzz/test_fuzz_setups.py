@@ -17,7 +17,7 @@ from byzray.setups import Setup, load_setup
 
 
 def shown(place: Path, content: bytes, kind: str, failures: Failures, named: str = "") -> int | None:
-    """The exit code of `byzray show` for such a file, which is told if it is not as it should be."""
+    """The exit code of `byzray show` for such a file, which is reported if it is not as it should be."""
     (place / "setup.yaml").write_bytes(content)
     outcome = byzray("show", "setup.yaml", count=kind)
     failures.check(outcome.problem(named=named), repr(content[:1500]))

@@ -68,7 +68,7 @@ def valid_sweep(rng: random.Random) -> generator.Content:
 
 
 def planned(place: Path, content: bytes, kind: str, failures: Failures, named: str = "") -> int | None:
-    """The exit code of `byzray sweep --plan` for such a file, which is told if it is not as it should be."""
+    """The exit code of `byzray sweep --plan` for such a file, which is reported if it is not as it should be."""
     (place / "own.yaml").write_bytes(content)
     outcome = byzray("sweep", "own.yaml", "--plan", "--output", "out", count=kind)
     failures.check(outcome.problem(named=named), repr(content[:1500]))
