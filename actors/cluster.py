@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from typing import Any
 
 import ray
@@ -100,7 +102,8 @@ def _not_grpc(connection: socket.socket) -> str:
 
 
 def _init(address: str | None, **options: Any) -> None:
-    """`ray.init`, with installed modules before those in the user's folder, and without Ray's advice on tokens.
+    """`ray.init`, with installed modules before those in the user's folder, and without Ray's advice on tokens. The
+    caller's handler of SIGTERM, which Ray replaces, is put back.
 
     Raises:
         FleetError: Ray cannot start here, for a reason that the user can fix.
@@ -111,12 +114,16 @@ def _init(address: str | None, **options: Any) -> None:
         raise FleetError(f"Ray needs a working folder whose name is UTF-8, got {os.getcwd()!r}; {IN_PROCESS}") from None
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     logger.info("starting Ray" if address == "local" else "connecting to Ray")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, runtime_env=worker_environment(address), **options)
     except (OSError, RuntimeError) as error:
         if reason := _why_not(error):
             raise FleetError(reason) from error
         raise
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _why_not(error: Exception) -> str:

@@ -89,3 +89,16 @@ def test_the_error_names_the_address_and_its_source(closed: str, tmp_path: Path)
     assert f"--address: got '{closed}': nothing answers there" in given
     assert f"{expected}; leave it out to start one here" in given
     assert "address of a dashboard" in said("run", "setup.yaml", RAY_ADDRESS=f"http://{closed}")
+
+
+def test_the_handler_of_sigterm_stays(ray_cluster: str) -> None:
+    """Ray sets one of its own; the commands save runs in theirs."""
+    code = (
+        "import signal, sys, actors\n"
+        "def stop(*_): pass\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "actors.connect(sys.argv[1], output=False)\n"
+        "print(signal.getsignal(signal.SIGTERM) is stop)"
+    )
+    command = [sys.executable, "-c", code, ray.get_runtime_context().gcs_address]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1] == "True"

@@ -247,7 +247,7 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(3)  # into the first step
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(signal.SIGTERM)
     log, _ = driver.communicate(timeout=WITHIN)
     assert driver.returncode == 1, log
     (status,) = sweep.states().values()
