@@ -25,7 +25,7 @@ FRAME_HEADER = 9
 SETTINGS = 4
 
 
-IN_PROCESS = "compute without Ray (--in-process)"
+IN_PROCESS = "compute without Ray (byzray run --in-process)"
 
 logger = logging.getLogger(__name__)
 

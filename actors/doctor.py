@@ -23,9 +23,9 @@ import ray
 from actors.cluster import connect, nobody_at
 from actors.imports import worker_environment
 from actors.nodes import Node, nodes, on_every_node, sharing
-from byzray.commands.machine import Finding, State, load_all
 from byzray.data import data_root
 from byzray.datasets import Data
+from byzray.machine import Finding, State, load_all
 
 PACKAGES = ("byzray", "ray", "torch", "numpy")
 

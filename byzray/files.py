@@ -126,7 +126,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageFault(
             f"{path}: cannot be written ({error.strerror or error}). What was saved before is intact: "
-            "once there is room and permission to write, the same command with --resume goes on from there"
+            "once there is room and permission to write, the same command continues from there "
+            "(`byzray run` with --resume)"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Distributed SGD under attack, from data to theta, in plain PyTorch: the idea of byzray in one file.
 
 Seven honest workers train a network on handwritten digits. Four Byzantine workers see what the honest ones submit and
-answer with -0.1 times its mean ("fall of empires"). The server averages the submissions closest to the others
+answer with -0.1 times their mean ("fall of empires"). The server averages the submissions closest to the others
 (multi-Krum). Momentum is kept in the update, after the rule, as usual; or at each worker, before attack and rule, and
 training succeeds. As a setup of byzray this is digits.yaml; tests/examples/test_one_file.py compares the parameters.
 

@@ -6,7 +6,8 @@ from sweeps.progress import Progress
 class Observer:
     """Receives the progress of a sweep while it runs. This one does nothing; a subclass overrides what it needs.
 
-    All methods between :meth:`begin` and :meth:`end` are called in a thread of the sweep.
+    If there is anything to compute, :meth:`begin` and :meth:`end` are called in the thread that called
+    :func:`sweeps.run`, and the others between them, mostly in another thread.
     """
 
     def begin(self, title: str, progress: Progress) -> None:

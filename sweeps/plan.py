@@ -17,7 +17,7 @@ from byzray.environment import fingerprints
 from byzray.files import LARGEST_DESCRIPTION, read_plain, write_atomically
 from byzray.options import importing_only
 from byzray.runs.digests import DIGESTED
-from byzray.runs.directory import DONE, RunDirectory, read_environment, read_state
+from byzray.runs.directory import DONE, RunDirectory, read_state
 from byzray.setups import Placement, Setup
 from sweeps.conditions import condition_variables
 from sweeps.definition import Sweep
@@ -209,6 +209,7 @@ def make_plan(
 
     Raises:
         sweeps.grid.SweepError: a condition cannot be evaluated, or no setup is left.
+        byzray.runs.directory.RunExists: the status.json or environment.json of a run is damaged.
     """
     setups = sweep.setups(tuple(only))
     seeds = tuple(seeds or sweep.seeds)
@@ -237,14 +238,14 @@ def _read_run(setup: Setup, folder: Path, present: set[str], data: Path, compare
     name = RunDirectory.name(setup)
     if name not in present:
         return Run(setup, "missing")
-    try:
-        now = fingerprints(setup, data)
-        known = read_environment(folder / name).get("files", {}) if now else {}
-    except (ValueError, OSError):
-        return Run(setup, "damaged")
+    directory = RunDirectory(folder, setup)
+    now = fingerprints(setup, data)
+    known = directory.environment.get("files", {}) if now else {}
     if any(known.get(file, digest) != digest for file, digest in now.items()):
         return Run(setup, "changed")
     found = read_state(folder / name, compared, locks)
+    if found.state == "damaged" and directory.status is not None:  # which raises where status.json is what is damaged
+        return Run(setup, "damaged")
     state = "interrupted" if found.state == "running" and not locks else found.state  # locks would show it
     return Run(setup, state, found.step, 0.0 if math.isnan(found.seconds) else found.seconds)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from actors.supervision import Supervision
 from byzray.data import data_root
-from byzray.mistakes import parsed
+from byzray.mistakes import WrongInput, parsed
 from byzray.runs.checkpoints import CheckpointInterval
 from sweeps.definition import Sweep, load_sweep, parse_seeds
 from sweeps.observer import Observer
@@ -53,14 +53,17 @@ def run(
         observer: receives the progress; by default it is shown on standard error, or in the notebook.
 
     Returns:
-        what this call computed. :func:`byzray.load_runs` reads the results, :func:`byzray.report.write_report` writes
-        the report.
+        what this call computed. :func:`byzray.load_runs` reads the results of a folder, and
+        :func:`byzray.report.write_report` writes the report.
 
     Raises:
-        byzray.mistakes.WrongInput: the sweep, output or address is wrong, or another process computes the sweep.
-        actors.FleetError: the cluster has no room for a single run.
+        byzray.mistakes.WrongInput: the sweep, the output or another argument is wrong, or another process computes it.
+        actors.FleetError: no cluster answers at the address, Ray cannot start, or there is no room for a single run.
         KeyboardInterrupt: after all running trials have been saved.
     """
+    for name, value, least in (("workers_per_actor", workers_per_actor, 1), ("retries", retries, 0)):
+        if value is not None and value < least:
+            raise WrongInput(f"{name}: got {value}, expected at least {least}")
     chosen = sweep if isinstance(sweep, Sweep) else load_sweep(str(sweep))
     if workers_per_actor is not None:
         chosen = chosen.laid_out(workers_per_actor)
@@ -68,7 +71,8 @@ def run(
         Resources(cpus, gpus), retries, data_root(data), download, address, checkpoints, supervision=supervision
     )
     conditions = (only,) if isinstance(only, str) else tuple(only)
-    replaced = parsed("seeds", seeds, parse_seeds) if isinstance(seeds, str) else seeds
+    text = seeds if isinstance(seeds, str) or seeds is None else ",".join(map(str, seeds))
+    replaced = None if text is None else parsed("seeds", text, parse_seeds)
     with parsed("output", str(output or f"results/{chosen.name}"), Storage) as storage:
         plan = make_plan(chosen, storage, options.data, conditions, replaced)
         return run_sweep(plan, storage, options, View() if observer is None else observer)

@@ -167,5 +167,8 @@ def _reward(search: Search, draw: Mapping[str, Any], seeds: tuple[int, ...], sto
             raise SweepError(str(directory.path), [f"is damaged ({what.reason}); move it away"])
         if what.state not in DONE:
             return None
-        found.append(float(read_table(path)["accuracy"].max()))
+        try:
+            found.append(float(read_table(path)["accuracy"].max()))
+        except (OSError, ValueError, LookupError) as error:
+            raise SweepError(str(path), [f"is damaged ({error}); move its directory away"]) from error
     return sum(found) / len(found)

@@ -83,14 +83,14 @@ def end_trial(storage: Storage, trial: str) -> None:
 
 @dataclass
 class _Trial:
-    patience: Timeouts
+    timeouts: Timeouts
     fleet: bool
     silence: float = 0.0
     reported: bool = False
 
     def limit(self, stopping: bool) -> float:
         """The seconds of silence after which the trial counts as hung."""
-        limit = self.patience.step + REPORT_SECONDS
+        limit = self.timeouts.step + REPORT_SECONDS
         if not self.reported:
             limit = FIRST_SECONDS if stopping else max(limit, FIRST_SECONDS)
         if self.fleet:
@@ -113,26 +113,26 @@ class Supervisor:
         self.storage = storage
         self.deadline = deadline
         self._trials: dict[str, _Trial] = {}
-        self._patience: dict[str, Timeouts] = {}  # also of trials that will be retried
+        self._timeouts: dict[str, Timeouts] = {}  # also of trials that will be retried
         self._hung: dict[str, str] = {}
         self._checked = time.monotonic()
 
     def begins(self, trial: str, setup: Setup | None) -> None:
         """A trial starts, or is retried."""
-        patience = self._patience.setdefault(trial, Timeouts(self.deadline))
-        self._trials[trial] = _Trial(patience, fleet=setup is not None and setup.actors is not None)
+        timeouts = self._timeouts.setdefault(trial, Timeouts(self.deadline))
+        self._trials[trial] = _Trial(timeouts, fleet=setup is not None and setup.actors is not None)
 
     def reports(self, trial: str) -> None:
         """A trial has reported."""
         if (known := self._trials.get(trial)) is not None:
-            known.patience.learn(known.silence)
+            known.timeouts.learn(known.silence)
             known.silence, known.reported = 0.0, True
 
     def ends(self, trial: str, for_good: bool = True) -> str:
         """A trial has ended; returns the reason if it was killed because it hung, else an empty text."""
         self._trials.pop(trial, None)
         if for_good:
-            self._patience.pop(trial, None)
+            self._timeouts.pop(trial, None)
         return self._hung.pop(trial, "")
 
     def check(self, stopping: bool) -> None:
@@ -143,6 +143,6 @@ class Supervisor:
             known.silence += passed
             if known.silence > known.limit(stopping):
                 self._hung[trial] = f"no report for {known.silence:.0f} s, so its process was killed (see --deadline)"
-                known.patience.double()
+                known.timeouts.double()
                 known.silence = 0.0  # if the process survived, it is killed again
                 end_trial(self.storage, trial)

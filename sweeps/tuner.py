@@ -90,18 +90,19 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
         plan.save(storage.folder)
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
-            return Outcome(storage.where, earlier=len(plan.runs))
+            return Outcome(storage.shown, earlier=len(plan.runs))
         actors.connect(options.address, output=False)
         _expect_shared(storage)
-        execution = TuneRun(plan, storage, options, observer)  # which raises if there is no room
+        tune_run = TuneRun(plan, storage, options, observer)  # which raises if there is no room
         for run in plan.waiting:
             if run.state in REPLACED:
                 storage.put_aside(run.name)
         try:
-            return execution.run()
+            return tune_run.run()
         finally:
-            storage.ask_to_stop(False)
-            unregister_processes(storage)
+            if tune_run.fitted.done():  # else trials are still asked to save their runs and end
+                storage.ask_to_stop(False)
+                unregister_processes(storage)
 
 
 def _expect_shared(storage: Storage) -> None:
@@ -173,9 +174,10 @@ class TuneRun:
         self.storage = storage
         self.options = options
         self.observer = observer
-        self.outcome = Outcome(storage.where)
+        self.outcome = Outcome(storage.shown)
         self.settled: set[str] = set()
         self.interrupted = False  # by a KeyboardInterrupt
+        self.fitted: Future[tune.ResultGrid] = Future()
         self.failing: dict[str, str] = {}  # why runs failed that will be retried
         self.search = plan.sweep.search
         self.buffers = plan.sweep.early_stopping is None
@@ -210,12 +212,14 @@ class TuneRun:
         outcome = self.outcome
         searcher, samples = self._searcher()
         outcome.earlier = self.progress.done
-        if samples:
+        if not samples or self.observer.stop_asked():
+            self.fitted.cancel()
+        else:
             with self._observed(), SweepMetrics(self.plan.sweep.name, self.progress), _tune_settings(self.buffers):
                 self._fit(self._tuner(searcher, samples))
         self.settle()
         outcome.failed |= self.failing
-        outcome.interrupted = self.stopper.stopping is not None
+        outcome.interrupted = self.stopper.stopping is not None or (samples > 0 and self.fitted.cancelled())
         outcome.stranded = self.shortage.final
         if self.watch.began is not None:
             outcome.seconds = time.monotonic() - self.watch.began
@@ -228,23 +232,24 @@ class TuneRun:
         Raises:
             KeyboardInterrupt: after all running trials have been saved; a second one does not wait for that.
         """
-        fitted: Future[tune.ResultGrid] = Future()
 
         def fit() -> None:
             try:
-                fitted.set_result(tuner.fit())
+                self.fitted.set_result(tuner.fit())
             except BaseException as error:
-                fitted.set_exception(error)
+                self.fitted.set_exception(error)
 
         Thread(target=fit, name="tune", daemon=True).start()
         try:
-            _wait_for(fitted)
+            _wait_for(self.fitted)
         except KeyboardInterrupt:
+            if self.observer.stop_asked():  # the command has handled a first signal
+                raise
             self.interrupted = True
             self.observer.message("interrupted: saving the running trials")
-            _wait_for(fitted)
+            _wait_for(self.fitted)
             raise
-        fitted.result()
+        self.fitted.result()
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
@@ -407,8 +412,8 @@ class TuneRun:
 class _Watch(tune.Callback):
     """Receives the events of trials from Tune."""
 
-    def __init__(self, execution: TuneRun) -> None:
-        self.execution = execution
+    def __init__(self, tune_run: TuneRun) -> None:
+        self.tune_run = tune_run
         self.began: float | None = None
         self.running: set[str] = set()
 
@@ -418,41 +423,41 @@ class _Watch(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.began = self.began or time.monotonic()
         self._runs(trial, True)
-        self.execution.started(trial)
+        self.tune_run.started(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self.execution.supervisor.reports(trial.trial_id)
+        self.tune_run.supervisor.reports(trial.trial_id)
         if not result.get("interrupted"):
-            self.execution.progress.advance(result)
+            self.tune_run.progress.advance(result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
-        self.execution.ended(trial)
-        self.execution.settle()
+        self.tune_run.ended(trial)
+        self.tune_run.settle()
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
-        self.execution.retried(trial)
+        self.tune_run.retried(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._runs(trial, False)
-        self.execution.failed(trial)
+        self.tune_run.failed(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.execution.poll()
+        self.tune_run.poll()
 
     def _runs(self, trial: Trial, runs: bool) -> None:
         (self.running.add if runs else self.running.discard)(trial.trial_id)
-        self.execution.progress.running = len(self.running)
+        self.tune_run.progress.running = len(self.running)
 
 
 class _Shortage:
     """Detects that the cluster lost the nodes that runs need, for which Tune would wait forever."""
 
-    def __init__(self, execution: TuneRun) -> None:
-        self.execution = execution
+    def __init__(self, tune_run: TuneRun) -> None:
+        self.tune_run = tune_run
         self.final = ""  # why the sweep ends, if it ends for lack of room
         self._since: float | None = None
         self._checked = 0.0
@@ -468,15 +473,15 @@ class _Shortage:
             self._since = None
         elif self._since is None:
             self._since = now
-            self.execution.observer.message(f"{reason}; waiting for nodes")
-        elif now - self._since > PLACEMENT_SECONDS and not self.execution.watch.running:
+            self.tune_run.observer.message(f"{reason}; waiting for nodes")
+        elif now - self._since > PLACEMENT_SECONDS and not self.tune_run.watch.running:
             self.final = reason
 
     def _reason(self) -> str:
         """Why no waiting run can be placed; empty if one can."""
-        execution, reason = self.execution, ""
-        left = execution.progress.waiting
-        kinds = {id(need): need for name, need in execution.needs.items() if execution.search or name in left}
+        tune_run, reason = self.tune_run, ""
+        left = tune_run.progress.waiting
+        kinds = {id(need): need for name, need in tune_run.needs.items() if tune_run.search or name in left}
         for need in kinds.values():
             try:
                 slots(need)

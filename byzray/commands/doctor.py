@@ -16,7 +16,7 @@ from rich.markup import escape
 from byzray.commands._shared import Address, DataRoot, out
 
 if TYPE_CHECKING:
-    from byzray.commands.machine import Finding
+    from byzray.machine import Finding
 
 # The timeout for a cluster, in seconds, as some nodes may not answer.
 SECONDS = 300.0
@@ -31,7 +31,7 @@ def doctor(
     address: Address = None,
 ) -> None:
     """Report what this machine or a cluster can run, and how to fix what is missing."""
-    from byzray.commands.machine import examine
+    from byzray.machine import examine
 
     broken = False
     colours = {"ok": "green", "missing": "yellow", "warning": "yellow", "broken": "red"}
@@ -46,7 +46,7 @@ def doctor(
 
 def ray_findings(address: str | None, data: Path | None, output: str | None) -> Iterator["Finding"]:
     """The findings about Ray and its cluster, from a process of its own, as it may hang."""
-    from byzray.commands.machine import Finding
+    from byzray.machine import Finding
 
     asked = json.dumps([address, None if data is None else str(data), output])
     command = [sys.executable, "-P", "-m", "actors.doctor", asked]  # -P: not from the working folder

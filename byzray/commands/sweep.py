@@ -32,7 +32,7 @@ from byzray.setups.files import read_content
 if TYPE_CHECKING:
     from sweeps.plan import Plan
     from sweeps.storage import Storage
-    from sweeps.tuner import Options
+    from sweeps.trainable import Resources
 
 
 def sweep(
@@ -79,21 +79,20 @@ def sweep(
 ) -> None:
     """Run the setups of a sweep on Ray Tune, continue unfinished runs, and write the report."""
     import actors
-    from sweeps import load_sweep
+    import sweeps
     from sweeps.definition import SweepFile, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.plan import make_plan
     from sweeps.storage import Storage
     from sweeps.summary import print_outcome
     from sweeps.trainable import Resources
-    from sweeps.tuner import Options, run_sweep
     from sweeps.view import View
 
     if measure and not plan:
         raise WrongInput("--measure: works only with --plan")
     _import_from(name)
     try:
-        chosen = load_sweep(name)
+        chosen = sweeps.load_sweep(name)
     except SweepError as error:
         if not holds(Path(name), Setup, but_not=SweepFile):
             raise
@@ -101,29 +100,34 @@ def sweep(
             f"{name}: is a setup, not a sweep; run it with `byzray run {quote(name)}`, "
             "or write a sweep that has it as its `base`"
         ) from error
-    if workers_per_actor is not None:
-        chosen = chosen.laid_out(workers_per_actor)
     replaced = None if seeds is None else parsed("--seeds", seeds, parse_seeds)
-    options = Options(
-        Resources(cpus, gpus),
-        retries,
-        data_root(data),
-        download,
-        address,
-        interval(checkpoint_every),
-        actors.Supervision(restarts, deadline),
-    )
     with parsed("--output", output or f"results/{chosen.name}", Storage) as storage:
-        planned = make_plan(chosen, storage, options.data, only or (), replaced)
         if plan:
-            _show_plan(planned, storage, options, measure)
+            laid_out = chosen if workers_per_actor is None else chosen.laid_out(workers_per_actor)
+            planned = make_plan(laid_out, storage, data_root(data), only or (), replaced)
+            _show_plan(planned, storage, Resources(cpus, gpus), data_root(data), measure)
             return
         _expect_utf8("--output", storage.shown)
         started = actor_log_shown(lambda text: err.print(f"byzray: {text}", markup=False))
         with started, stopped_by_signals("saving the runs in progress") as stop_asked:
             try:
-                outcome = run_sweep(planned, storage, options, View(err, stop_asked))
-            except (actors.FleetError, ConnectionError) as error:  # no room for a single run, no cluster
+                outcome = sweeps.run(
+                    chosen,
+                    storage.where,
+                    only=only or (),
+                    seeds=replaced,
+                    workers_per_actor=workers_per_actor,
+                    cpus=cpus,
+                    gpus=gpus,
+                    retries=retries,
+                    checkpoints=interval(checkpoint_every),
+                    supervision=actors.Supervision(restarts, deadline),
+                    data=data,
+                    download=download,
+                    address=address,
+                    observer=View(err, stop_asked),
+                )
+            except actors.FleetError as error:  # no cluster, or no room for a single run
                 raise WrongInput(str(error)) from error
         print_outcome(outcome, storage, out)
         if not outcome.interrupted:
@@ -144,13 +148,13 @@ def _import_from(name: str) -> None:
                 import_from((path.parent / base).parent)
 
 
-def _show_plan(plan: "Plan", storage: "Storage", options: "Options", measure: bool) -> None:
+def _show_plan(plan: "Plan", storage: "Storage", resources: "Resources", data: Path, measure: bool) -> None:
     from sweeps.measure import measure as measure_kinds
     from sweeps.summary import print_plan
 
     paces = plan.paces()
-    unmeasured = measure_kinds(plan, options.data, paces) if measure else None
-    print_plan(plan, storage, options.resources, paces, out, unmeasured)
+    unmeasured = measure_kinds(plan, data, paces) if measure else None
+    print_plan(plan, storage, resources, paces, out, unmeasured)
     if any(not isinstance(error, MissingData) for error in (unmeasured or {}).values()):
         raise typer.Exit(1)
 

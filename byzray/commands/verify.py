@@ -17,7 +17,7 @@ def verify(directory: Annotated[str, typer.Argument(metavar="DIR", help="A run, 
 
     with parsed("DIR", directory, Storage) as storage:
         pull_results(storage)
-        verdicts = verify_runs(storage.folder)
+        verdicts = verify_runs(storage.folder, locks=storage.filesystem is None)
     if not verdicts:
         raise WrongInput(f"{storage.shown}: holds no runs")
     for one in verdicts:

@@ -13,7 +13,7 @@ INTERNAL = ["setup", "pair", "panel", "reference_setup"]
 
 
 def load_runs(directory: str | Path) -> pd.DataFrame:
-    """One row a run below a folder, also those that are planned and missing: the table `runs.csv` of a report.
+    """One row for each run in a folder, those that are planned and missing included.
 
     What lies there is read as data: no class that a setup names is imported.
 

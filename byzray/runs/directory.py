@@ -237,8 +237,9 @@ class RunDirectory:
             yield
         except (OSError, ValueError) as error:
             raise RunExists(
-                f"{self.path / name}: is damaged ({explain(error)}). Delete this file and use --resume to continue "
-                "from the last checkpoint, if there is one; or move the directory away to start over"
+                f"{self.path / name}: is damaged ({explain(error)}). Delete this file and run the same command "
+                "(`byzray run` with --resume) to continue from the last checkpoint, or move the directory away to "
+                "start over"
             ) from error
 
     def set_status(self, state: State, step: int, **more: Any) -> None:
@@ -289,7 +290,8 @@ class RunDirectory:
             self.checkpoints.remove()  # a process that was killed at this point may have left them
             return self.result()
         if not resume:
-            state = read_state(self.path).state  # this process holds the lock
+            state = read_state(self.path, locks=False).state
+            state = "interrupted" if state == "running" else state  # this process holds the lock
             step = 0 if status is None else status.step
             raise RunExists(
                 f"{self.path}: holds this run, {state} at step {step} of {self.setup.steps}; "

@@ -27,18 +27,18 @@ class Verdict(NamedTuple):
     problem: str
 
 
-def verify(folder: Path) -> list[Verdict]:
+def verify(folder: Path, locks: bool = True) -> list[Verdict]:
     """Compare the files of all runs in a folder with their digests; imports and writes nothing.
 
     Unfinished runs are verified by their checkpoints.
     """
     found = run_directories(folder, PLACES)
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda path: _verdict(path, folder), found))
+        return list(pool.map(lambda path: _verdict(path, folder, locks), found))
 
 
-def _verdict(path: Path, folder: Path) -> Verdict:
-    found = read_state(path)
+def _verdict(path: Path, folder: Path, locks: bool) -> Verdict:
+    found = read_state(path, locks=locks)
     problems = [*_damaged_checkpoints(path), *([found.reason] if found.state == "damaged" else [])]
     name = path.name if path == folder else str(path.relative_to(folder))
     return Verdict(visible(name), found.state, "; ".join(map(visible, problems)))

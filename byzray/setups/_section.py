@@ -1,4 +1,4 @@
-"""What every part of a setup is."""
+"""The base class of the sections of a setup."""
 
 from pydantic import BaseModel, ConfigDict
 

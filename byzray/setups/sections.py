@@ -1,4 +1,4 @@
-"""The sections of a setup: learning rate, momentum, study and actors."""
+"""The sections of a setup: momentum, study and actors."""
 
 from typing import Any, Literal
 
@@ -14,9 +14,6 @@ from pydantic import (
 from byzray.setups._section import Section
 
 Placement = Literal["worker", "server", "update"]
-
-# The limit of factors of float32 tensors.
-LARGEST_FLOAT = 1e38
 
 
 class Momentum(Section):

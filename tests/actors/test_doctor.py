@@ -13,7 +13,7 @@ import ray
 from actors.doctor import NAMED, Verdict, merged
 from actors.nodes import Node
 from byzray.commands.doctor import ray_findings
-from byzray.commands.machine import Finding
+from byzray.machine import Finding
 
 ODD = """
 import importlib.metadata

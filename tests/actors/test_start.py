@@ -36,7 +36,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
     found = started(tmp_path, HOME="/proc/nothing")
     if found != "started":  # older releases of Ray have no token
         assert found.startswith("Ray cannot write its token to /proc/nothing/.ray/auth_token ([Errno 2] ")
-        assert found.endswith("set HOME to a folder of your own, or compute without Ray (--in-process)")
+        assert found.endswith("set HOME to a folder of your own, or compute without Ray (byzray run --in-process)")
 
 
 def test_a_working_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_damaged_status_is_named_and_can_be_done_without(small_setup: Setup, t
     whole = files(simulate(small_setup, output=tmp_path / "whole"))
     directory = stopped(small_setup, tmp_path / "parts", 6)
     (directory / "status.json").write_text(content)
-    with pytest.raises(RunExists, match=r"status\.json: is damaged (.|\n)*Delete this file and use --resume"):
+    with pytest.raises(RunExists, match=r"status\.json: is damaged (.|\n)*Delete this file and run the same command"):
         simulate(small_setup, output=tmp_path / "parts", resume=True)
     (directory / "status.json").unlink()
     assert files(simulate(small_setup, output=tmp_path / "parts", resume=True)) == whole
@@ -306,3 +306,12 @@ def test_declared_faults_are_reported_by_step(small_setup: Setup, tmp_path: Path
     assert result.faults is not None
     assert again.faults is not None
     assert again.faults.equals(result.faults)
+
+
+def test_a_killed_run_is_called_interrupted(small_setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        simulate(small_setup, output=tmp_path, progress=lambda update: update.step > 0)
+    (path,) = tmp_path.glob("*/status.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))  # as a killed process leaves it
+    with pytest.raises(RunExists, match=r"holds this run, interrupted at step \d+ of 12"):
+        simulate(small_setup, output=tmp_path)

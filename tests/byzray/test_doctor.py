@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from byzray.commands.machine import load_all
 from byzray.datasets import DATASETS
+from byzray.machine import load_all
 
 
 def test_a_data_set_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -229,7 +229,9 @@ def test_one_interrupt_ends_a_sweep_whose_actor_hangs(sweep: Sweep) -> None:
     sweep.check()
 
 
-def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+@pytest.fixture
+def slow_sweep(tmp_path: Path, small_data: Path, ray_cluster: str) -> Iterator[subprocess.Popen[str]]:
+    """A sweep of one run that is in its first step, which takes 8 seconds."""
     (tmp_path / "slow_rules.py").write_text(
         "import time\n"
         "from byzray.aggregators import Median\n\n\n"
@@ -247,11 +249,29 @@ def test_a_long_step_is_waited_for(tmp_path: Path, small_data: Path, ray_cluster
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(3)  # into the first step
-    driver.send_signal(signal.SIGTERM)
-    log, _ = driver.communicate(timeout=WITHIN)
-    assert driver.returncode == 1, log
-    (status,) = sweep.states().values()
+    yield driver
+    driver.kill()
+    driver.wait()
+
+
+def test_a_long_step_is_waited_for(slow_sweep: subprocess.Popen[str], tmp_path: Path) -> None:
+    slow_sweep.send_signal(signal.SIGTERM)
+    log, _ = slow_sweep.communicate(timeout=WITHIN)
+    assert slow_sweep.returncode == 1, log
+    (path,) = (tmp_path / "results" / "runs").glob("*/status.json")
+    status = json.loads(path.read_text())
     assert (status["state"], status["step"]) == ("interrupted", 1)
+
+
+def test_a_second_interrupt_does_not_wait(slow_sweep: subprocess.Popen[str], tmp_path: Path) -> None:
+    slow_sweep.send_signal(signal.SIGINT)
+    time.sleep(1)
+    slow_sweep.send_signal(signal.SIGINT)
+    log, _ = slow_sweep.communicate(timeout=WITHIN)
+    assert slow_sweep.returncode == 1, log
+    assert log.rstrip().endswith("byzray: aborted")
+    (path,) = (tmp_path / "results" / "runs").glob("*/status.json")
+    assert json.loads(path.read_text())["state"] == "running", "nothing was saved"
 
 
 @pytest.mark.chaos  # most of a minute

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from byzray import simulate
+from byzray import RunExists, simulate
 from sweeps.definition import load_sweep
 from sweeps.plan import REPLACED, Plan, make_plan
 from sweeps.storage import Storage
@@ -60,6 +60,14 @@ def test_a_finished_run_that_was_changed_is_not_done(plan_of: PlanOf, remote: bo
     assert plan.states() == {"finished": 1, "damaged": 1}
     assert [run.state for run in plan.waiting] == ["damaged"]
     assert "damaged" in REPLACED  # put aside, and computed anew
+
+
+def test_an_unreadable_status_is_refused_as_it_hides_a_checkpoint(plan_of: PlanOf) -> None:
+    out = plan_of.folder / "out"
+    directory = next((out / "runs").glob("*-median-*"))
+    (directory / "status.json").write_text("{")
+    with pytest.raises(RunExists, match=r"status.json: is damaged .*Delete this file and run the same command"):
+        plan_of(str(out))
 
 
 def test_classes_that_an_earlier_plan_names_are_not_imported(

@@ -13,6 +13,7 @@ import byzray
 import sweeps
 from byzray.mistakes import WrongInput
 from sweeps.progress import Progress
+from sweeps.storage import Storage
 
 SWEEP = """
 base:
@@ -154,9 +155,22 @@ def test_the_process_stays_as_it_was(sweep_file: Path, tmp_path: Path) -> None:
         ({"only": "colour == 'red'"}, "'colour' is not defined"),
         ({"seeds": "1,2,x"}, "seeds: got '1,2,x', expected seeds such as 1-5"),
         ({"output": "nowhere://x"}, "output: got 'nowhere://x', expected a folder, or a URI"),
+        ({"seeds": [1, -1]}, "seeds: got '1,-1', expected seeds such as 1-5"),
+        ({"retries": -1}, "retries: got -1, expected at least 0"),
+        ({"workers_per_actor": 0}, "workers_per_actor: got 0, expected at least 1"),
     ],
 )
-def test_wrong_input(options: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_input(options: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WrongInput, match=message):
         sweeps.run(**{"sweep": "demo", **options})  # type: ignore[arg-type]
+
+
+def test_an_outcome_shows_no_secrets(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+    """Of a URI its user and options are left out."""
+    (tmp_path / "mine.yaml").write_text(SWEEP % small_data)
+    output = f"file://{tmp_path}/remote"
+    outcome = sweeps.run(tmp_path / "mine.yaml", output, only="attack == 'none'", seeds=[1, 1], observer=Recorded())
+    assert outcome.finished == 1
+    assert outcome.output == output
+    assert Storage("s3://KEY:SECRET@bucket/x?region=eu").shown == "s3://bucket/x"
