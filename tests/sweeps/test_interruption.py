@@ -269,7 +269,7 @@ def test_a_second_interrupt_does_not_wait(slow_sweep: subprocess.Popen[str], tmp
     slow_sweep.send_signal(signal.SIGINT)
     log, _ = slow_sweep.communicate(timeout=WITHIN)
     assert slow_sweep.returncode == 130, log  # as shells count a process that SIGINT ended
-    assert log.rstrip().endswith("byzray: SIGINT: saving the runs in progress")
+    assert "byzray: SIGINT: saving the runs in progress" in log
     (path,) = (tmp_path / "results" / "runs").glob("*/status.json")
     assert json.loads(path.read_text())["state"] == "running", "nothing was saved"
 
