@@ -35,10 +35,11 @@ from rich.console import Console
 from rich.table import Table
 
 import byzray.cohort
-import byzray.server
+import byzray.study
 from byzray import Setup
 from byzray.data import data_root, load_data
 from byzray.datasets import Data
+from byzray.defence import Defence
 from byzray.environment import environment
 from byzray.gradients import Gradients
 from byzray.metrics import Moments
@@ -156,9 +157,9 @@ def pieces(setup: Setup) -> dict[str, tuple[Any, str]]:
         "clipping": (byzray.cohort, "clip"),
         "momentum": (WorkerMomentum, "submit"),
         "attack": (type(setup.attack), "__call__"),
-        "rule": (type(setup.aggregator), "aggregate"),
+        "rule": (Defence, "step"),
         "metrics: means and deviations": (Moments, "of"),
-        "metrics: all else": (byzray.server, "metric_row"),
+        "metrics: all else": (byzray.study, "metric_row"),
         "evaluation": (Server, "evaluate"),
     }
 
@@ -172,7 +173,9 @@ def parts(setup: Setup, steps: int, data: Data) -> dict[str, float]:
     with ExitStack() as stack:
         spent: dict[str, float] = {}
         for name, (owner, function) in pieces(setup).items():
-            stack.enter_context(patch.object(owner, function, _timed(getattr(owner, function), name, spent)))
+            known = getattr(owner, function)
+            called = _formed(known) if name == "rule" else known
+            stack.enter_context(patch.object(owner, function, _timed(called, name, spent)))
         for _ in range(steps // INTERVAL):
             spent.update(dict.fromkeys(pieces(setup), 0.0))
             began = time.perf_counter()
@@ -181,6 +184,17 @@ def parts(setup: Setup, steps: int, data: Data) -> dict[str, float]:
             all_else = time.perf_counter() - began - sum(spent.values())
             stretches.append({**spent, "update and all else": all_else})
     return {name: 1e3 / INTERVAL * median(one[name] for one in stretches) for name in stretches[0]}
+
+
+def _formed(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of a defence with its vector, which is otherwise formed later, once it is read."""
+
+    def formed(*arguments: Any) -> Any:
+        aggregate, state = step(*arguments)
+        assert aggregate.vector_D is not None
+        return aggregate, state
+
+    return formed
 
 
 def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Any:
