@@ -30,7 +30,8 @@ EVALUATIONS = 16  # of the rule, in search of an attack's factor
 # An attack counts as a rule here: from all submissions it takes the honest ones, and returns one Byzantine submission.
 ATTACKED = ("multi-krum", "trimmed-mean")
 ATTACKS = {f"little, searched against {rule}": rule for rule in ATTACKED}
-RULES = tuple(name for name in AGGREGATORS.classes if name != "random-mixture") + tuple(ATTACKS)
+# A random mixture needs parts, and fltrust a root worker.
+RULES = tuple(name for name in AGGREGATORS.classes if name not in ("random-mixture", "fltrust")) + tuple(ATTACKS)
 
 # Submissions, as a matrix or as a list of its rows, and f; returns (D,).
 Call = Callable[[Any, int], Tensor]
