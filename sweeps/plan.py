@@ -121,7 +121,7 @@ class Plan:
 
     def estimate(self, slots: int, known: "Paces") -> tuple[float, int]:
         """The estimated seconds of the waiting runs on so many slots, and the number of runs without an estimate."""
-        paces = [(run, known.of(run.setup)) for run in self.waiting]
+        paces = [(run, known.of(run.setup)) for run in self.waiting if run.state != "running"]
         work = sum((run.setup.steps - run.step) * pace for run, pace in paces if pace is not None)
         return work / slots, sum(pace is None for _, pace in paces)
 

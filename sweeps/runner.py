@@ -1,5 +1,6 @@
 """Run a sweep from Python."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def run(
     for name, value, least in (("workers_per_actor", workers_per_actor, 1), ("retries", retries, 0)):
         if value is not None and value < least:
             raise WrongInput(f"{name}: got {value}, expected at least {least}")
+    for name, amount, smallest in (("cpus", cpus, 1e-4), ("gpus", gpus, 0.0)):  # as Ray counts
+        if amount is not None and not smallest <= amount < math.inf:
+            raise WrongInput(f"{name}: got {amount}, expected a number >= {smallest:g}")
     chosen = sweep if isinstance(sweep, Sweep) else load_sweep(str(sweep))
     if workers_per_actor is not None:
         chosen = chosen.laid_out(workers_per_actor)

@@ -160,13 +160,14 @@ class Storage:
     def _fetch(self, path: str) -> None:
         local = self._local(path)
         local.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(local, lambda temporary: copy_files(path, str(temporary), self.filesystem, LocalFileSystem()))
+        here = LocalFileSystem()
+        write_atomically(local, lambda to: copy_files(path, str(to), self.filesystem, here, use_threads=False))
 
     def _send(self, file: Path) -> None:
         assert self.filesystem is not None
         path = f"{self.path}/{file.relative_to(self.folder).as_posix()}"
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        copy_files(str(file), path, LocalFileSystem(), self.filesystem)
+        copy_files(str(file), path, LocalFileSystem(), self.filesystem, use_threads=False)
 
     def put_aside(self, name: str) -> None:
         """Move a run's directory to ``replaced/``, so that its results are kept."""

@@ -57,6 +57,8 @@ def print_plan(
     for state, why in WHY.items():
         if states[state]:
             say(f"  {states[state]} to run: {why}")
+    if states["running"]:
+        say(f"  {states['running']} running: another process computes them")
     say(_estimate(plan, resources, paces, measured=unmeasured is not None))
     for line in _reasons(unmeasured or {}):
         say(line)
@@ -66,7 +68,6 @@ def print_plan(
 WHY = {
     "missing": "missing, never started",
     "interrupted": "interrupted, will continue from the last checkpoint",
-    "running": "running: another process computes them",
     "failed": "failed, will be retried",
     "changed": "changed: computed with other files of your own, will be computed again (the old results are kept)",
     "damaged": "damaged: their files were changed since, will be computed again (the old results are kept)",
@@ -98,13 +99,14 @@ def _reasons(unmeasured: Mapping[str, Exception]) -> Iterator[str]:
 
 
 def _estimate(plan: Plan, resources: Resources, paces: Paces, measured: bool) -> str:
-    if not plan.waiting:
+    left = [run for run in plan.waiting if run.state != "running"]
+    if not left:
         return "nothing is left to run"
     # With actors, one run at a time is assumed, as its fleet may need all CPUs of a small machine.
-    alone = all(run.setup.actors is None for run in plan.waiting)
+    alone = all(run.setup.actors is None for run in left)
     at_once = max(1, int((os.cpu_count() or 1) / (resources.cpus or 1))) if alone else 1
     seconds, unknown = plan.estimate(at_once, paces)
-    if unknown == len(plan.waiting):
+    if unknown == len(left):
         if measured:
             return "no estimate: nothing could be measured"
         return "no estimate: no similar runs were measured yet in this folder; --measure takes a few steps of each kind"

@@ -76,6 +76,11 @@ class Options:
     supervision: Supervision = Supervision()
 
 
+# Of the latest experiment in this process: a second interrupt does not wait for it.
+_latest: Future[Any] = Future()
+_latest.set_result(None)
+
+
 def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer) -> Outcome:
     """Compute the waiting runs of a plan.
 
@@ -84,6 +89,9 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
         sweeps.grid.SweepError: a search or early stopping needs accuracies, and a data set has no test examples.
         actors.FleetError: the cluster has no room for a single run.
     """
+    if not _latest.done():
+        observer.message("waiting for a sweep that was interrupted twice: its trials are saving their runs")
+        _wait_for(_latest)
     with in_sole_use(storage):
         storage.ask_to_stop(False)  # an earlier call may have left the request
         unregister_processes(storage)
@@ -100,7 +108,7 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
         try:
             return tune_run.run()
         finally:
-            if tune_run.fitted.done():  # else trials are still asked to save their runs and end
+            if _latest.done():  # else an interrupt did not wait, and trials have yet to save their runs and end
                 storage.ask_to_stop(False)
                 unregister_processes(storage)
 
@@ -113,7 +121,7 @@ def _expect_shared(storage: Storage) -> None:
     """
     if storage.filesystem is None and len(nodes()) > 1 and (apart := unshared(storage.folder)):
         raise WrongInput(
-            f"--output: got {storage.shown}, which is not one folder on all nodes of the cluster (not on "
+            f"output: got {storage.shown}, which is not one folder on all nodes of the cluster (not on "
             f"{', '.join(apart)}); expected a folder that all of them mount and can write to, or a URI such as "
             "s3://bucket/prefix; `byzray doctor --output DIR` checks a folder"
         )
@@ -177,7 +185,7 @@ class TuneRun:
         self.outcome = Outcome(storage.shown)
         self.settled: set[str] = set()
         self.interrupted = False  # by a KeyboardInterrupt
-        self.fitted: Future[tune.ResultGrid] = Future()
+        self.fitted: Future[Any] = Future()
         self.failing: dict[str, str] = {}  # why runs failed that will be retried
         self.search = plan.sweep.search
         self.buffers = plan.sweep.early_stopping is None
@@ -212,14 +220,12 @@ class TuneRun:
         outcome = self.outcome
         searcher, samples = self._searcher()
         outcome.earlier = self.progress.done
-        if not samples or self.observer.stop_asked():
-            self.fitted.cancel()
-        else:
+        if samples:
             with self._observed(), SweepMetrics(self.plan.sweep.name, self.progress), _tune_settings(self.buffers):
                 self._fit(self._tuner(searcher, samples))
         self.settle()
         outcome.failed |= self.failing
-        outcome.interrupted = self.stopper.stopping is not None or (samples > 0 and self.fitted.cancelled())
+        outcome.interrupted = self.stopper.stopping is not None
         outcome.stranded = self.shortage.final
         if self.watch.began is not None:
             outcome.seconds = time.monotonic() - self.watch.began
@@ -239,15 +245,18 @@ class TuneRun:
             except BaseException as error:
                 self.fitted.set_exception(error)
 
+        global _latest
+        _latest = self.fitted
         Thread(target=fit, name="tune", daemon=True).start()
         try:
             _wait_for(self.fitted)
         except KeyboardInterrupt:
+            self.interrupted = True
             if self.observer.stop_asked():  # the command has handled a first signal
                 raise
-            self.interrupted = True
             self.observer.message("interrupted: saving the running trials")
             _wait_for(self.fitted)
+            self.settle()
             raise
         self.fitted.result()
 

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -25,11 +26,16 @@ class View(Observer):
 
     Args:
         console: where to print; by default standard error.
-        stop_asked: see :meth:`sweeps.observer.Observer.stop_asked`.
+        asking: entered while the sweep runs; yields what :meth:`stop_asked` asks. By default nobody asks for a stop.
     """
 
-    def __init__(self, console: Console | None = None, stop_asked: Callable[[], bool] = lambda: False) -> None:
-        self._stop_asked = stop_asked
+    def __init__(
+        self,
+        console: Console | None = None,
+        asking: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
+    ) -> None:
+        self._asking = asking
+        self._entered = ExitStack()
         self.console = console or Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.last: deque[tuple[str, str]] = deque(maxlen=LAST_RUNS)
         self.shown = time.monotonic()
@@ -37,11 +43,13 @@ class View(Observer):
 
     def begin(self, title: str, progress: Progress) -> None:
         self.title, self.progress = title, progress
+        self._stop_asked = self._entered.enter_context(self._asking())
         self.picture.start()
 
     def end(self) -> None:
         self.progress.running = 0  # Tune does not report all trials that it ends
         self.picture.stop()
+        self._entered.close()
 
     def stop_asked(self) -> bool:
         return self._stop_asked()

@@ -1,4 +1,4 @@
-"""The `byzray` command. Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
+"""The `byzray` command. Exit codes: 0 done, 1 failed or stopped, 2 the input is wrong, 130 interrupted at once."""
 
 import io
 import sys
@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("[yellow]byzray:[/] aborted")
-        sys.exit(1)
+        sys.exit(130)
     except Exception as error:
         err.print(escape("".join(traceback.format_exception(error))), style="dim")
         err.print(f"[red]byzray:[/] failed: {escape(f'{type(error).__name__}: {error}')}")

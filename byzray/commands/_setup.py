@@ -21,7 +21,7 @@ Overrides = Annotated[
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
     """Read the setup of a command. Own classes are also imported from the working folder and the file's folder."""
     import_from(Path.cwd())
-    import_from(path.parent)
+    import_from(path.resolve().parent)
     values: dict[str, Any] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")

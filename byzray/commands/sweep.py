@@ -24,7 +24,7 @@ from byzray.commands._shared import (
 from byzray.commands.report import write_report
 from byzray.data import data_root
 from byzray.datasets import MissingData
-from byzray.mistakes import SetupError, WrongInput, parsed
+from byzray.mistakes import Failure, SetupError, WrongInput, parsed
 from byzray.recording.progress import actor_log_shown
 from byzray.setups import Setup
 from byzray.setups.files import read_content
@@ -109,7 +109,7 @@ def sweep(
             return
         _expect_utf8("--output", storage.shown)
         started = actor_log_shown(lambda text: err.print(f"byzray: {text}", markup=False))
-        with started, stopped_by_signals("saving the runs in progress") as stop_asked:
+        with started:
             try:
                 outcome = sweeps.run(
                     chosen,
@@ -125,13 +125,16 @@ def sweep(
                     data=data,
                     download=download,
                     address=address,
-                    observer=View(err, stop_asked),
+                    observer=View(err, lambda: stopped_by_signals("saving the runs in progress")),
                 )
             except actors.FleetError as error:  # no cluster, or no room for a single run
                 raise WrongInput(str(error)) from error
         print_outcome(outcome, storage, out)
         if not outcome.interrupted:
-            write_report(storage)
+            try:
+                write_report(storage)
+            except WrongInput as error:  # something else lies in the place of the report
+                raise Failure(str(error)) from error
     if not outcome.complete:
         raise typer.Exit(1)
 
@@ -141,11 +144,11 @@ def _import_from(name: str) -> None:
     import_from(Path.cwd())
     path = Path(name)
     if path.is_file():
-        import_from(path.parent)
+        import_from(path.resolve().parent)
         with suppress(SetupError):
             base = read_content(path).get("base")
             if isinstance(base, str):
-                import_from((path.parent / base).parent)
+                import_from((path.parent / base).resolve().parent)
 
 
 def _show_plan(plan: "Plan", storage: "Storage", resources: "Resources", data: Path, measure: bool) -> None:

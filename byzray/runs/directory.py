@@ -197,7 +197,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             expect_no_link(Path(self._lock.lock_file))  # some releases of filelock follow links and empty the file
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0.1)  # a reader holds it for a moment
         except Timeout:
             raise RunExists(f"{self.path}: another process is computing this run") from None
         except OSError as error:
@@ -290,7 +290,7 @@ class RunDirectory:
             self.checkpoints.remove()  # a process that was killed at this point may have left them
             return self.result()
         if not resume:
-            state = read_state(self.path, locks=False).state
+            state = "interrupted" if status is None else status.state
             state = "interrupted" if state == "running" else state  # this process holds the lock
             step = 0 if status is None else status.step
             raise RunExists(

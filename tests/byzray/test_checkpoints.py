@@ -315,3 +315,14 @@ def test_a_killed_run_is_called_interrupted(small_setup: Setup, tmp_path: Path) 
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))  # as a killed process leaves it
     with pytest.raises(RunExists, match=r"holds this run, interrupted at step \d+ of 12"):
         simulate(small_setup, output=tmp_path)
+
+
+def test_a_stopped_run_is_called_stopped_though_a_file_was_changed(small_setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        simulate(small_setup, output=tmp_path, progress=lambda update: update.step > 0)
+    (path,) = tmp_path.glob("*/status.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "stopped"}))
+    with (path.parent / "evaluations.csv").open("a") as file:
+        file.write("7,0.5\n")
+    with pytest.raises(RunExists, match=r"holds this run, stopped at step \d+ of 12"):
+        simulate(small_setup, output=tmp_path)

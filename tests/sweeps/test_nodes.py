@@ -105,7 +105,7 @@ def test_data_are_shared_once_and_what_cannot_be_read_is_left_to_the_run(far: Fa
 
 def test_results_that_other_nodes_would_keep_to_themselves_are_refused(far: Far, tmp_path: Path) -> None:
     (name,) = [node.name for node in nodes() if node.id == far.id]
-    with pytest.raises(WrongInput, match=r"^--output: got .*hidden.*expected a folder that all") as refused:
+    with pytest.raises(WrongInput, match=r"^output: got .*hidden.*expected a folder that all") as refused:
         sweep(far, tmp_path / "mine.yaml", far.hidden / "results")
     assert f"(not on {name})" in str(refused.value)
     assert not list((far.hidden / "results").glob("runs/*"))

@@ -46,6 +46,8 @@ class Recorded(sweeps.Observer):
         self.ended[run] = outcome
 
     def stop_asked(self) -> bool:
+        assert self.calls[0].startswith("begin")
+        assert "end" not in self.calls
         return self.stop_after is not None and len(self.ended) >= self.stop_after
 
     def end(self) -> None:
@@ -157,6 +159,7 @@ def test_the_process_stays_as_it_was(sweep_file: Path, tmp_path: Path) -> None:
         ({"output": "nowhere://x"}, "output: got 'nowhere://x', expected a folder, or a URI"),
         ({"seeds": [1, -1]}, "seeds: got '1,-1', expected seeds such as 1-5"),
         ({"retries": -1}, "retries: got -1, expected at least 0"),
+        ({"cpus": 0}, "cpus: got 0, expected a number >= 0.0001"),
         ({"workers_per_actor": 0}, "workers_per_actor: got 0, expected at least 1"),
     ],
 )
