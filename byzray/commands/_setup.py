@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from byzray.commands._shared import holds, import_from
+from byzray.commands._shared import holds, import_from, import_from_folder_of
 from byzray.mistakes import SetupError, WrongInput
 from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
@@ -21,7 +21,7 @@ Overrides = Annotated[
 def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
     """Read the setup of a command. Own classes are also imported from the working folder and the file's folder."""
     import_from(Path.cwd())
-    import_from(path.resolve().parent)
+    import_from_folder_of(path)
     values: dict[str, Any] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")

@@ -103,6 +103,12 @@ def import_from(folder: Path) -> None:
         sys.path.append(name)
 
 
+def import_from_folder_of(file: Path) -> None:
+    """Also import the user's own classes from the folder of a file; of a link, from that of the file it leads to."""
+    with suppress(OSError, RuntimeError, ValueError):  # a loop of links, a NUL: reading the file reports it
+        import_from(file.resolve().parent)
+
+
 def holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
     """Whether the keys of a file belong to another kind of file."""
     with suppress(SetupError):

@@ -16,6 +16,7 @@ from byzray.commands._shared import (
     err,
     holds,
     import_from,
+    import_from_folder_of,
     interval,
     number,
     out,
@@ -144,11 +145,11 @@ def _import_from(name: str) -> None:
     import_from(Path.cwd())
     path = Path(name)
     if path.is_file():
-        import_from(path.resolve().parent)
+        import_from_folder_of(path)
         with suppress(SetupError):
             base = read_content(path).get("base")
             if isinstance(base, str):
-                import_from((path.parent / base).resolve().parent)
+                import_from_folder_of(path.parent / base)
 
 
 def _show_plan(plan: "Plan", storage: "Storage", resources: "Resources", data: Path, measure: bool) -> None:

@@ -471,3 +471,19 @@ def test_a_rule_that_raises(byzray: Byzray, tmp_path: Path) -> None:
     assert status.pop("seconds") >= 0
     assert status == {"state": "failed", "step": 3, "reason": "ZeroDivisionError: the rule gave up"}
     assert not (directory / "parameters.npy").exists()
+
+
+def test_a_link_to_a_setup_finds_the_classes_next_to_the_file(
+    byzray: Byzray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "linked_rules.py").write_text(
+        "from byzray.aggregators import Median\n\n\nclass Mine(Median):\n    pass\n"
+    )
+    (tmp_path / "real" / "setup.yaml").write_text("aggregator: linked_rules:Mine\n")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link.yaml").symlink_to(tmp_path / "real" / "setup.yaml")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code, shown, _ = byzray("show", "link.yaml")
+    assert (code, "linked_rules:Mine" in shown) == (0, True)
