@@ -3,10 +3,10 @@
 Heavy modules are imported on first use, so that actors, which import this package too, start fast.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import byzray  # noqa: F401  before PyTorch, whose threads it sets up
+from byzray.lazy import imported_on_use
 
 if TYPE_CHECKING:
     from actors.cluster import connect
@@ -16,16 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Fleet", "FleetError", "Supervision", "connect", "simulate"]
 
-_HOMES = {
-    "connect": "cluster",
-    "Fleet": "fleet",
-    "FleetError": "supervision",
-    "Supervision": "supervision",
-    "simulate": "simulation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"actors.{_HOMES[name]}"), name)
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "connect": "cluster",
+        "Fleet": "fleet",
+        "FleetError": "supervision",
+        "Supervision": "supervision",
+        "simulate": "simulation",
+    },
+)

@@ -1,7 +1,7 @@
 """What an actor costs in memory, and that the data set is held once per node.
 
 Runs a few steps on fleets of growing size and prints the memory that each actor has for itself (USS: what would be
-freed if it ended), beside the size of the data set in Ray's object store.
+freed if it ended), next to the size of the data set in Ray's object store.
 
     python benchmarks/actor_memory.py [--dataset mnist] [--data DIR] [--actors 1 4 8]
 """

@@ -1,4 +1,4 @@
-"""What a step costs on actors beyond its computation, beside plainly written actors, and how soon a fleet runs.
+"""What a step costs on actors beyond its computation, next to plainly written actors, and how soon a fleet runs.
 
 Takes the same steps by turns in this process, on a fleet, and on plain Ray actors: a method call for each actor and
 step, answered with numpy arrays. Prints the median time of a step of each, and what the two kinds of actors cost beyond

@@ -222,7 +222,7 @@ class Utilisation(Protocol):
 
 
 class FromSmi:
-    """Samples from nvidia-smi, which runs beside."""
+    """Samples from nvidia-smi, which runs at the same time."""
 
     source = "nvidia-smi"
 
@@ -266,7 +266,7 @@ class FromNvml:
 
 
 class Unknown:
-    """No samples, as nothing here tells."""
+    """No samples, as nothing here measures them."""
 
     source = "n/a"
 
@@ -279,7 +279,7 @@ class Unknown:
 
 
 def utilisation(device: str) -> Utilisation:
-    """What can tell it on this machine."""
+    """What can measure it on this machine."""
     if device == "cuda" and shutil.which("nvidia-smi"):
         return FromSmi()
     if device == "cuda":
@@ -298,7 +298,7 @@ def watched(device: str, found: Figures) -> Iterator[None]:
         yield
     finally:
         samples = watch.stop()
-        settled = samples[len(samples) // 4 :]  # a sample tells of up to the second before it
+        settled = samples[len(samples) // 4 :]  # a sample covers up to the second before it
         found["busy"] = {"percent": fmean(settled) if settled else None, "by": watch.source, "samples": len(settled)}
 
 
@@ -403,7 +403,7 @@ def at_once(setup: Setup, count: int, folder: Path, device: str, sizes: Sizes) -
         receivers.append(receiver)
     found: Figures = {"runs": count}
     try:
-        with suppress(threading.BrokenBarrierError):  # the processes tell why
+        with suppress(threading.BrokenBarrierError):  # the processes report why
             barrier.wait(READY_SECONDS)
         with watched(device, found):
             answers = [receiver.recv() for receiver in receivers if receiver.poll(READY_SECONDS)]
@@ -611,7 +611,7 @@ def at_once_table(found: dict[str, list[Figures]]) -> Table:
 
 
 def published_table(found: dict[str, Figures], own: dict[str, Figures]) -> Table:
-    """The published code beside ours."""
+    """The published code next to ours."""
     columns = ("setup", "byzray, steps/s", "published code, steps/s", "times as fast", "its GPU busy, %")
     table = Table(*columns, title="without evaluations", title_justify="left")
     for name, one in found.items():
@@ -729,7 +729,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", help=f"runs at once, by default {FULL.counts}")
     given = parser.parse_args()
     if given.device == "cpu" and not given.quick:
-        parser.error("--device cpu: expected --quick beside it, as these figures say nothing about a GPU")
+        parser.error("--device cpu: expected --quick with it, as these figures say nothing about a GPU")
     if given.rules is not None and AT_ONCE_RULE not in given.rules:
         parser.error(f"--rules: got {' '.join(given.rules)}, expected {AT_ONCE_RULE} among them, which runs at once")
     if given.device == "cuda" and not torch.cuda.is_available():

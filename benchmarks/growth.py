@@ -85,7 +85,7 @@ WORKERS_SET_BY = {
         "seconds": "proportional to n: matrix products over h b images, and passes over n rows of d",
         "increase": (
             "proportional to n: n rows of submissions, h of gradients, h of momentum, temporary copies, and the images "
-            "of h batches as floats; beside them, whatever n, the study's 150 past means"
+            "of h batches as floats; in addition, whatever n, the study's 150 past means"
         ),
     },
     "median": {
@@ -242,7 +242,7 @@ def mnist_setup(workers: int, byzantine: int, rule: str) -> Setup:
 
 
 def workers_point(rule: str, root: Path, least: int, workers: int) -> Figures:
-    """A step in this process: its seconds, and the memory of the whole simulation beside the data set's.
+    """A step in this process: its seconds, and the memory of the whole simulation without the data set's.
 
     A quarter of the workers are Byzantine.
     """

@@ -108,7 +108,7 @@ def _copy_rate(size: int) -> float:
 
 
 def operations() -> list[Term]:
-    """The floating-point operations of a step's matrix products; all others are few beside them."""
+    """The floating-point operations of a step's matrix products; all others are few in comparison."""
     examples = H * BATCH
     first, second = 2 * PIXELS * HIDDEN, 2 * HIDDEN * CLASSES
     return [
@@ -120,7 +120,7 @@ def operations() -> list[Term]:
 
 
 def traffic() -> list[Term]:
-    """The bytes of a step that move at least once, beside what the matrix products read and write themselves.
+    """The bytes of a step that move at least once, without what the matrix products read and write themselves.
 
     A rule's own work is not counted, so that the limit is the same for all rules: it reads the submissions once.
     """
@@ -137,7 +137,7 @@ def traffic() -> list[Term]:
 
 
 def step_seconds(rates: Rates) -> float:
-    """The least time of a step, in seconds: operations / rate + bytes / rate, nothing beside and nothing overlapped."""
+    """The least time of a step, in seconds: operations / rate + bytes / rate, nothing else and nothing overlapped."""
     total_operations = sum(term.value for term in operations())
     total_bytes = sum(term.value for term in traffic())
     return total_operations / rates.operations + total_bytes / rates.bytes

@@ -335,19 +335,15 @@ from the call of `simulate` on a fleet that is already there.
 
 def sweeps_section(figures: Figures) -> str:
     """How busy a sweep keeps its slots."""
-    columns = ["actors", "slots computing", "seconds in all", "seconds a run computes", "further seconds a run costs"]
-    rows = [
-        [name, f"{found['busy']:.1%}", f"{found['seconds']:.1f}", f"{found['computing']:.2f}", f"{found['beside']:.2f}"]
-        for name, found in figures["actors"].items()
-    ]
+    columns = ["slots computing", "seconds in all", "seconds a run computes", "further seconds a run costs"]
+    row = [f"{figures['busy']:.1%}", *(f"{figures[name]:.2f}" for name in ("seconds", "computing", "further"))]
     return f"""\
 ## Sweeps
 
 {figures["runs"]} runs of {figures["steps"]} steps on {figures["dataset"]}, one CPU each, on actors that compute run
-after run, and on a new actor for each run. Slots count from the start of the first run's actor, which has yet to import
-PyTorch.
+after run. Slots count from the start of the first run's actor, which has yet to import PyTorch.
 
-{table(columns, rows)}"""
+{table(columns, [row])}"""
 
 
 def growth_section(figures: Figures) -> str:
@@ -360,7 +356,7 @@ def growth_section(figures: Figures) -> str:
 
 Every point is measured in a process of its own. Memory is the peak beyond what the process had before. Exponents are
 slopes between logarithms over the upper half of each range. The machine did other work meanwhile, and unlike a ratio of
-two sides that take turns, a single point shows it."""
+two sides that take turns, a single point is affected by it."""
     ]
     for name, unit in AXES.items():
         if name in figures:

@@ -1,4 +1,4 @@
-"""Every rule and two searched attacks, beside their peers: time on one thread, agreement, and behaviour at the edge.
+"""Every rule and two searched attacks, next to their peers: time on one thread, agreement, and behaviour at the edge.
 
 All are called by turns on the same submissions, of which f are those of `little`. What counts is CPU time, which other
 work on the machine disturbs least. What a peer answers is compared with our rule of the same definition; and near

@@ -93,11 +93,11 @@ def main() -> None:
     console.print(f"{given.runs} runs of {setup.steps} steps on {given.dataset}, {os.cpu_count()} CPUs")
     outcome = measure(setup, given.runs, data)
     computing = outcome.busy * outcome.seconds * outcome.slots / given.runs
-    beside = outcome.seconds * outcome.slots / given.runs - computing
-    figures = {"reused": {"seconds": outcome.seconds, "busy": outcome.busy, "computing": computing, "beside": beside}}
+    further = outcome.seconds * outcome.slots / given.runs - computing
+    figures = {"seconds": outcome.seconds, "busy": outcome.busy, "computing": computing, "further": further}
     table = Table("slots", "seconds", "computing", "a run computes", "a run costs in addition")
     table.add_row(
-        f"{outcome.slots}", f"{outcome.seconds:.1f}", f"{outcome.busy:.1%}", f"{computing:.2f} s", f"{beside:.2f} s"
+        f"{outcome.slots}", f"{outcome.seconds:.1f}", f"{outcome.busy:.1%}", f"{computing:.2f} s", f"{further:.2f} s"
     )
     ray.shutdown()
     console.print(table)
@@ -109,7 +109,7 @@ def main() -> None:
                     "dataset": given.dataset,
                     "steps": setup.steps,
                     "runs": given.runs,
-                    "actors": figures,
+                    **figures,
                 },
                 indent=2,
             )

@@ -4,8 +4,9 @@ Heavy modules are imported on first use, so that actors, which need only some, s
 """
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from byzray.lazy import imported_on_use
 
 if TYPE_CHECKING:
     from byzray.mistakes import SetupError
@@ -24,20 +25,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update", "load_runs", "load_setup", "simulate"]
 
-_HOMES = {
-    "Interrupted": "recording.update",
-    "Result": "runs.result",
-    "RunExists": "runs.directory",
-    "Setup": "setups",
-    "SetupError": "mistakes",
-    "Update": "recording.update",
-    "load_runs": "report.frame",
-    "load_setup": "setups",
-    "simulate": "simulation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"byzray.{_HOMES[name]}"), name)
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "Interrupted": "recording.update",
+        "Result": "runs.result",
+        "RunExists": "runs.directory",
+        "Setup": "setups",
+        "SetupError": "mistakes",
+        "Update": "recording.update",
+        "load_runs": "report.frame",
+        "load_setup": "setups",
+        "simulate": "simulation",
+    },
+)

@@ -26,8 +26,8 @@ class Line:
     not depend on it is computed at the first need, once: per x, distances and norms then cost O(N^2) instead of
     O(N^2 D), and order statistics no sort.
 
-    The *harm* of an aggregate is its squared distance to the honest mean. Where an honest value is not finite, nor is
-    the mean, and the harm of any aggregate is NaN or infinite.
+    The *harm* of an aggregate is its squared distance to the honest mean. Where an honest value is not finite, the
+    mean is not either, and the harm of any aggregate is NaN or infinite.
 
     Args:
         honest_HD: the honest submissions.

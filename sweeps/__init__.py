@@ -1,7 +1,11 @@
-"""Sweeps of many setups: grids, plans, and their execution with Ray Tune."""
+"""Sweeps of many setups: grids, plans, and their execution with Ray Tune.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+Heavy modules are imported on first use: Tune takes seconds, and runs' actors need none of it.
+"""
+
+from typing import TYPE_CHECKING
+
+from byzray.lazy import imported_on_use
 
 if TYPE_CHECKING:
     from sweeps.definition import Sweep, load_sweep
@@ -11,16 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Observer", "Outcome", "Sweep", "load_sweep", "run"]
 
-_HOMES = {
-    "Observer": "observer",
-    "Outcome": "outcome",
-    "Sweep": "definition",
-    "load_sweep": "definition",
-    "run": "runner",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"sweeps.{_HOMES[name]}"), name)
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "Observer": "observer",
+        "Outcome": "outcome",
+        "Sweep": "definition",
+        "load_sweep": "definition",
+        "run": "runner",
+    },
+)

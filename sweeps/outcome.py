@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
 
 from byzray.setups import Setup
 
@@ -40,9 +39,13 @@ class Outcome:
         """Whether no run is left to compute."""
         return not (self.failed or self.interrupted or self.stranded)
 
-    def _counts(self) -> dict[str, Any]:
-        counts = {"finished": self.finished, "done before": self.earlier, "stopped early": len(self.stopped)}
-        return counts | {"failed": len(self.failed)}
+    def _counts(self) -> dict[str, int]:
+        return {
+            "finished": self.finished,
+            "done before": self.earlier,
+            "stopped early": len(self.stopped),
+            "failed": len(self.failed),
+        }
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {what}" for what, count in self._counts().items() if count)

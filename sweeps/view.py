@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from byzray.console import plain_console
 from byzray.recording.progress import Picture
 from sweeps.observer import Observer
 from sweeps.progress import Progress
@@ -26,7 +27,8 @@ class View(Observer):
 
     Args:
         console: where to print; by default standard error.
-        asking: entered while the sweep runs; yields what :meth:`stop_asked` asks. By default nobody asks for a stop.
+        asking: a context manager that is entered when the sweep begins and left when it ends; its value is what
+            :meth:`stop_asked` calls. By default no stop is asked for.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class View(Observer):
     ) -> None:
         self._asking = asking
         self._entered = ExitStack()
-        self.console = console or Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self.console = console or plain_console(stderr=True)
         self.last: deque[tuple[str, str]] = deque(maxlen=LAST_RUNS)
         self.shown = time.monotonic()
         self.picture = Picture(self.console, self._picture)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 
+from byzray.console import plain_console
 from byzray.mistakes import SetupError, parsed, suggestion
 from byzray.setups.files import read_content
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-out = Console(highlight=False, emoji=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+out = plain_console(stderr=False)
+err = plain_console(stderr=True)
 
 
 def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[Any], Any]:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from byzray.console import plain_console
 from byzray.recording.update import Progress, Update
 from byzray.setups import Setup
 
@@ -84,7 +85,7 @@ def shown(setup: Setup, progress: Progress | None, depth: int = 0) -> Iterator[P
     if progress is not None:
         yield progress
         return
-    console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    console = plain_console(stderr=True)
     with ExitStack() as stack:
         view = None
         if console.is_jupyter or console.is_terminal:

@@ -214,8 +214,7 @@ class Recorder:
     def save_if_due(self) -> None:
         """Save a checkpoint if one is due."""
         waited = time.monotonic() - self._saved
-        due = self.interval.due(self.simulation.step_number, waited, self._cost)
-        if due:
+        if self.interval.due(self.simulation.step_number, waited, self._cost):
             self._save("running")
 
     def _save(self, state: State) -> None:

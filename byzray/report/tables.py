@@ -120,8 +120,8 @@ def with_pairs(runs: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def curves_table(runs: list[Run], grid: Grid) -> pd.DataFrame:
     """Mean and standard deviation over seeds, by setup, quantity and step.
 
-    The deviation divides by the number of seeds, as published. Non-finite values are left out, `seeds` tells how many
-    are not.
+    The deviation divides by the number of seeds, as published. Non-finite values are left out; `seeds` counts
+    the others.
     """
     words, curves = [], []
     for words_of_curve, curve in _curves(runs, grid):

@@ -141,19 +141,6 @@ class _Environment(BaseModel):
     earlier: list[dict[str, Any]] = []
 
 
-def read_environment(folder: Path) -> Environment:
-    """The environment.json of a run directory; empty if there is none.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it cannot be read.
-    """
-    try:
-        return _Environment.model_validate_json(read_plain(folder / "environment.json")).model_dump(exclude_none=True)
-    except FileNotFoundError:
-        return {}
-
-
 def run_directories(folder: Path, places: Iterable[str]) -> list[Path]:
     """The run directories at these places of a folder, without those of reports and replaced runs."""
     found = (path.parent for place in places for path in folder.glob(f"{place}/setup.yaml"))
@@ -229,7 +216,11 @@ class RunDirectory:
             RunExists: it is damaged.
         """
         with self._readable("environment.json"):
-            return read_environment(self.path)
+            try:
+                content = read_plain(self.path / "environment.json")
+            except FileNotFoundError:
+                return {}
+            return _Environment.model_validate_json(content).model_dump(exclude_none=True)
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:

@@ -11,24 +11,12 @@ import ray
 
 import byzray
 import sweeps
+from byzray import Setup
 from byzray.mistakes import WrongInput
 from sweeps.progress import Progress
 from sweeps.storage import Storage
 
-SWEEP = """
-base:
-  dataset: {name: npz, path: %s}
-  model: {name: mlp, hidden: [4]}
-  steps: 40
-  batch_size: 4
-  learning_rate: 0.1
-  workers: 7
-  byzantine: 2
-  attack: little
-  evaluation_interval: 5
-axes: {aggregator: [median, multi-krum]}
-seeds: 1-2
-"""
+SWEEP = "{base: base.yaml, axes: {aggregator: [median, multi-krum]}, seeds: 1-2}"
 
 
 class Recorded(sweeps.Observer):
@@ -55,9 +43,10 @@ class Recorded(sweeps.Observer):
 
 
 @pytest.fixture
-def sweep_file(tmp_path: Path, small_data: Path, ray_cluster: str) -> Path:
+def sweep_file(tmp_path: Path, small_setup: Setup, ray_cluster: str) -> Path:
+    (tmp_path / "base.yaml").write_text(small_setup.changed(steps=40, evaluation_interval=5, actors=None).yaml())
     path = tmp_path / "mine.yaml"
-    path.write_text(SWEEP % small_data)
+    path.write_text(SWEEP)
     return path
 
 
@@ -169,11 +158,10 @@ def test_wrong_input(options: dict[str, object], message: str, tmp_path: Path, m
         sweeps.run(**{"sweep": "demo", **options})  # type: ignore[arg-type]
 
 
-def test_an_outcome_shows_no_secrets(tmp_path: Path, small_data: Path, ray_cluster: str) -> None:
+def test_an_outcome_shows_no_secrets(sweep_file: Path, tmp_path: Path) -> None:
     """Of a URI its user and options are left out."""
-    (tmp_path / "mine.yaml").write_text(SWEEP % small_data)
     output = f"file://{tmp_path}/remote"
-    outcome = sweeps.run(tmp_path / "mine.yaml", output, only="attack == 'none'", seeds=[1, 1], observer=Recorded())
+    outcome = sweeps.run(sweep_file, output, only="attack == 'none'", seeds=[1, 1], observer=Recorded())
     assert outcome.finished == 1
     assert outcome.output == output
     assert Storage("s3://KEY:SECRET@bucket/x?region=eu").shown == "s3://bucket/x"
