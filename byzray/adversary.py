@@ -9,9 +9,11 @@ from torch import Tensor
 from byzray.attacks import View
 from byzray.contract import Contract
 from byzray.defence import Bound
+from byzray.deviations import Spread
 from byzray.setups import Setup
 from byzray.state import State, keep
 from byzray.step import Step
+from byzray.submissions import Matrix, Submissions
 
 
 class Adversary:
@@ -35,8 +37,8 @@ class Adversary:
             self.state = contract.start_attack(setup.attack, first, like_D)
 
     def answer(
-        self, came_ND: Tensor, workers_H: tuple[int, ...], step: Step, defence: Bound
-    ) -> tuple[Tensor, Tensor | None]:
+        self, came_ND: Tensor, workers_H: tuple[int, ...], step: Step, defence: Bound, honest: Spread | None
+    ) -> tuple[Submissions, Tensor | None]:
         """The submissions with those of the Byzantine workers last, and those by themselves if there are any.
 
         Args:
@@ -44,10 +46,11 @@ class Adversary:
             workers_H: the numbers of the honest workers whose submissions came.
             step: the step.
             defence: the defence at this step.
+            honest: the spread of the honest submissions, if it is known.
         """
         attack = self.setup.attack
         if attack is None:
-            return came_ND, None
+            return Matrix(came_ND), None
         honest_HD, own_FD = came_ND[: len(workers_H)], came_ND[len(workers_H) :]
         view = View(
             step=step.of(attack),
@@ -55,12 +58,16 @@ class Adversary:
             defence=defence,
             workers_H=workers_H,
             own_FD=own_FD if attack.trains else None,
+            honest=honest,
         )
         attack_FD, state = self.contract.attack(attack, honest_HD, view, self.state)
         keep(state, self.state)
-        if not attack.trains:
-            own_FD.copy_(attack_FD)
-        elif attack_FD is not own_FD:
-            # Not over what the workers submitted, which is their momentum.
-            came_ND = torch.cat((honest_HD, attack_FD))
-        return came_ND, attack_FD
+        if attack_FD is own_FD:
+            return Matrix(came_ND), attack_FD
+        if attack.trains:  # not over what the workers submitted, which is their momentum
+            return Matrix(torch.cat((honest_HD, attack_FD))), attack_FD
+        if attack_FD.stride(0) == 0 and not attack_FD.is_cuda:  # one row, expanded; kernels for GPUs take all rows
+            own_FD[0] = attack_FD[0]
+            return Matrix(came_ND, distinct=len(honest_HD) + 1), attack_FD
+        own_FD.copy_(attack_FD)
+        return Matrix(came_ND), attack_FD

@@ -18,10 +18,13 @@ def received(setup: Setup, submissions_ND: Tensor, step: int) -> tuple[Tensor, t
     return submissions_ND[coming], tuple(coming[: len(coming) - setup.byzantine])
 
 
+def lacking(setup: Setup, came: int) -> bool:
+    """Whether zeros stand for some submissions, given how many come."""
+    return setup.faults is not None and setup.faults.missing == "zero" and came < setup.workers
+
+
 def filled(setup: Setup, came_ND: Tensor, step: int) -> Tensor:
-    """What the defence sees: the submissions that came, with zeros for the others if the setup says so."""
-    if setup.faults is None or setup.faults.missing != "zero" or len(came_ND) == setup.workers:
-        return came_ND
+    """The submissions that came, with zeros for the others."""
     missing = setup.missing_at(step)
     submissions_ND = came_ND.new_zeros(setup.workers, came_ND.shape[1])
     submissions_ND[[worker for worker in range(setup.workers) if worker not in missing]] = came_ND

@@ -105,8 +105,10 @@ class Contract:
             BrokenContract: the rule or a pre-aggregator broke it.
         """
         name = f"aggregator {defence.rule.label()}"
-        watched = [one for one in (submissions.rows_ND, step.theta_D) if one is not None]
-        with self._watched(watched, *_own(defence), states=(state,)):
+        name_of_own, *parts = _own(defence)
+        given_ND = submissions.distinct_UD if parts[0].is_builtin() else submissions.rows_ND
+        watched = [one for one in (given_ND, step.theta_D) if one is not None]
+        with self._watched(watched, name_of_own, *parts, states=(state,)):
             aggregate, after = defence.step(submissions, step, state)
             aggregate.vector_D = apart(self._plain(aggregate.vector_D, name), state)
         return aggregate, self._state(after, name, state)

@@ -1,7 +1,9 @@
-"""How far vectors lie from a center, coordinate by coordinate.
+"""Where vectors lie, and how far from there, coordinate by coordinate.
 
 Shapes in names: K vectors, D coordinates, B of them in a block.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +14,36 @@ BLOCK = 8192
 """Coordinates treated at once on a CPU without a compiler, as the doubles of all would not stay in a cache."""
 
 
-def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
-    """The (D,) float64 sums, over the vectors, of the squared differences from the center.
+class Spread(NamedTuple):
+    """What is known of the coordinates of a set of vectors.
 
-    Like torch.var, which takes longer down the columns, this adds the squares in double precision.
+    Attributes:
+        size: K, how many vectors.
+        mean_D: their mean.
+        squares_D: float64, the sums of their squared differences from it.
     """
+
+    size: int
+    mean_D: Tensor
+    squares_D: Tensor
+
+    def deviation_D(self) -> Tensor:
+        """The standard deviations (D,), with the denominator K - 1."""
+        return (self.squares_D / (self.size - 1)).sqrt().to(self.mean_D.dtype)
+
+
+def spread(vectors_KD: Tensor) -> Spread:
+    """The spread of K vectors. The squares are added in double precision, as torch.var does, which takes longer down
+    the columns."""
+    vectors_KD = vectors_KD.detach()
     if compiled(vectors_KD):
-        return _compiled(vectors_KD.detach().contiguous(), center_D.detach())
+        return _compiled(vectors_KD.contiguous())
+    mean_D = vectors_KD.mean(dim=0)
+    return Spread(len(vectors_KD), mean_D, squared_deviations(vectors_KD, mean_D))
+
+
+def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
+    """The (D,) float64 sums, over the vectors, of the squared differences from the center."""
     if fused(vectors_KD):
         from byzray import gpu_kernels  # here, as it loads a compiler
 
@@ -28,14 +53,11 @@ def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
     return torch.cat([(vectors_KB - center_B).double().square_().sum(dim=0) for vectors_KB, center_B in blocks])
 
 
-def _compiled(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
+def _compiled(vectors_KD: Tensor) -> Spread:
     from byzray import kernels  # here, as it loads a compiler
 
-    squares_D = torch.empty(len(center_D), dtype=torch.float64)
-    matrix, center, squares = vectors_KD.numpy(), center_D.numpy(), squares_D.numpy()
-    over_ranges(
-        len(center_D),
-        kernels.TILE,
-        lambda begin, end: kernels.squared_deviations(matrix, center, squares, begin, end),
-    )
-    return squares_D
+    size, dimension = vectors_KD.shape
+    mean_D, squares_D = vectors_KD.new_empty(dimension), torch.empty(dimension, dtype=torch.float64)
+    matrix, mean, squares = vectors_KD.numpy(), mean_D.numpy(), squares_D.numpy()
+    over_ranges(dimension, kernels.TILE, lambda begin, end: kernels.spread(matrix, mean, squares, begin, end))
+    return Spread(size, mean_D, squares_D)

@@ -264,4 +264,6 @@ def trained_module(setup: Setup, shape: tuple[int, ...], classes: int, theta_D: 
 def clip(gradients_KD: Tensor, largest: float) -> None:
     """Scale rows longer than `largest` down to that norm, in place."""
     norms_K = torch.linalg.vector_norm(gradients_KD, dim=1, keepdim=True)
+    if not norms_K.is_cuda and not (norms_K > largest).any():  # where to look is not to wait
+        return
     gradients_KD.mul_(torch.where(norms_K > largest, largest / norms_K, 1))

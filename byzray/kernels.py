@@ -80,21 +80,81 @@ def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def squared_deviations(
-    matrix_KD: Floats, center_D: Floats, squares_D: NDArray[np.float64], begin: int, end: int
+def scaled_examples(
+    examples_NCP: NDArray[np.uint8],
+    positions_B: NDArray[np.int64],
+    factor_C: Floats,
+    offset_C: Floats,
+    ready_BCP: Floats,
+    begin: int,
+    end: int,
 ) -> None:
-    """Of the columns from `begin` to `end`, the sums of the squared differences from their centers: the differences in
-    the matrix's precision, squared and added in double precision."""
-    for column in range(begin, end, TILE):
-        stop = min(column + TILE, end)
-        squares = squares_D[column:stop]
-        squares[:] = 0
-        for i in range(matrix_KD.shape[0]):
-            _add_squares(squares, matrix_KD[i, column:stop], center_D[column:stop])
+    """Of a batch, from `begin` to `end`, the examples at some positions, of C channels of P pixels each, as
+    factor * pixel + offset."""
+    for i in range(begin, end):
+        for channel in range(len(factor_C)):
+            _scale(examples_NCP[positions_B[i], channel], factor_C[channel], offset_C[channel], ready_BCP[i, channel])
+
+
+# A product and a sum are rounded once, as PyTorch does it.
+@kernel(fastmath={"contract"})
+def _scale(pixels, factor, offset, ready):  # type: ignore[no-untyped-def]
+    for j in range(np.uint64(len(pixels))):
+        ready[j] = offset + np.float32(pixels[j]) * factor
 
 
 @kernel()
-def _add_squares(total, values, center):  # type: ignore[no-untyped-def]
+def spread(matrix_KD: Floats, mean_D: Floats, squares_D: NDArray[np.float64], begin: int, end: int) -> None:
+    """Of the columns from `begin` to `end`, the means, added up in double precision, and the sums of the squared
+    differences from them: the differences in the matrix's precision, squared and added in double precision."""
+    count = matrix_KD.shape[0]
+    sums = np.empty(TILE, np.float64)
+    for column in range(begin, end, TILE):
+        stop = min(column + TILE, end)
+        tile_KT, total, center, squares = (
+            matrix_KD[:, column:stop],
+            sums[: stop - column],
+            mean_D[column:stop],
+            squares_D[column:stop],
+        )
+        total[:] = 0
+        for i in range(0, count - 3, 4):
+            _add_four(total, tile_KT[i], tile_KT[i + 1], tile_KT[i + 2], tile_KT[i + 3])
+        for i in range(count - count % 4, count):
+            add_values(total, tile_KT[i])
+        for j in range(stop - column):
+            center[j] = total[j] / count
+        squares[:] = 0
+        for i in range(0, count - 3, 4):
+            _add_four_squares(squares, center, tile_KT[i], tile_KT[i + 1], tile_KT[i + 2], tile_KT[i + 3])
+        for i in range(count - count % 4, count):
+            _add_squares(squares, center, tile_KT[i])
+
+
+@kernel()
+def add_values(total, values):  # type: ignore[no-untyped-def]
+    for j in range(np.uint64(len(values))):
+        total[j] += np.float64(values[j])
+
+
+@kernel()
+def _add_four(total, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """Four times :func:`add_values`, for which `total` is loaded once."""
+    for j in range(np.uint64(len(total))):
+        total[j] = total[j] + np.float64(v0[j]) + np.float64(v1[j]) + np.float64(v2[j]) + np.float64(v3[j])
+
+
+@kernel()
+def _add_squares(total, center, values):  # type: ignore[no-untyped-def]
     for j in range(np.uint64(len(total))):
         difference = np.float64(values[j] - center[j])
         total[j] += difference * difference
+
+
+@kernel()
+def _add_four_squares(total, center, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """Four times :func:`_add_squares`, for which `total` is loaded once."""
+    for j in range(np.uint64(len(total))):
+        d0, d1 = np.float64(v0[j] - center[j]), np.float64(v1[j] - center[j])
+        d2, d3 = np.float64(v2[j] - center[j]), np.float64(v3[j] - center[j])
+        total[j] = total[j] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3

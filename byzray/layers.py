@@ -37,7 +37,7 @@ def linear_gradients(layer: nn.Linear, inputs: Tensor, delta: Tensor, weight_K: 
     """The gradients of a Linear layer: one batched product."""
     k = len(weight_K)
     inputs_KBI, delta_KBO = inputs.reshape(k, -1, inputs.shape[-1]), delta.reshape(k, -1, delta.shape[-1])
-    weight_K.copy_(torch.bmm(delta_KBO.mT, inputs_KBI).flatten(1))
+    torch.bmm(delta_KBO.mT, inputs_KBI, out=weight_K.unflatten(1, layer.weight.shape))
     if bias_K is not None:
         torch.sum(delta_KBO, dim=1, out=bias_K)
 

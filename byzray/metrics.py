@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from byzray.deviations import squared_deviations
+from byzray.deviations import Spread, spread
 
 METRIC_COLUMNS = (
     "Step number",
@@ -58,8 +58,12 @@ class Moments(NamedTuple):
         """The moments of the rows of a (K, D) matrix."""
         if vectors_KD.stride(0) == 0:  # one row, expanded: what most attacks submit
             return cls(len(vectors_KD), vectors_KD[0], vectors_KD.new_zeros(()))
-        mean_D = vectors_KD.mean(dim=0)
-        return cls(len(vectors_KD), mean_D, squared_deviations(vectors_KD, mean_D).sum().to(mean_D.dtype))
+        return cls.of_spread(spread(vectors_KD))
+
+    @classmethod
+    def of_spread(cls, spread: Spread) -> Self:
+        """The moments of vectors whose spread is known."""
+        return cls(spread.size, spread.mean_D, spread.squares_D.sum().to(spread.mean_D.dtype))
 
     @classmethod
     def merge(cls, parts: Sequence[Self]) -> Self:

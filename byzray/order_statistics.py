@@ -1,9 +1,11 @@
 """Order statistics of every coordinate, the common ground of the coordinate-wise rules.
 
-Shapes in names: N submissions, D parameters, B of them in a block, K kept ranks.
+Shapes in names: N submissions, U of which are given, as the last of these is sent several times, D parameters, B of
+them in a block, K kept ranks.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,15 +39,26 @@ def lower_median_of(gradients_ND: Tensor, counted_N: Tensor) -> Tensor:
     return ranked_DN.index_select(1, ((counted_N.sum() - 1) // 2).clamp(min=0)[None])[:, 0]
 
 
-def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
+def order_statistics(gradients_UD: Tensor, first: int, count: int, times: int = 1) -> Tensor:
     """The values of the ranks first, ..., first+count-1 of every coordinate, in ascending order: (D, count).
 
     Ranks count from 0; NaN ranks, and is returned, as +inf. How they are found depends on the shape, the type and the
     device of the input, and makes no difference to them.
+
+    Args:
+        gradients_UD: the submissions.
+        first: the first rank.
+        count: how many.
+        times: how often the last of the submissions counts.
     """
-    gradients_ND = gradients_ND.detach()
-    if len(gradients_ND) <= NETWORK_ROWS and compiled(gradients_ND):
-        return _by_network(gradients_ND.contiguous(), first, count)
+    gradients_UD = gradients_UD.detach()
+    if _sorted_by_network(gradients_UD):
+        from byzray import sorting  # here, as it loads a compiler
+
+        matrix_UD, ranks_DK = gradients_UD.contiguous(), gradients_UD.new_empty(gradients_UD.shape[1], count)
+        _each_tile(sorting.sort_columns, matrix_UD, (times, first), ranks_DK)
+        return ranks_DK
+    gradients_ND = repeated(gradients_UD, times)
     if len(gradients_ND) <= COMPARED_ROWS and fused(gradients_ND):
         from byzray import gpu_kernels  # here, as it loads a compiler
 
@@ -59,14 +72,54 @@ def order_statistics(gradients_ND: Tensor, first: int, count: int) -> Tensor:
     return sorted_DN[:, first : first + count].contiguous()
 
 
-def _by_network(gradients_ND: Tensor, first: int, count: int) -> Tensor:
-    from byzray.sorting import TILE, sort_columns  # here, as it loads a compiler
+def mean_of_ranks(gradients_UD: Tensor, first: int, count: int, times: int = 1) -> Tensor:
+    """The (D,) means over the ranks first, ..., first+count-1 of every coordinate, with arguments as above."""
+    gradients_UD = gradients_UD.detach()
+    if _sorted_by_network(gradients_UD):
+        from byzray import sorting  # here, as it loads a compiler
 
-    dimension = gradients_ND.shape[1]
-    ranks_DK = gradients_ND.new_empty(dimension, count)
-    matrix, ranks = gradients_ND.numpy(), ranks_DK.numpy()
-    over_ranges(dimension, TILE, lambda begin, end: sort_columns(matrix, ranks, first, begin, end))
-    return ranks_DK
+        mean_D = gradients_UD.new_empty(gradients_UD.shape[1])
+        _each_tile(sorting.mean_of_ranks, gradients_UD.contiguous(), (times, first, count), mean_D)
+        if _sound(mean_D):
+            return mean_D
+    return mean(order_statistics(gradients_UD, first, count, times), dim=1)
+
+
+def mean_around(gradients_UD: Tensor, first: int, count: int, keep: int, times: int = 1) -> Tensor:
+    """The (D,) means of the `keep` values nearest to the mean over the ranks first, ..., first+count-1 of every
+    coordinate, with arguments as above; a tie keeps the lower value."""
+    gradients_UD = gradients_UD.detach()
+    if _sorted_by_network(gradients_UD):
+        from byzray import sorting  # here, as it loads a compiler
+
+        mean_D = gradients_UD.new_empty(gradients_UD.shape[1])
+        _each_tile(sorting.mean_around, gradients_UD.contiguous(), (times, first, count, keep), mean_D)
+        if _sound(mean_D):
+            return mean_D
+    sorted_DN = order_statistics(gradients_UD, 0, len(gradients_UD) - 1 + times, times)
+    return mean_of_nearest(sorted_DN, mean(sorted_DN[:, first : first + count], dim=1), keep)
+
+
+def repeated(gradients_UD: Tensor, times: int) -> Tensor:
+    """The submissions with the last one so many times, (N, D)."""
+    return gradients_UD if times == 1 else torch.cat((gradients_UD, gradients_UD[-1:].expand(times - 1, -1)))
+
+
+def _sorted_by_network(gradients_UD: Tensor) -> bool:
+    return len(gradients_UD) <= NETWORK_ROWS and compiled(gradients_UD)
+
+
+def _each_tile(kernel: Callable[..., None], matrix_UD: Tensor, options: tuple[int, ...], out: Tensor) -> None:
+    """Call a kernel of :mod:`byzray.sorting` for ranges of columns."""
+    from byzray.sorting import TILE
+
+    matrix, results = matrix_UD.numpy(), out.numpy()
+    over_ranges(len(out), TILE, lambda begin, end: kernel(matrix, *options, results, begin, end))
+
+
+def _sound(mean_D: Tensor) -> bool:
+    """Whether no sum can have overflowed: one in double precision does so only over doubles."""
+    return mean_D.dtype is not torch.float64 or bool(mean_D.sum().isfinite())
 
 
 def mean_of_nearest(sorted_DN: Tensor, center_D: Tensor, keep: int) -> Tensor:

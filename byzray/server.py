@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzray.adversary import Adversary
-from byzray.arrivals import filled, received
+from byzray.arrivals import filled, lacking, received
 from byzray.cohort import Contribution
 from byzray.contract import Contract
 from byzray.datasets import Data
@@ -110,26 +110,31 @@ class Server:
         setup = self.setup
         self.watch.start()
         came_ND, workers_H = received(setup, self.submissions_ND, self.step_number)
-        sampled = self.study.sampled(came_ND[: len(workers_H)])
+        sampled = None if setup.workers_report_moments else self.study.spread(came_ND[: len(workers_H)])
         self.watch.lap("study")
         self.momentum.receive(came_ND[: len(workers_H) + len(setup.trained) - setup.honest])
         self.watch.lap("attack")
         root_D = self._root_submission()
         self.watch.lap("root")
         # Pre-aggregators mix in the zeros of missing submissions, so an adversary that evaluates the defence sees them.
-        if setup.pre and len(filled_ND := filled(setup, came_ND, self.step_number)) > len(came_ND):
-            came_ND, workers_H = filled_ND, tuple(range(setup.honest))
+        if setup.pre and lacking(setup, len(came_ND)):
+            came_ND, workers_H = filled(setup, came_ND, self.step_number), tuple(range(setup.honest))
+        # With momentum in the update the sampled gradients are submitted.
+        same = setup.momentum.placement == "update" and sampled is not None and sampled.size == len(workers_H)
+        honest = sampled if same else self.study.spread(came_ND[: len(workers_H)])
+        self.watch.lap("study")
         step = self._step(len(came_ND), root_D)
         defence = setup.defence.at(step, self.defence_state)
-        came_ND, attack_FD = self.adversary.answer(came_ND, workers_H, step, defence)
+        submissions, attack_FD = self.adversary.answer(came_ND, workers_H, step, defence, honest)
         self.watch.lap("attack")
-        submissions_ND = filled(setup, came_ND, self.step_number)
-        step = self._step(len(submissions_ND), root_D)
-        aggregate, state = self.contract.aggregate(setup.defence, Matrix(submissions_ND), step, self.defence_state)
+        if lacking(setup, submissions.n):
+            submissions = Matrix(filled(setup, submissions.rows_ND, self.step_number))
+            honest = self.study.spread(submissions.rows_ND[: setup.honest])
+        step = self._step(submissions.n, root_D)
+        aggregate, state = self.contract.aggregate(setup.defence, submissions, step, self.defence_state)
         keep(state, self.defence_state)
         self.watch.lap("aggregate")
-        honest_HD = submissions_ND[: len(submissions_ND) - setup.byzantine]
-        observed = self.study.observe(sampled, honest_HD, attack_FD, aggregate, self.theta_D)
+        observed = self.study.observe(sampled, honest, attack_FD, aggregate, self.theta_D)
         self.watch.lap("study")
         self.momentum.move(self.theta_D, aggregate.vector_D, step.rate)
         self.step_number += 1

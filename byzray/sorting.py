@@ -13,7 +13,7 @@ Importing this module loads numba. What it compiles is kept on disk, so that onl
 import numpy as np
 from numpy.typing import NDArray
 
-from byzray.kernels import kernel
+from byzray.kernels import add_values, kernel
 
 TILE = 64
 """Columns sorted together."""
@@ -39,25 +39,145 @@ ROW14 = np.uint64(14 * TILE)
 ROW15 = np.uint64(15 * TILE)
 
 
+# The next three treat the columns from `begin` to `end` of a matrix of U rows, the last of which counts `times` times:
+# so there are n = U - 1 + times values in a column. NaN sorts as +inf.
+
+
 @kernel()
 def sort_columns(
-    matrix_ND: NDArray[np.floating], out_DK: NDArray[np.floating], first: int, begin: int, end: int
+    matrix_UD: NDArray[np.floating], times: int, first: int, out_DK: NDArray[np.floating], begin: int, end: int
 ) -> None:
-    """Sort the columns from `begin` to `end` of a matrix of N rows, and write what then has ranks first, first+1, ...,
-    first+K-1 to their rows of `out_DK`. NaN sorts as +inf."""
-    n = matrix_ND.shape[0]
-    rows = 16
-    while rows < n:
-        rows *= 2
-    tile = np.empty(rows * TILE, matrix_ND.dtype)
+    """Write the values of ranks first, first+1, ..., first+K-1 of every column to its row of `out_DK`."""
+    count = out_DK.shape[1]
+    tile, ranked = _buffers(matrix_UD, count)
     for column in range(begin, end, TILE):
         width = min(TILE, end - column)
-        tile[n * TILE :] = np.inf
-        for i in range(n):
-            _load(matrix_ND[i, column : column + width], tile, np.uint64(i * TILE), np.uint64(width))
-        _sort(tile, rows)
+        _rank(matrix_UD, times, first, count, column, width, tile, ranked)
         for j in range(width):
-            _store(tile, np.uint64(first * TILE + j), out_DK[column + j])
+            _store(ranked, np.uint64(j), out_DK[column + j])
+
+
+@kernel()
+def mean_of_ranks(
+    matrix_UD: NDArray[np.floating],
+    times: int,
+    first: int,
+    count: int,
+    mean_D: NDArray[np.floating],
+    begin: int,
+    end: int,
+) -> None:
+    """The means over ranks first, ..., first+count-1 of every column, added up in double precision."""
+    tile, ranked = _buffers(matrix_UD, count)
+    total = np.empty(TILE, np.float64)
+    for column in range(begin, end, TILE):
+        width = min(TILE, end - column)
+        _rank(matrix_UD, times, first, count, column, width, tile, ranked)
+        _mean(ranked, 0, count, total, mean_D[column : column + width])
+
+
+@kernel()
+def mean_around(
+    matrix_UD: NDArray[np.floating],
+    times: int,
+    first: int,
+    count: int,
+    keep: int,
+    mean_D: NDArray[np.floating],
+    begin: int,
+    end: int,
+) -> None:
+    """The means of the `keep` values of every column that are nearest to the mean over ranks first, ..., first+count-1,
+    added up in double precision; a tie keeps the lower value.
+
+    The nearest values are consecutive ranks: a window that moves up by one as long as the value it would leave is
+    further from the center than the value it would gain.
+    """
+    n = matrix_UD.shape[0] - 1 + times
+    tile, ranked = _buffers(matrix_UD, n)
+    center = np.empty(TILE, matrix_UD.dtype)
+    begins = np.empty(TILE, np.int32)
+    total = np.empty(TILE, np.float64)
+    for column in range(begin, end, TILE):
+        width = min(TILE, end - column)
+        _rank(matrix_UD, times, 0, n, column, width, tile, ranked)
+        _mean(ranked, first, count, total, center)
+        begins[:] = 0
+        for rank in range(n - keep):
+            _move(ranked, np.uint64(rank * TILE), np.uint64((rank + keep) * TILE), center, begins)
+        total[:] = 0
+        for rank in range(n):
+            _add_within(ranked, np.uint64(rank * TILE), rank, begins, keep, total)
+        for j in range(width):
+            mean_D[column + j] = total[j] / keep
+
+
+@kernel()
+def _buffers(matrix_UD, count):  # type: ignore[no-untyped-def]
+    """Room for a tile of rows to sort, padded to a power of two, and for the values of so many ranks."""
+    rows = 16
+    while rows < matrix_UD.shape[0]:
+        rows *= 2
+    return np.empty(rows * TILE, matrix_UD.dtype), np.empty(count * TILE, matrix_UD.dtype)
+
+
+@kernel()
+def _rank(matrix_UD, times, first, count, column, width, tile, ranked):  # type: ignore[no-untyped-def]
+    """Sort a tile of columns; the values of its ranks first, ..., first+count-1 go to the rows of `ranked`."""
+    rows = len(tile) // TILE
+    others = matrix_UD.shape[0] - 1
+    tile[others * TILE :] = np.inf
+    for i in range(others):
+        _load(matrix_UD[i, column : column + width], tile, np.uint64(i * TILE), np.uint64(width))
+    if times == 1:
+        _load(matrix_UD[others, column : column + width], tile, np.uint64(others * TILE), np.uint64(width))
+        _sort(tile, rows)
+        ranked[:] = tile[first * TILE : (first + count) * TILE]
+        return
+    _sort(tile, rows)
+    # Among sorted values v_0 <= v_1 <= ..., so many equal values u move the value of rank r from v_r at most down to
+    # v_(r-times): it is u if that lies between the two, else the nearer one.
+    for k in range(count):
+        to = np.uint64(k * TILE)
+        _load(matrix_UD[others, column : column + width], ranked, to, np.uint64(width))
+        if first + k < others:
+            _at_most(ranked, to, tile, np.uint64((first + k) * TILE))
+        if first + k >= times:
+            _at_least(ranked, to, tile, np.uint64((first + k - times) * TILE))
+
+
+@kernel(fastmath={"nnan", "nsz"})
+def _at_most(ranked, to, tile, start):  # type: ignore[no-untyped-def]
+    for j in range(WIDTH):
+        ranked[to + j] = min(ranked[to + j], tile[start + j])
+
+
+@kernel(fastmath={"nnan", "nsz"})
+def _at_least(ranked, to, tile, start):  # type: ignore[no-untyped-def]
+    for j in range(WIDTH):
+        ranked[to + j] = max(ranked[to + j], tile[start + j])
+
+
+@kernel()
+def _mean(ranked, first, count, total, mean):  # type: ignore[no-untyped-def]
+    total[:] = 0
+    for k in range(first, first + count):
+        add_values(total, ranked[k * TILE : (k + 1) * TILE])
+    for j in range(len(mean)):
+        mean[j] = total[j] / count
+
+
+@kernel()
+def _move(ranked, low, high, center, begins):  # type: ignore[no-untyped-def]
+    for j in range(WIDTH):
+        begins[j] += center[j] - ranked[low + j] > ranked[high + j] - center[j]
+
+
+@kernel()
+def _add_within(ranked, start, rank, begins, keep, total):  # type: ignore[no-untyped-def]
+    for j in range(WIDTH):
+        within = (begins[j] <= rank) & (rank < begins[j] + keep)
+        total[j] += np.float64(ranked[start + j]) if within else 0.0
 
 
 @kernel()

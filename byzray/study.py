@@ -14,6 +14,7 @@ from torch import Tensor
 
 from byzray.aggregators import Aggregate
 from byzray.cohort import Contribution
+from byzray.deviations import Spread, spread
 from byzray.divergence import Divergence, reason, unsound
 from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
 from byzray.setups import Setup
@@ -70,16 +71,14 @@ class Study:
         self.halted = False
         self._was_finite = not unsound(theta_D).isnan().item()
 
-    def sampled(self, received_HD: Tensor) -> Moments | None:
-        """The moments of the gradients that honest workers sent, before the server's momentum; none if they are not
-        asked for here."""
-        needed = self.past is not None and not self.setup.workers_report_moments
-        return Moments.of(received_HD) if needed else None
+    def spread(self, vectors_KD: Tensor) -> Spread | None:
+        """The spread of some vectors; none without metrics."""
+        return None if self.past is None else spread(vectors_KD)
 
     def observe(
         self,
-        sampled: Moments | None,
-        honest_HD: Tensor,
+        sampled: Spread | None,
+        honest: Spread | None,
         attack_FD: Tensor | None,
         aggregate: Aggregate,
         theta_D: Tensor,
@@ -87,26 +86,25 @@ class Study:
         """Look at a step before its update; none without metrics.
 
         Args:
-            sampled: what :meth:`sampled` returned.
-            honest_HD: the honest submissions that the defence saw.
+            sampled: the spread of the gradients that honest workers sent, before the server's momentum; none: the
+                workers report their moments.
+            honest: that of the honest submissions that the defence saw.
             attack_FD: the Byzantine submissions, if there are any.
             aggregate: what the defence returned.
             theta_D: the parameters.
         """
-        if self.past is None:
+        if honest is None:
             return None
-        # With momentum in the update the sampled gradients are submitted; zeros may stand for missing ones.
-        same = sampled is not None and sampled.size == len(honest_HD) and self.setup.momentum.placement == "update"
         attack = None if attack_FD is None else Moments.of(attack_FD)
         # Cloned, as they may be views of submissions, which the next ones overwrite.
         if attack is not None:
             attack = attack._replace(mean_D=attack.mean_D.clone())
         return Observed(
-            sampled=sampled,
-            honest=sampled if sampled is not None and same else Moments.of(honest_HD),
+            sampled=None if sampled is None else Moments.of_spread(sampled),
+            honest=Moments.of_spread(honest),
             attack=attack,
             aggregate_D=aggregate.vector_D.clone(),
-            acceptance=acceptance(aggregate, len(honest_HD), self.setup.byzantine),
+            acceptance=acceptance(aggregate, honest.size, self.setup.byzantine),
             distance=torch.linalg.vector_norm(theta_D - self.origin_D),
         )
 

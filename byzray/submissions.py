@@ -3,8 +3,8 @@
 Distances, norms and order statistics are computed at the first need, and where the form allows it without forming the
 rows.
 
-Shapes in names: N submissions, D parameters, K selected rows or ranks, M mixed submissions, P = N+1 points: the
-submissions and the origin.
+Shapes in names: N submissions, U without repetitions of the last, D parameters, K selected rows or ranks, M mixed
+submissions, P = N+1 points: the submissions and the origin.
 """
 
 import math
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from byzray.distances import FURTHEST, distances, finite_rows, norms
 from byzray.line import Line
-from byzray.order_statistics import mean_of_rows, order_statistics
+from byzray.order_statistics import (
+    mean,
+    mean_around,
+    mean_of_nearest,
+    mean_of_ranks,
+    mean_of_rows,
+    order_statistics,
+)
 
 COMPARED = 2**28
 """Up to so many products, distances of mixtures follow from those of what is mixed; beyond, their rows are formed."""
@@ -48,10 +55,25 @@ class Submissions(ABC):
     def norms_N(self) -> Tensor:
         """The Euclidean norms, float64, see :func:`byzray.distances.norms`."""
 
+    @property
+    def distinct_UD(self) -> Tensor:
+        """The rows, where the last one need not be repeated if it is submitted several times."""
+        return self.rows_ND
+
     def ranks_DK(self, first: int, count: int) -> Tensor:
         """The values of the ranks first, ..., first+count-1 of every coordinate, see
         :func:`byzray.order_statistics.order_statistics`."""
-        return order_statistics(self.rows_ND, first, count)
+        return order_statistics(self.distinct_UD, first, count, self.n - len(self.distinct_UD) + 1)
+
+    def mean_of_ranks(self, first: int, count: int) -> Tensor:
+        """The mean (D,) of the values of the ranks first, ..., first+count-1 of every coordinate."""
+        return mean(self.ranks_DK(first, count), dim=1)
+
+    def mean_around(self, first: int, count: int, keep: int) -> Tensor:
+        """The mean (D,) of the `keep` values of every coordinate that are nearest to the mean over the ranks first,
+        ..., first+count-1; a tie keeps the lower value."""
+        sorted_DN = self.ranks_DK(0, self.n)
+        return mean_of_nearest(sorted_DN, mean(sorted_DN[:, first : first + count], dim=1), keep)
 
     def mean_of(self, rows_K: Tensor) -> Tensor:
         """The mean (D,) of some rows, added up in the order of their indices (K,)."""
@@ -72,29 +94,65 @@ class Submissions(ABC):
 
 
 class Matrix(Submissions):
-    """Submissions that lie in a matrix (N, D)."""
+    """Submissions that lie in a matrix (N, D).
 
-    def __init__(self, rows_ND: Tensor) -> None:
-        self.n, self.device = len(rows_ND), rows_ND.device
-        self._rows_ND = rows_ND
+    Args:
+        matrix_ND: the matrix.
+        distinct: how many of its rows are written; those below are equal to the last of these, and are written at the
+            first need. By default all.
+    """
+
+    def __init__(self, matrix_ND: Tensor, distinct: int | None = None) -> None:
+        self.n, self.device = len(matrix_ND), matrix_ND.device
+        self._matrix_ND = matrix_ND
+        self._distinct_UD = matrix_ND if distinct is None else matrix_ND[:distinct]
+        self._times = self.n - len(self._distinct_UD) + 1
+
+    @cached_property
+    def rows_ND(self) -> Tensor:
+        if self._times > 1:  # by .data, as for PyTorch the submissions do not change by it
+            self._matrix_ND.data[len(self._distinct_UD) :] = self._distinct_UD[-1]
+        return self._matrix_ND
 
     @property
-    def rows_ND(self) -> Tensor:
-        return self._rows_ND
+    def distinct_UD(self) -> Tensor:
+        return self._distinct_UD
+
+    def mean_of_ranks(self, first: int, count: int) -> Tensor:
+        return mean_of_ranks(self._distinct_UD, first, count, self._times)
+
+    def mean_around(self, first: int, count: int, keep: int) -> Tensor:
+        return mean_around(self._distinct_UD, first, count, keep, self._times)
+
+    def mean_of(self, rows_K: Tensor) -> Tensor:
+        return mean_of_rows(self._distinct_UD, rows_K.clamp(max=len(self._distinct_UD) - 1))
 
     @cached_property
     def _distances_NN(self) -> Tensor:
-        return distances(self._rows_ND)
+        distances_UU = distances(self._distinct_UD)
+        if self._times == 1:
+            return distances_UU
+        distances_NN = distances_UU[self._rows_N][:, self._rows_N]
+        if not finite_rows(self._distinct_UD[-1:]).all():  # then equal ones are infinitely far apart, too
+            last = len(self._distinct_UD) - 1
+            distances_NN[last:, last:].fill_(math.inf).fill_diagonal_(0)
+        return distances_NN
 
     def distances_NN(self) -> Tensor:
         return self._distances_NN
 
     @cached_property
     def _norms_N(self) -> Tensor:
-        return norms(self._rows_ND)
+        norms_U = norms(self._distinct_UD)
+        return norms_U if self._times == 1 else norms_U[self._rows_N]
 
     def norms_N(self) -> Tensor:
         return self._norms_N
+
+    @property
+    def _rows_N(self) -> Tensor:
+        """Where each submission lies among the distinct ones."""
+        return torch.arange(self.n, device=self.device).clamp(max=len(self._distinct_UD) - 1)
 
 
 class OnLine(Submissions):

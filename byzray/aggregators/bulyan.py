@@ -13,7 +13,7 @@ from torch import Tensor
 from byzray.aggregators._base import Aggregator, unmet
 from byzray.aggregators._scoring import krum_bound, krum_scores
 from byzray.distances import smallest
-from byzray.order_statistics import mean_of_nearest, sort_columns
+from byzray.order_statistics import mean_around
 from byzray.submissions import Submissions
 
 
@@ -48,8 +48,7 @@ class Bulyan(Aggregator):
         # All averages at once. A submission that enters none may not be finite, and 0 * inf is no 0.
         used_N1 = (weights_TN != 0).any(dim=0)[:, None]
         averages_TD = weights_TN @ torch.where(used_N1, rows_ND, 0)
-        sorted_DT = sort_columns(averages_TD)
-        return mean_of_nearest(sorted_DT, sorted_DT[:, (rounds - 1) // 2], keep=rounds - 2 * f)
+        return mean_around(averages_TD, (rounds - 1) // 2, 1, keep=rounds - 2 * f)
 
     def _m(self, n: int, f: int) -> int:
         return n - f - 2 if self.m is None else self.m

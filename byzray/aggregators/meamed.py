@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from byzray.aggregators._ranking import Trimming
-from byzray.order_statistics import mean_of_nearest
+from byzray.aggregators._trimming import Trimming
+from byzray.submissions import Submissions
 
 
 class Meamed(Trimming):
@@ -14,6 +14,6 @@ class Meamed(Trimming):
     Reference: C. Xie, O. Koyejo, I. Gupta. Generalized Byzantine-tolerant SGD. arXiv:1802.10116, 2018.
     """
 
-    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
-        n = ranks_DK.shape[1]
-        return mean_of_nearest(ranks_DK, ranks_DK[:, (n - 1) // 2], keep=n - f)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        n = submissions.n
+        return submissions.mean_around((n - 1) // 2, 1, keep=n - f)

@@ -4,11 +4,11 @@ import math
 
 from torch import Tensor
 
-from byzray.aggregators._base import unmet
-from byzray.aggregators._ranking import Ranking
+from byzray.aggregators._base import Aggregator, unmet
+from byzray.submissions import Submissions
 
 
-class Median(Ranking):
+class Median(Aggregator):
     """Coordinate-wise median; of an even number of values, the lower of the two in the middle.
 
     Needs n >= 2f+1. Bound: 1 / sqrt(n-f). kappa: 4 (1 + f/(n-2f))^2.
@@ -17,11 +17,8 @@ class Median(Ranking):
     Statistical Rates. ICML 2018.
     """
 
-    def ranks(self, n: int, f: int) -> tuple[int, int]:
-        return (n - 1) // 2, 1
-
-    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
-        return ranks_DK[:, 0]
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.ranks_DK((submissions.n - 1) // 2, 1)[:, 0]
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= 2 * f + 1, f"n >= 2f+1 = {2 * f + 1}; got n = {n}, f = {f}")

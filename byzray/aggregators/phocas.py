@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from byzray.aggregators._ranking import Trimming
-from byzray.order_statistics import mean, mean_of_nearest
+from byzray.aggregators._trimming import Trimming
+from byzray.submissions import Submissions
 
 
 class Phocas(Trimming):
@@ -15,6 +15,6 @@ class Phocas(Trimming):
     arXiv:1805.09682, 2018.
     """
 
-    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
-        n = ranks_DK.shape[1]
-        return mean_of_nearest(ranks_DK, mean(ranks_DK[:, f : n - f], dim=1), keep=n - f)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        n = submissions.n
+        return submissions.mean_around(f, n - 2 * f, keep=n - f)

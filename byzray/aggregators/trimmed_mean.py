@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
-from byzray.aggregators._ranking import Trimming
-from byzray.order_statistics import mean
+from byzray.aggregators._trimming import Trimming
+from byzray.submissions import Submissions
 
 
 class TrimmedMean(Trimming):
@@ -17,11 +17,8 @@ class TrimmedMean(Trimming):
     Statistical Rates. ICML 2018.
     """
 
-    def ranks(self, n: int, f: int) -> tuple[int, int]:
-        return f, n - 2 * f
-
-    def combine(self, ranks_DK: Tensor, f: int) -> Tensor:
-        return mean(ranks_DK, dim=1)
+    def aggregate(self, submissions: Submissions, f: int) -> Tensor:
+        return submissions.mean_of_ranks(f, submissions.n - 2 * f)
 
     def kappa(self, n: int, f: int) -> float:
         return math.nan if self.check(n, f) else 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from byzray.defence import Bound
+from byzray.deviations import Spread, spread
 from byzray.sampling import Batch
 from byzray.state import State
 from byzray.step import Stateful, Step
@@ -28,6 +29,7 @@ class View:
             pre-aggregators and zeros for missing submissions, the zeros are seen.
         own_FD: what the Byzantine workers computed, momentum included, if the attack has them train; not to be
             modified.
+        honest: the mean and the deviations of the honest submissions, if they are known: see :meth:`spread`.
     """
 
     step: Step
@@ -35,6 +37,11 @@ class View:
     defence: Bound
     workers_H: tuple[int, ...]
     own_FD: Tensor | None = None
+    honest: Spread | None = None
+
+    def spread(self, honest_HD: Tensor) -> Spread:
+        """The mean and the deviations of the honest submissions."""
+        return spread(honest_HD) if self.honest is None else self.honest
 
 
 class Attack(Stateful):

@@ -14,6 +14,7 @@ from torch import Tensor
 from byzray.attacks._base import Attack, View
 from byzray.attacks._search import maximise
 from byzray.defence import Bound
+from byzray.deviations import Spread
 from byzray.line import Line
 from byzray.submissions import OnLine
 
@@ -27,13 +28,18 @@ class LineAttack(Attack):
     evaluations: Annotated[int, Field(ge=1, le=10_000)] = 16
 
     @abstractmethod
-    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
-        """The start, the direction, and the factor, not to be changed in place."""
+    def line(self, honest: Spread, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        """The start, the direction, and the factor, not to be changed in place.
+
+        Args:
+            honest: the spread of the honest submissions.
+            byzantine: how many Byzantine ones to answer with.
+        """
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
-        mean_D = honest_HD.mean(dim=0)
-        start_D, direction_D, factor = self.line(honest_HD, mean_D, view.byzantine)
-        line = Line(honest_HD, mean_D, start_D, direction_D, view.byzantine)
+        honest = view.spread(honest_HD)
+        start_D, direction_D, factor = self.line(honest, view.byzantine)
+        line = Line(honest_HD, honest.mean_D, start_D, direction_D, view.byzantine)
         if factor == "searched":
             found = maximise(partial(_harm, line, view.defence), self.evaluations, honest_HD.device)
             return line.vector(found).expand(view.byzantine, -1)

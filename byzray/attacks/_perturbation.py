@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzray.attacks._base import Attack, View
-from byzray.deviations import squared_deviations
+from byzray.deviations import Spread
 
 Direction = Literal["std", "unit", "sign"]
 
@@ -26,18 +26,17 @@ class Perturbation(Attack):
         """How far to go, float64, given the differences s_i - a of the honest submissions to their mean."""
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
-        mean_D = honest_HD.mean(dim=0)
-        p_D = self._direction(honest_HD, mean_D)
+        honest = view.spread(honest_HD)
+        mean_D, p_D = honest.mean_D, self._direction(honest)
         gamma = self.gamma(honest_HD - mean_D, p_D)
         moved_D = mean_D + gamma.to(mean_D.dtype) * p_D
         return torch.where((p_D != 0).any(), moved_D, mean_D).expand(view.byzantine, -1)
 
-    def _direction(self, honest_HD: Tensor, mean_D: Tensor) -> Tensor:
+    def _direction(self, honest: Spread) -> Tensor:
+        mean_D = honest.mean_D
         if self.direction == "sign":
             return -mean_D.sign()
         if self.direction == "unit":
             norm = torch.linalg.vector_norm(mean_D)
             return torch.where(norm > 0, -mean_D / norm, 0)
-        if len(honest_HD) == 1:
-            return torch.zeros_like(mean_D)
-        return -(squared_deviations(honest_HD, mean_D) / (len(honest_HD) - 1)).sqrt().to(mean_D.dtype)
+        return -honest.deviation_D() if honest.size > 1 else torch.zeros_like(mean_D)

@@ -6,6 +6,7 @@ Shapes in names: H honest submissions, D parameters.
 from torch import Tensor
 
 from byzray.attacks._line import Factor, LineAttack, signed
+from byzray.deviations import Spread
 
 
 class Empire(LineAttack):
@@ -20,5 +21,6 @@ class Empire(LineAttack):
     factor: Factor = 1.1
     negative: bool = False
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest: Spread, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        mean_D = honest.mean_D
         return mean_D, signed(-mean_D, self.negative), self.factor

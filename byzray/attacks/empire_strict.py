@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from byzray.attacks._line import Factor, LineAttack
+from byzray.deviations import Spread
 
 
 class EmpireStrict(LineAttack):
@@ -18,5 +19,6 @@ class EmpireStrict(LineAttack):
 
     epsilon: Factor = 1.0
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest: Spread, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        mean_D = honest.mean_D
         return torch.zeros_like(mean_D), -mean_D, self.epsilon

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from byzray.attacks._line import Factor, LineAttack, signed
+from byzray.deviations import Spread
 
 
 class Hidden(LineAttack):
@@ -25,7 +26,8 @@ class Hidden(LineAttack):
     negative: bool = False
     target: int | Literal["all"] = -1
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+    def line(self, honest: Spread, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        mean_D = honest.mean_D
         d = len(mean_D)
         if self.target == "all":
             direction_D = torch.ones_like(mean_D)

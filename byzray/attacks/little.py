@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from byzray.attacks._line import Factor, LineAttack, signed
-from byzray.deviations import squared_deviations
+from byzray.deviations import Spread
 
 
 class Little(LineAttack):
@@ -30,11 +30,9 @@ class Little(LineAttack):
     factor: Factor | Literal["auto"] = 1.5
     negative: bool = True
 
-    def line(self, honest_HD: Tensor, mean_D: Tensor, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
-        variance_D = squared_deviations(honest_HD, mean_D) / (len(honest_HD) - 1)
-        deviation_D = variance_D.sqrt().to(mean_D.dtype)
-        factor = quantile(len(honest_HD), byzantine) if self.factor == "auto" else self.factor
-        return mean_D, signed(deviation_D, self.negative), factor
+    def line(self, honest: Spread, byzantine: int) -> tuple[Tensor, Tensor, Factor]:
+        factor = quantile(honest.size, byzantine) if self.factor == "auto" else self.factor
+        return honest.mean_D, signed(honest.deviation_D(), self.negative), factor
 
     def check(self, honest: int, byzantine: int, f: int) -> str | None:
         if honest < 2:

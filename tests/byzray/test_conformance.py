@@ -17,6 +17,7 @@ import pytest
 
 from byzray import commands
 from byzray.conformance.published import TOLERANCE
+from byzray.conformance.ties import _near_ties
 from byzray.metrics import METRIC_COLUMNS
 
 Replay = Callable[..., tuple[int, str, str]]
@@ -132,6 +133,29 @@ def test_a_wrong_output_fails(part: str, position: int, tmp_path: Path, replay: 
     assert replay(directory)[0] == 0
     change(directory / f"{part}.npz", case["output"], nudge(3 * TOLERANCE))
     expect_one_failure(replay(directory), f"{part} {case['id']:03d} ")
+
+
+def test_rounding_may_decide_at_near_ties_only() -> None:
+    """The window of `meamed` loses 0 and gains 2 + x, both at a distance of 1 from the median but for x."""
+    values = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0])
+    for x, near in ((0.0, True), (2e-6, True), (-2e-6, True), (2e-5, False), (-2e-5, False)):
+        moved = values.clone()
+        moved[4] += x
+        assert _near_ties(moved[:, None], 1, "meamed").tolist() == [near]
+        assert _near_ties(moved[:, None], 1, "phocas").tolist() == [near]
+
+
+def test_parameters_of_another_rule_fail(tmp_path: Path, replay: Replay) -> None:
+    """Those of the median are near those of the mean around it, yet rounding does not explain the difference."""
+    directory = copy(tmp_path, "trajectories")
+    path = directory / "trajectories/cases.json"
+    content = json.loads(path.read_text())
+    case = next(one for one in content["cases"] if one["aggregator"] == "median")
+    case["aggregator"] = "meamed"
+    path.write_text(json.dumps(content | {"cases": [case]}))
+    code, out, _ = replay(directory)
+    assert code == 1
+    assert re.search(r"FAILED .* parameters \(\d+ of 79510 left out", out)
 
 
 @pytest.mark.parametrize("quantity", ["influence", "variance_norm_bound"])

@@ -22,6 +22,7 @@ from byzray.aggregators import AGGREGATORS, Aggregate, Aggregator, Krum, Median,
 from byzray.attacks import Attack, Empire, EmpireStrict, Hidden, Little, View, maximise
 from byzray.data import load_data
 from byzray.defence import Defence
+from byzray.deviations import spread
 from byzray.preaggregators import PREAGGREGATORS, Bucketing, Nnm, PreAggregator
 from byzray.randomness import generator
 from byzray.simulation import LocalSimulation
@@ -306,7 +307,7 @@ def test_a_searched_attack_maximises_the_harm_to_the_whole_pipeline(attack: Any,
     whole = defence(PIPELINES[pipeline][0], rule)
     honest_HD = normal(n - byzantine, 12, 4) + 0.5
     mean_D = honest_HD.mean(dim=0)
-    start_D, direction_D, _ = attack.line(honest_HD, mean_D, byzantine)
+    start_D, direction_D, _ = attack.line(spread(honest_HD), byzantine)
     step = Step(seed=3, number=2, n=n, f=f)
     bound = whole.at(step, {})
 

@@ -4,13 +4,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from byzray import parallel
-from byzray.deviations import squared_deviations
+from byzray.datasets import Data
+from byzray.deviations import spread
 from byzray.distances import distances
-from byzray.order_statistics import order_statistics
+from byzray.order_statistics import mean_around, mean_of_ranks, order_statistics, repeated
+from byzray.sampling import Examples
 
 SHAPES = [
     (1, 1),
@@ -87,14 +90,54 @@ def test_distances_near_consensus_and_to_rows_that_are_not_finite(monkeypatch: p
 
 
 @cases
-def test_squared_deviations(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    center_D = matrix.mean(dim=0)
-    plain_D = squared_deviations(matrix, center_D)
-    torch.testing.assert_close(plain_D, (matrix - center_D).double().square().sum(dim=0), rtol=1e-14, atol=0)
+@pytest.mark.parametrize("times", [1, 2, 30])
+def test_a_row_that_counts_several_times(matrix: torch.Tensor, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is that of the matrix with the row written out, to the bit where nothing is added up."""
+    matrix[0, ::7], matrix[len(matrix) // 2, ::5], matrix[-1, ::11] = math.nan, -math.inf, math.nan
+    whole = repeated(matrix, times)
+    n = len(whole)
+    keep = max(1, n - n // 3)
+    close: dict[str, Any] = {"rtol": 0, "atol": 1e-6 if matrix.dtype is torch.float32 else 1e-14, "equal_nan": True}
+    middle = n // 3, n - 2 * (n // 3)
+    means_D, near_D = mean_of_ranks(whole, *middle), mean_around(whole, *middle, keep)
+    around_D = mean_around(whole, (n - 1) // 2, 1, keep)
     compiled_always(monkeypatch)
-    found_D = squared_deviations(matrix, center_D)
-    assert found_D.dtype is torch.float64
-    torch.testing.assert_close(found_D, plain_D, rtol=1e-13, atol=0)
+    for first, count in {(0, n), (n // 2, 1), middle}:
+        assert torch.equal(order_statistics(matrix, first, count, times), order_statistics(whole, first, count))
+    torch.testing.assert_close(mean_of_ranks(matrix, *middle, times), means_D, **close)
+    torch.testing.assert_close(mean_around(matrix, *middle, keep, times), near_D, **close)
+    torch.testing.assert_close(mean_around(matrix, (n - 1) // 2, 1, keep, times), around_D, **close)
+
+
+@cases
+def test_spread(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = spread(matrix)
+    assert plain.size == len(matrix)
+    expected_D = (matrix - plain.mean_D).double().square().sum(dim=0)
+    torch.testing.assert_close(plain.squares_D, expected_D, rtol=1e-14, atol=0)
+    compiled_always(monkeypatch)
+    found = spread(matrix)
+    assert (found.size, found.squares_D.dtype) == (len(matrix), torch.float64)
+    expected_D = matrix.double().mean(dim=0).to(matrix.dtype)
+    torch.testing.assert_close(found.mean_D, expected_D, rtol=1e-15 if matrix.dtype is torch.float64 else 0, atol=1e-16)
+    expected_D = (matrix - found.mean_D).double().square().sum(dim=0)
+    torch.testing.assert_close(found.squares_D, expected_D, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(784,), (1, 28, 28), (3, 9, 5)])
+def test_examples_are_scaled_as_pytorch_does_it(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(0, 256, (60, *shape), dtype=np.uint8), rng.integers(0, 10, 60)
+    channels = shape[0] if len(shape) == 3 else 1
+    means, stds = (tuple(rng.uniform(0.1, 0.9, channels).tolist()) for _ in range(2))
+    source = Data(x, y, x, y, classes=10, scale=1 / 255, mean=means, std=stds)
+    examples = Examples(source, x, y, torch.device("cpu"))
+    chosen = torch.from_numpy(rng.integers(0, 60, 41))
+    plain = examples.batch(chosen)
+    compiled_always(monkeypatch)
+    found = examples.batch(chosen)
+    assert torch.equal(found.x, plain.x)
+    assert torch.equal(found.y, plain.y)
 
 
 def test_without_a_folder_to_write_to_code_is_compiled_anew() -> None:
@@ -108,7 +151,7 @@ def test_without_a_folder_to_write_to_code_is_compiled_anew() -> None:
 def test_inputs_that_require_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_always(monkeypatch)
     matrix = torch.randn(5, 40, requires_grad=True)
-    squared_deviations(matrix, matrix.mean(dim=0))
+    spread(matrix)
     order_statistics(matrix, 0, 5)
     distances(matrix)
 
@@ -119,6 +162,5 @@ def test_inputs_need_not_be_contiguous_and_are_left_alone(monkeypatch: pytest.Mo
     before = every_other.clone()
     assert torch.equal(order_statistics(every_other, 0, 15), order_statistics(before, 0, 15))
     assert torch.equal(distances(every_other), distances(before))
-    center = every_other.mean(dim=0)
-    assert torch.equal(squared_deviations(every_other, center), squared_deviations(before, center))
+    assert all(torch.equal(*both) for both in zip(spread(every_other)[1:], spread(before)[1:], strict=True))
     assert torch.equal(every_other, before)

@@ -29,6 +29,7 @@ from byzray.aggregators import (
 from byzray.attacks import AntiCge, Attack, Empire, EmpireStrict, Hidden, LineAttack, Little, Nan, View
 from byzray.attacks._line import _harm
 from byzray.defence import Bound, Defence
+from byzray.deviations import spread
 from byzray.distances import distances, norms
 from byzray.line import Line
 from byzray.order_statistics import order_statistics
@@ -77,9 +78,9 @@ def number(x: float) -> Tensor:
 
 
 def line_of(attack: LineAttack, honest_HD: Tensor, byzantine: int) -> Line:
-    mean_D = honest_HD.mean(dim=0)
-    start_D, direction_D, _ = attack.line(honest_HD, mean_D, byzantine)
-    return Line(honest_HD, mean_D, start_D, direction_D, byzantine)
+    honest = spread(honest_HD)
+    start_D, direction_D, _ = attack.line(honest, byzantine)
+    return Line(honest_HD, honest.mean_D, start_D, direction_D, byzantine)
 
 
 class Aggregating(Aggregator):

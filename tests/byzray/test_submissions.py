@@ -14,7 +14,7 @@ from torch import Tensor
 from byzray import submissions as submissions_module
 from byzray.distances import distances
 from byzray.line import Line
-from byzray.order_statistics import mean_of_rows, order_statistics
+from byzray.order_statistics import mean_of_rows, order_statistics, repeated
 from byzray.submissions import COMPARED, Matrix, Mixed, OnLine, Submissions, uniform
 
 N, D = 9, 40
@@ -124,6 +124,31 @@ def test_a_matrix(case: str, dtype: torch.dtype) -> None:
     assert_lengths(found.distances_NN(), exact_distances(x_ND.double()), EXACT[dtype])
     assert_lengths(found.norms_N(), exact_lengths(x_ND.double()), EXACT[dtype])
     assert torch.equal(found.ranks_DK(2, 4), order_statistics(x_ND, 2, 4))
+
+
+@CASES
+@DTYPES
+def test_a_matrix_whose_last_row_is_repeated(case: str, dtype: torch.dtype) -> None:
+    x_UD = ROWS[case]().to(dtype)
+    whole_ND = repeated(x_UD, 5)
+    n = len(whole_ND)
+    matrix_ND = whole_ND.clone()
+    matrix_ND[len(x_UD) :] = -7.0  # not written yet
+    version = matrix_ND._version
+    found, expected = Matrix(matrix_ND, distinct=len(x_UD)), Matrix(whole_ND)
+    assert (found.n, len(found.distinct_UD)) == (n, len(x_UD))
+    assert torch.equal(found.distances_NN(), expected.distances_NN())
+    assert torch.equal(found.norms_N(), expected.norms_N())
+    assert torch.equal(found.ranks_DK(2, 4), expected.ranks_DK(2, 4))
+    for same in (
+        lambda one: one.mean_of(torch.tensor([n - 1, 0, len(x_UD), 1])),
+        lambda one: one.mean_of_ranks(2, n - 4),
+        lambda one: one.mean_around(2, n - 4, n - 2),
+    ):
+        torch.testing.assert_close(same(found), same(expected), rtol=0, atol=0, equal_nan=True)
+    assert (matrix_ND[len(x_UD) :] == -7).all()
+    torch.testing.assert_close(found.rows_ND, whole_ND, rtol=0, atol=0, equal_nan=True)
+    assert matrix_ND._version == version  # for PyTorch nothing has changed
 
 
 def test_lengths_are_computed_once() -> None:
