@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from byzray import commands
 from byzray.conformance.published import TOLERANCE
