@@ -108,27 +108,36 @@ def spread(matrix_KD: Floats, mean_D: Floats, squares_D: NDArray[np.float64], be
     """Of the columns from `begin` to `end`, the means, added up in double precision, and the sums of the squared
     differences from them: the differences in the matrix's precision, squared and added in double precision."""
     count = matrix_KD.shape[0]
+    fours = count - count % 4
     sums = np.empty(TILE, np.float64)
     for column in range(begin, end, TILE):
         stop = min(column + TILE, end)
-        tile_KT, total, center, squares = (
-            matrix_KD[:, column:stop],
-            sums[: stop - column],
-            mean_D[column:stop],
-            squares_D[column:stop],
-        )
+        total, center, squares = sums[: stop - column], mean_D[column:stop], squares_D[column:stop]
         total[:] = 0
-        for i in range(0, count - 3, 4):
-            _add_four(total, tile_KT[i], tile_KT[i + 1], tile_KT[i + 2], tile_KT[i + 3])
-        for i in range(count - count % 4, count):
-            add_values(total, tile_KT[i])
+        for i in range(0, fours, 4):
+            _add_four(
+                total,
+                matrix_KD[i, column:stop],
+                matrix_KD[i + 1, column:stop],
+                matrix_KD[i + 2, column:stop],
+                matrix_KD[i + 3, column:stop],
+            )
+        for i in range(fours, count):
+            add_values(total, matrix_KD[i, column:stop])
         for j in range(stop - column):
             center[j] = total[j] / count
         squares[:] = 0
-        for i in range(0, count - 3, 4):
-            _add_four_squares(squares, center, tile_KT[i], tile_KT[i + 1], tile_KT[i + 2], tile_KT[i + 3])
-        for i in range(count - count % 4, count):
-            _add_squares(squares, center, tile_KT[i])
+        for i in range(0, fours, 4):
+            _add_four_squares(
+                squares,
+                center,
+                matrix_KD[i, column:stop],
+                matrix_KD[i + 1, column:stop],
+                matrix_KD[i + 2, column:stop],
+                matrix_KD[i + 3, column:stop],
+            )
+        for i in range(fours, count):
+            _add_squares(squares, center, matrix_KD[i, column:stop])
 
 
 @kernel()

@@ -37,7 +37,12 @@ def linear_gradients(layer: nn.Linear, inputs: Tensor, delta: Tensor, weight_K: 
     """The gradients of a Linear layer: one batched product."""
     k = len(weight_K)
     inputs_KBI, delta_KBO = inputs.reshape(k, -1, inputs.shape[-1]), delta.reshape(k, -1, delta.shape[-1])
-    torch.bmm(delta_KBO.mT, inputs_KBI, out=weight_K.unflatten(1, layer.weight.shape))
+    gradients_KOI = weight_K.unflatten(1, layer.weight.shape)
+    # On several threads the products take twice as long where they are not contiguous.
+    if weight_K.is_cuda or torch.get_num_threads() > 1:
+        gradients_KOI.copy_(torch.bmm(delta_KBO.mT, inputs_KBI))
+    else:
+        torch.bmm(delta_KBO.mT, inputs_KBI, out=gradients_KOI)
     if bias_K is not None:
         torch.sum(delta_KBO, dim=1, out=bias_K)
 
