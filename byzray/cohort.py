@@ -150,7 +150,8 @@ class Cohort:
         given instead."""
         batch = self._batch(step, local_step)
         draw = step * self.setup.local_steps + local_step
-        masks = [key(self.setup.seed, "dropout", worker, draw) for worker in self.workers]
+        training = self.setup.model.training
+        masks = [key(self.setup.seed, "dropout", worker, draw) if training else 0 for worker in self.workers]
         losses_K = self.gradients(points, batch, out_KD, masks, self.buffers if buffers is None else buffers)
         if self.setup.clip is not None:
             clip(out_KD, self.setup.clip)

@@ -104,28 +104,26 @@ def _scale(pixels, factor, offset, ready):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def mean_of_rows(matrix_ND: Floats, rows_K: NDArray[np.int64], mean_D: Floats, begin: int, end: int) -> None:
+    """The means of the columns from `begin` to `end` over some rows, added up in double precision."""
+    sums = np.empty(TILE, np.float64)
+    for column in range(begin, end, TILE):
+        stop = min(column + TILE, end)
+        _mean(matrix_ND, rows_K, column, stop, sums[: stop - column], mean_D[column:stop])
+
+
+@kernel()
 def spread(matrix_KD: Floats, mean_D: Floats, squares_D: NDArray[np.float64], begin: int, end: int) -> None:
     """Of the columns from `begin` to `end`, the means, added up in double precision, and the sums of the squared
     differences from them: the differences in the matrix's precision, squared and added in double precision."""
     count = matrix_KD.shape[0]
     fours = count - count % 4
+    rows_K = np.arange(count)
     sums = np.empty(TILE, np.float64)
     for column in range(begin, end, TILE):
         stop = min(column + TILE, end)
-        total, center, squares = sums[: stop - column], mean_D[column:stop], squares_D[column:stop]
-        total[:] = 0
-        for i in range(0, fours, 4):
-            _add_four(
-                total,
-                matrix_KD[i, column:stop],
-                matrix_KD[i + 1, column:stop],
-                matrix_KD[i + 2, column:stop],
-                matrix_KD[i + 3, column:stop],
-            )
-        for i in range(fours, count):
-            add_values(total, matrix_KD[i, column:stop])
-        for j in range(stop - column):
-            center[j] = total[j] / count
+        center, squares = mean_D[column:stop], squares_D[column:stop]
+        _mean(matrix_KD, rows_K, column, stop, sums[: stop - column], center)
         squares[:] = 0
         for i in range(0, fours, 4):
             _add_four_squares(
@@ -138,6 +136,26 @@ def spread(matrix_KD: Floats, mean_D: Floats, squares_D: NDArray[np.float64], be
             )
         for i in range(fours, count):
             _add_squares(squares, center, matrix_KD[i, column:stop])
+
+
+@kernel()
+def _mean(matrix_ND, rows_K, begin, end, sums, mean):  # type: ignore[no-untyped-def]
+    """The means of a tile over some rows."""
+    count = len(rows_K)
+    fours = count - count % 4
+    sums[:] = 0
+    for k in range(0, fours, 4):
+        _add_four(
+            sums,
+            matrix_ND[rows_K[k], begin:end],
+            matrix_ND[rows_K[k + 1], begin:end],
+            matrix_ND[rows_K[k + 2], begin:end],
+            matrix_ND[rows_K[k + 3], begin:end],
+        )
+    for k in range(fours, count):
+        add_values(sums, matrix_ND[rows_K[k], begin:end])
+    for j in range(len(mean)):
+        mean[j] = sums[j] / count
 
 
 @kernel()

@@ -36,6 +36,8 @@ class WorkerMomentum:
             if previous_KD is None:
                 return self.buffers_KD.copy_(sampled_KD)
             return self.buffers_KD.sub_(previous_KD).mul_(self.momentum.beta).add_(sampled_KD)
+        if not self.momentum.dampening:  # in one pass
+            return torch.add(sampled_KD, self.buffers_KD, alpha=self.momentum.beta, out=self.buffers_KD)
         return self.buffers_KD.mul_(self.momentum.beta).add_(sampled_KD, alpha=1 - self.momentum.dampening)
 
 

@@ -149,6 +149,10 @@ def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
     """The mean (D,) of some rows, given by their indices."""
     if gradients_ND.is_cuda or gradients_ND.dtype not in (torch.float32, torch.float64):
         return mean(gradients_ND.index_select(0, rows_K), dim=0)
+    if compiled(gradients_ND):
+        mean_D = _mean_of_rows(gradients_ND.detach().contiguous(), rows_K)
+        if _sound(mean_D):
+            return mean_D
     # On a CPU the indices can be read, and the rows need not be copied.
     first, *others = rows_K.tolist()
     mean_D = gradients_ND[first].detach().clone()
@@ -157,6 +161,15 @@ def mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
             mean_B.add_(block_NB[row])
     mean_D.div_(len(rows_K))
     return mean_D if mean_D.sum().isfinite() else mean(gradients_ND.detach().index_select(0, rows_K), dim=0)
+
+
+def _mean_of_rows(gradients_ND: Tensor, rows_K: Tensor) -> Tensor:
+    from byzray import kernels  # here, as it loads a compiler
+
+    mean_D = gradients_ND.new_empty(gradients_ND.shape[1])
+    matrix, rows, means = gradients_ND.numpy(), rows_K.numpy(), mean_D.numpy()
+    over_ranges(len(mean_D), kernels.TILE, lambda begin, end: kernels.mean_of_rows(matrix, rows, means, begin, end))
+    return mean_D
 
 
 def _nearest(sorted_BN: Tensor, center_B: Tensor, keep: int) -> Tensor:

@@ -12,7 +12,7 @@ from byzray import parallel
 from byzray.datasets import Data
 from byzray.deviations import spread
 from byzray.distances import distances
-from byzray.order_statistics import mean_around, mean_of_ranks, order_statistics, repeated
+from byzray.order_statistics import mean_around, mean_of_ranks, mean_of_rows, order_statistics, repeated
 from byzray.sampling import Examples
 
 SHAPES = [
@@ -122,6 +122,17 @@ def test_spread(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found.mean_D, expected_D, rtol=1e-15 if matrix.dtype is torch.float64 else 0, atol=1e-16)
     expected_D = (matrix - found.mean_D).double().square().sum(dim=0)
     torch.testing.assert_close(found.squares_D, expected_D, rtol=1e-13, atol=0)
+
+
+@cases
+def test_mean_of_rows(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_K = torch.cat((torch.arange(len(matrix)).flip(0)[::2], torch.zeros(3, dtype=torch.int64)))  # one several times
+    expected_D = matrix[rows_K].double().mean(dim=0)
+    for always in (False, True):
+        if always:
+            compiled_always(monkeypatch)
+        close = {"rtol": 0, "atol": 1e-6 if matrix.dtype is torch.float32 else 1e-14}
+        torch.testing.assert_close(mean_of_rows(matrix, rows_K).double(), expected_D, **close)
 
 
 @pytest.mark.parametrize("shape", [(784,), (1, 28, 28), (3, 9, 5)])
