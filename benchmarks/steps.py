@@ -48,6 +48,7 @@ from byzray.recording.update import Update
 from byzray.sampling import TrainingStream
 from byzray.server import Server
 from byzray.simulation import LocalSimulation
+from byzray.study import Study
 from sweeps.paper import ATTACKS, MNIST
 
 # Our names of the rules, and those of the published code.
@@ -158,7 +159,8 @@ def pieces(setup: Setup) -> dict[str, tuple[Any, str]]:
         "momentum": (WorkerMomentum, "submit"),
         "attack": (type(setup.attack), "__call__"),
         "rule": (Defence, "step"),
-        "metrics: means and deviations": (Moments, "of"),
+        "spread of the gradients": (Moments, "of"),
+        "spread of the submissions": (Study, "spread"),
         "metrics: all else": (byzray.study, "metric_row"),
         "evaluation": (Server, "evaluate"),
     }

@@ -101,7 +101,7 @@ class Cohort:
         submissions_KD = self.momentum.submit(sampled_KD, previous_KD)
         for tensor, before in undone:
             tensor.copy_(before)
-        if submissions_KD is not out_KD:
+        if submissions_KD.data_ptr() != out_KD.data_ptr():
             out_KD.copy_(submissions_KD)
         self.watch.lap("gradient")
         if not self.setup.workers_report_moments:

@@ -103,6 +103,26 @@ def _scale(pixels, factor, offset, ready):  # type: ignore[no-untyped-def]
         ready[j] = offset + np.float32(pixels[j]) * factor
 
 
+# In whatever order: see above.
+@kernel(fastmath={"contract", "reassoc", "nsz"})
+def inner_products(v0, v1, v2, v3, before, past, products_44, others_3):  # type: ignore[no-untyped-def]
+    """In double precision the inner products of each two of four vectors; of the first and another, of this with
+    itself, and of the first and a vector of doubles."""
+    p00 = p01 = p02 = p03 = p11 = p12 = p13 = p22 = p23 = p33 = with_before = of_before = with_past = 0.0
+    for j in range(np.uint64(len(v0))):
+        a, b, c, d = np.float64(v0[j]), np.float64(v1[j]), np.float64(v2[j]), np.float64(v3[j])
+        e = np.float64(before[j])
+        p00, p01, p02, p03 = p00 + a * a, p01 + a * b, p02 + a * c, p03 + a * d
+        p11, p12, p13 = p11 + b * b, p12 + b * c, p13 + b * d
+        p22, p23, p33 = p22 + c * c, p23 + c * d, p33 + d * d
+        with_before, of_before, with_past = with_before + a * e, of_before + e * e, with_past + a * past[j]
+    products_44[0] = p00, p01, p02, p03
+    products_44[1] = p01, p11, p12, p13
+    products_44[2] = p02, p12, p22, p23
+    products_44[3] = p03, p13, p23, p33
+    others_3[:] = with_before, of_before, with_past
+
+
 @kernel()
 def mean_of_rows(matrix_ND: Floats, rows_K: NDArray[np.int64], mean_D: Floats, begin: int, end: int) -> None:
     """The means of the columns from `begin` to `end` over some rows, added up in double precision."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from byzray.deviations import Spread, spread
+from byzray.parallel import compiled
 
 METRIC_COLUMNS = (
     "Step number",
@@ -113,15 +114,10 @@ class Past:
         """Whether this step adds up the sum anew."""
         return (self.steps + 1) % len(self.means_PD) == 0
 
-    def compare(self, mean_D: Tensor) -> tuple[Tensor, Tensor]:
-        """The cosine with the previous mean and the composite curvature; NaN at the first step."""
-        if not self.steps:
-            undefined = torch.full((), math.nan, dtype=torch.float64, device=mean_D.device)
-            return undefined, undefined
-        now_D = mean_D.double()
-        previous_D = self.means_PD.index_select(0, self._previous_1)[0].double()
-        cosine = now_D @ previous_D / (now_D.norm() * previous_D.norm())
-        return cosine, self.beta * (now_D @ self.sum_D)
+    @property
+    def previous_D(self) -> Tensor:
+        """The mean of the previous step."""
+        return self.means_PD.index_select(0, self._previous_1)[0]
 
     def push(self, mean_D: Tensor) -> None:
         """Take the mean of this step in; the oldest leaves."""
@@ -155,8 +151,7 @@ def metric_row(
     """
     absent = torch.full_like(defense_D, math.nan)
     vectors_4D = torch.stack([sampled.mean_D, honest.mean_D, absent if attack is None else attack.mean_D, defense_D])
-    doubles_4D = vectors_4D.double()
-    products = doubles_4D @ doubles_4D.T
+    products, previous_cosine, with_past = _compiled_products(vectors_4D, past) or _products(vectors_4D, past)
     norms_4 = products.diagonal().sqrt()
     cosines = products / torch.outer(norms_4, norms_4)
     undefined = norms_4.new_full((), math.nan)
@@ -169,7 +164,32 @@ def metric_row(
         norms_4,
         vectors_4D.abs().amax(dim=1).double(),
         cosines[first, second],
-        torch.stack(past.compare(sampled.mean_D)),
+        torch.stack([previous_cosine, past.beta * with_past]) if past.steps else undefined.expand(2),
     ]
     past.push(sampled.mean_D)
     return torch.cat(row)
+
+
+Products = tuple[Tensor, Tensor, Tensor]
+"""The inner products of each two of four vectors, the cosine of the first and the previous step's, and the product of
+the first and the sum of the past."""
+
+
+def _products(vectors_4D: Tensor, past: Past) -> Products:
+    doubles_4D = vectors_4D.double()
+    now_D, previous_D = doubles_4D[0], past.previous_D.double()
+    cosine = now_D @ previous_D / (now_D.norm() * previous_D.norm())
+    return doubles_4D @ doubles_4D.T, cosine, now_D @ past.sum_D
+
+
+def _compiled_products(vectors_4D: Tensor, past: Past) -> Products | None:
+    """The same in one pass, where there is a compiler for it."""
+    if not compiled(past.means_PD):
+        return None
+    from byzray import kernels  # here, as it loads a compiler
+
+    products_44, others_3 = torch.empty(4, 4, dtype=torch.float64), torch.empty(3, dtype=torch.float64)
+    arrays = (one.numpy() for one in (*vectors_4D, past.previous_D, past.sum_D, products_44, others_3))
+    kernels.inner_products(*arrays)
+    with_previous, of_previous, with_past = others_3
+    return products_44, with_previous / (products_44[0, 0].sqrt() * of_previous.sqrt()), with_past

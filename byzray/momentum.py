@@ -17,6 +17,11 @@ class WorkerMomentum:
         self.momentum = momentum
         self.buffers_KD = torch.zeros(workers, dimension, device=device) if momentum.placement == "worker" else None
 
+    def keep_in(self, rows_KD: Tensor) -> None:
+        """Keep the buffers in these rows from now on, where submissions need not be copied to."""
+        if self.buffers_KD is not None:
+            self.buffers_KD = rows_KD.copy_(self.buffers_KD)
+
     def points(self, point_D: Tensor, rate: float) -> Tensor:
         """Where gradients are taken: (D,) if all workers share the point, (K, D) if each looks ahead by itself."""
         if self.buffers_KD is None or not self.momentum.nesterov:
