@@ -196,7 +196,12 @@ def _kinds(setup: Setup) -> Iterator[tuple[Any, ...]]:
 
 
 def make_plan(
-    sweep: Sweep, storage: Storage, data: Path, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+    sweep: Sweep,
+    storage: Storage,
+    data: Path,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    known: Collection[str] = (),
 ) -> Plan:
     """Read the states of a sweep's runs.
 
@@ -206,9 +211,10 @@ def make_plan(
         data: the folder that holds data sets.
         only: conditions that select some of its setups, see :mod:`sweeps.conditions`.
         seeds: replace the sweep's.
+        known: names of runs to leave out, as their results are elsewhere.
 
     Raises:
-        sweeps.grid.SweepError: a condition cannot be evaluated, or no setup is left.
+        sweeps.grid.SweepError: a condition cannot be evaluated, or no setup or run is left.
         byzray.runs.directory.RunExists: the status.json or environment.json of a run is damaged.
     """
     setups = sweep.setups(tuple(only))
@@ -221,6 +227,10 @@ def make_plan(
     storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
+    if known:
+        wanted = [setup for setup in wanted if RunDirectory.name(setup) not in known]
+        if not wanted:
+            raise SweepError(sweep.name, ["has no run left: all are known"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time goes into digests
         runs = list(pool.map(lambda setup: _read_run(setup, storage.runs, present, data, compared, locks), wanted))
     if sweep.early_stopping is None:  # the sweep had early stopping when they were stopped

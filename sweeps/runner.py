@@ -7,6 +7,7 @@ from pathlib import Path
 from actors.supervision import Supervision
 from byzray.data import data_root
 from byzray.mistakes import WrongInput, parsed
+from byzray.report.archive import names_in
 from byzray.runs.checkpoints import CheckpointInterval
 from sweeps.definition import Sweep, load_sweep, parse_seeds
 from sweeps.observer import Observer
@@ -24,6 +25,7 @@ def run(
     *,
     only: str | Sequence[str] = (),
     seeds: str | Sequence[int] | None = None,
+    known: str | Path | None = None,
     workers_per_actor: int | None = None,
     cpus: float | None = None,
     gpus: float | None = None,
@@ -42,6 +44,7 @@ def run(
         output: the folder or URI of the results; by default ``results/NAME``.
         only: conditions that select some of its setups, such as ``"f == 24 and rate == 0.5"``.
         seeds: replace the sweep's: a list, or a text such as ``1-5``.
+        known: an archive of runs, which are left out: see :mod:`byzray.report.archive`.
         workers_per_actor: the number of workers per actor; by default each run is computed in one process.
         cpus: CPUs that a run reserves; by default 1 for each actor.
         gpus: GPUs that a run reserves; by default a share of one where there are any.
@@ -78,5 +81,7 @@ def run(
     text = seeds if isinstance(seeds, str) or seeds is None else ",".join(map(str, seeds))
     replaced = None if text is None else parsed("seeds", text, parse_seeds)
     with parsed("output", str(output or f"results/{chosen.name}"), Storage) as storage:
-        plan = make_plan(chosen, storage, options.data, conditions, replaced)
+        plan = make_plan(
+            chosen, storage, options.data, conditions, replaced, frozenset() if known is None else names_in(Path(known))
+        )
         return run_sweep(plan, storage, options, View() if observer is None else observer)

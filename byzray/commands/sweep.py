@@ -48,6 +48,10 @@ def sweep(
         typer.Option(metavar="EXPR", help='Only these setups, such as "f == 24 and rate == 0.5". Repeatable.'),
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="1-5", help="Replaces the sweep's seeds.")] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Leave out the runs of this archive (NAME.parquet, of `byzray report`)."),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Folder or URI (s3://...) of the results.", show_default="results/SWEEP"),
@@ -81,6 +85,7 @@ def sweep(
     """Run the setups of a sweep on Ray Tune, continue unfinished runs, and write the report."""
     import actors
     import sweeps
+    from byzray.report.archive import names_in
     from sweeps.definition import SweepFile, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.plan import make_plan
@@ -105,7 +110,14 @@ def sweep(
     with parsed("--output", output or f"results/{chosen.name}", Storage) as storage:
         if plan:
             laid_out = chosen if workers_per_actor is None else chosen.laid_out(workers_per_actor)
-            planned = make_plan(laid_out, storage, data_root(data), only or (), replaced)
+            planned = make_plan(
+                laid_out,
+                storage,
+                data_root(data),
+                only or (),
+                replaced,
+                frozenset() if known is None else names_in(known),
+            )
             _show_plan(planned, storage, Resources(cpus, gpus), data_root(data), measure)
             return
         _expect_utf8("--output", storage.shown)
@@ -117,6 +129,7 @@ def sweep(
                     storage.where,
                     only=only or (),
                     seeds=replaced,
+                    known=known,
                     workers_per_actor=workers_per_actor,
                     cpus=cpus,
                     gpus=gpus,

@@ -85,6 +85,7 @@ class Run:
         evaluations: columns step and accuracy (a share of 1).
         log: the end of what a failed run left in error.txt.
         environment: the content of environment.json.
+        digests: the SHA-256 of its files, by name.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Run:
     )
     log: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 class Whole(BaseModel):
@@ -379,6 +381,7 @@ def _read_tables(path: Path, setup: dict[str, Any], locks: bool) -> Run:
         evaluations=evaluations,
         log=_log(path / "error.txt"),
         environment=named("environment.json", lambda: _cleaned(_json(path / "environment.json"))),
+        digests=found.digests,
     )
 
 
@@ -399,7 +402,7 @@ def _evaluations(path: Path) -> pd.DataFrame:
         frame = read_table(path, LARGEST_TABLE)
     except FileNotFoundError:
         return pd.DataFrame(columns=["step", "accuracy"], dtype="float64")
-    _expect(frame, "step", "accuracy")
+    expect_counting(frame, "step", "accuracy")
     shares = frame["accuracy"].dropna()
     if not shares.between(0, 1).all():
         raise ValueError("expected accuracies from 0 to 1")
@@ -419,7 +422,7 @@ def _metrics(path: Path) -> pd.DataFrame:
     frame = pd.read_csv(complete, usecols=lambda name: name in METRICS, dtype=dict.fromkeys(METRICS, "float64")).rename(
         columns=METRICS
     )
-    _expect(frame, "step", "loss")
+    expect_counting(frame, "step", "loss")
     with np.errstate(all="ignore"):
         for which in ("sampled", "submitted"):
             if f"{which} norm" in frame.columns:
@@ -427,8 +430,12 @@ def _metrics(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _expect(frame: pd.DataFrame, *columns: str) -> None:
-    """Expect a table with these columns, the first of which counts upwards."""
+def expect_counting(frame: pd.DataFrame, *columns: str) -> None:
+    """Expect a table with these columns, the first of which counts upwards.
+
+    Raises:
+        ValueError: it is another.
+    """
     for name in columns:
         if name not in frame.columns:
             raise ValueError(f"it lacks the column of the {name}")

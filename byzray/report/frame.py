@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from byzray.report.archive import is_archive, read_archive
 from byzray.report.collect import collect
 from byzray.report.panels import arrange
 from byzray.report.tables import runs_table
@@ -18,7 +19,7 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     What lies there is read as data: no class that a setup names is imported.
 
     Args:
-        directory: the output of a sweep, or a folder of runs.
+        directory: the output of a sweep, a folder of runs, or an archive of runs (``NAME.parquet``).
 
     Returns:
         columns run (the directory's name), what it simulates (dataset, n, f, rule, attack, placement, ...), seed,
@@ -28,5 +29,6 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     Raises:
         byzray.mistakes.WrongInput: the folder holds no runs.
     """
-    runs = collect(Path(directory)).runs
+    path = Path(directory)
+    runs = (read_archive(path, str(path)) if is_archive(path) else collect(path)).runs
     return runs_table(runs, arrange(run.setup for run in runs)).drop(columns=INTERNAL)

@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from byzray.mistakes import WrongInput, visible
+from byzray.report.archive import SUFFIX, is_archive, read_archive
 from byzray.report.collect import Collection, collect
 from byzray.report.page import Content, page, states
 from byzray.report.panels import Grid, arrange
@@ -56,6 +57,8 @@ class Report:
 def write_report(directory: str | Path, shown: str | None = None) -> Report:
     """Report on all runs below `directory`, complete or not, in its folder ``report``; replaces an earlier report.
 
+    For an archive, ``NAME.parquet``, the report is the folder ``NAME-report`` next to it.
+
     What lies there is read as data, whoever made it: no class that a setup names is imported. A figure that cannot be
     drawn is a note of the report.
 
@@ -63,7 +66,7 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
     ``if __name__ == "__main__":``.
 
     Args:
-        directory: where the runs lie.
+        directory: where the runs lie, or an archive of runs.
         shown: what page, summary and messages call it: the URI of which it is a copy, say. Default: its path.
 
     Raises:
@@ -72,17 +75,21 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
     """
     directory = Path(directory)
     name, shown = (directory.resolve().name, str(directory)) if shown is None else _of_uri(shown)
-    collection = collect(directory, shown)
-    target = directory / "report"
+    if is_archive(directory):
+        collection = read_archive(directory, shown)
+        target, shown_target = directory.with_name(f"{directory.stem}-report"), f"{shown.removesuffix(SUFFIX)}-report"
+    else:
+        collection = collect(directory, shown)
+        target, shown_target = directory / "report", f"{shown}/report"
     if target.is_symlink() or (target.exists() and not (target / "index.html").exists()):
-        raise WrongInput(f"{shown}/report: holds something else than an earlier report; move it away")
+        raise WrongInput(f"{shown_target}: holds something else than an earlier report; move it away")
     # Written next to the old one, which it replaces when it is complete.
-    fresh = directory / f".report.{os.getpid()}"
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()  # which nothing may lie in the place of, not even a link
     try:
-        report = _write(collection, name, shown, fresh, target)
-        replaced = directory / f".report.{os.getpid()}.old"
+        report = _write(collection, name, shown, fresh, target, shown_target)
+        replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
             target.rename(replaced)
         fresh.rename(target)
@@ -92,7 +99,7 @@ def write_report(directory: str | Path, shown: str | None = None) -> Report:
     return report
 
 
-def _write(collection: Collection, name: str, shown: str, fresh: Path, target: Path) -> Report:
+def _write(collection: Collection, name: str, shown: str, fresh: Path, target: Path, shown_target: str) -> Report:
     grid = arrange(run.setup for run in collection.runs)
     runs = runs_table(collection.runs, grid)
     pairs = pairs_table(runs)
@@ -108,7 +115,8 @@ def _write(collection: Collection, name: str, shown: str, fresh: Path, target: P
     overview = _draw_overview(runs, figures, collection.notes)
     content = Content(visible(name), visible(shown), collection, grid, runs, counts, judgements, drawn, overview)
     (fresh / "index.html").write_text(page(content, figures), encoding="utf-8", errors="backslashreplace")
-    return Report(target / "index.html", summary(content, own), states(runs), judgements)
+    lines = [*summary(content, own), visible(f"page: {shown_target}/index.html")]
+    return Report(target / "index.html", lines, states(runs), judgements)
 
 
 def _write_tables(folder: Path, tables: dict[str, pd.DataFrame], curves: pd.DataFrame) -> None:
@@ -225,7 +233,7 @@ def summary(content: Content, pairs: pd.DataFrame) -> list[str]:
     incomplete = int((~runs["state"].isin(DONE)).sum())
     if incomplete:
         lines.append(f"{incomplete} runs are not complete; the page and runs.csv list them")
-    return [visible(line) for line in [*lines, f"page: {content.shown}/report/index.html"]]
+    return [visible(line) for line in lines]
 
 
 def _claims(judgements: list[Judgement]) -> list[str]:

@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -76,6 +76,7 @@ class Found:
         reason: why it failed, was stopped or interrupted, or what is damaged; empty if there is nothing to say.
         seconds: how long its steps and evaluations took; NaN if that is not known.
         diverged: where and why its parameters became non-finite.
+        digests: the SHA-256 of its files, by name, as its status has them.
     """
 
     state: RunState
@@ -83,6 +84,7 @@ class Found:
     reason: str = ""
     seconds: float = math.nan
     diverged: Divergence | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def read_state(folder: Path, compared: Collection[str] = DIGESTED, locks: bool = True) -> Found:
@@ -106,7 +108,7 @@ def read_state(folder: Path, compared: Collection[str] = DIGESTED, locks: bool =
     if state == "running" and locks and not is_computed(folder):
         state, reason = "interrupted", "it was killed: no process is computing it"
     seconds = math.nan if status.seconds is None else status.seconds
-    return Found(state, status.step, reason, seconds, status.diverged)
+    return Found(state, status.step, reason, seconds, status.diverged, status.files or {})
 
 
 def named(name: str, read: Callable[[], T]) -> T:

@@ -1,10 +1,11 @@
 """The two claims of the paper's abstract, judged by what has been computed so far."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 
+from byzray.report.paper.intervals import share_interval
 from byzray.report.tables import SLACK
 
 Verdict = Literal["confirmed", "refuted", "not yet decidable", "not decidable"]
@@ -29,6 +30,8 @@ class Judgement:
         unknown: how many pairs are undecided.
         explanation: why this verdict.
         worst: the case that speaks most against the claim; empty if none does.
+        interval: the 95 % interval of the share of successes, see :mod:`byzray.report.paper.intervals`; none without
+            effective pairs.
     """
 
     claim: str
@@ -39,6 +42,7 @@ class Judgement:
     unknown: int
     explanation: str
     worst: str
+    interval: tuple[float, float] | None = None
 
     @property
     def where(self) -> str:
@@ -82,14 +86,16 @@ def judge(pairs: pd.DataFrame, whole: int | None = None) -> list[Judgement]:
 
 
 def _both(decided: pd.DataFrame, scope: str, unknown: int) -> list[Judgement]:
-    effective = decided[decided["cost"] >= EFFECTIVE - SLACK]
-    raised = effective["gain"] > SLACK
-    regained = effective["gain"] >= EFFECTIVE - SLACK
-    count = len(effective)
-    return [
-        _judgement(ALWAYS, scope, always(count, int(raised.sum()), unknown), effective, raised, unknown),
-        _judgement(MOSTLY, scope, mostly(count, int(regained.sum()), unknown), effective, regained, unknown),
-    ]
+    costly = decided["cost"] >= EFFECTIVE - SLACK
+    conditions = {ALWAYS: (always, decided["gain"] > SLACK), MOSTLY: (mostly, decided["gain"] >= EFFECTIVE - SLACK)}
+    judgements = []
+    for claim, (verdict, holds) in conditions.items():
+        count, successes = int(costly.sum()), int((costly & holds).sum())
+        judgement = _judgement(
+            claim, scope, verdict(count, successes, unknown), decided[costly], holds[costly], unknown
+        )
+        judgements.append(replace(judgement, interval=share_interval(decided, costly, holds)))
+    return judgements
 
 
 def _judgement(
