@@ -56,7 +56,7 @@ chaos: $(INSTALLED)
 
 bench: $(INSTALLED) $(PEERS)/.installed
 	mkdir -p $(RESULTS)
-	$(VENV)/bin/python benchmarks/steps.py $(WITH_PUBLISHED) $(WITH_DATA) --json $(RESULTS)/steps.json
+	$(VENV)/bin/python benchmarks/steps.py $(WITH_PUBLISHED) --peers $(PEERS) $(WITH_DATA) --json $(RESULTS)/steps.json
 	$(VENV)/bin/python benchmarks/rules.py $(WITH_PUBLISHED) --peers $(PEERS) --json $(RESULTS)/rules.json
 	$(VENV)/bin/python benchmarks/actor_steps.py $(WITH_DATA) --json $(RESULTS)/actors.json
 	$(VENV)/bin/python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 $(WITH_DATA) --json $(RESULTS)/sweeps.json

@@ -1,10 +1,12 @@
-"""Steps a second of the paper's MNIST setups: byzray, the code that was published with the paper, and the limit.
+"""Steps a second of the paper's MNIST setups: byzray, the code published with the paper, byzfl's loop, and the limit.
 
-Runs both by turns, in processes of as many threads, on the same setups: n = 51, f = 24, rate 0.5, `little`, momentum at
+Runs them by turns, in processes of as many threads, on the same setups: n = 51, f = 24, rate 0.5, `little`, momentum at
 the workers, all study metrics, the accuracy on the whole test set every 5 steps, results written to a directory. Time
 counts from the second evaluation to the last, so that the start is in neither.
 
-    python benchmarks/steps.py --published CHECKOUT [--data DIR] [--threads N] [--json FILE]
+byzfl has a loop for the same job without metrics, clipping and regularisation, see loops.py; it writes nothing.
+
+    python benchmarks/steps.py --published CHECKOUT [--peers DIR] [--data DIR] [--threads N] [--json FILE]
 """
 
 import byzray  # isort: skip  # before PyTorch: as in the `byzray` command, its threads then spin only for a while
@@ -30,6 +32,7 @@ from unittest.mock import patch
 import psutil
 import torch
 from limits import INTERVAL, measure_rates, rates_table, report, step_seconds
+from loops import BYZFL_RULES, byzfl_evaluations
 from peers import published_copy
 from rich.console import Console
 from rich.table import Table
@@ -116,6 +119,11 @@ def published(setup: Setup, steps: int, copy: Path, threads: int) -> Moment:
     if len(rows) != 1 + steps:
         raise SystemExit(f"the published code wrote {len(rows) - 1} rows of metrics, expected {steps}")
     return _seconds_a_step(moments)
+
+
+def byzfl(setup: Setup, steps: int, data: Path, folder: Path) -> Moment:
+    """The seconds a step of byzfl's loop, in this process."""
+    return _seconds_a_step([Moment(*both) for both in byzfl_evaluations(setup, steps, INTERVAL, data, folder)])
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -216,7 +224,7 @@ def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> 
 def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """For every rule, the seconds a step of every repeat, and the parts of our step in milliseconds."""
     chosen = {rule: setup for rule, setup in setups().items() if not given.quick or rule in QUICK}
-    rules: dict[str, Any] = {rule: {"byzray": [], "published": []} for rule in chosen}
+    rules: dict[str, Any] = {rule: {"byzray": [], "published": [], "byzfl": []} for rule in chosen}
     with ExitStack() as stack:
         copy = stack.enter_context(published_copy(given.published, given.data)) if given.published else None
         for repeat in range(given.repeats):
@@ -225,6 +233,8 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
                 rules[rule]["byzray"].append(ours(setup, SLOWNESS * given.steps, given.data)._asdict())
                 if copy is not None:
                     rules[rule]["published"].append(published(setup, given.steps, copy, given.threads)._asdict())
+                if given.peers is not None and rule in BYZFL_RULES:
+                    rules[rule]["byzfl"].append(byzfl(setup, given.steps, given.data, given.peers)._asdict())
     data = load_data(next(iter(chosen.values())), given.data)
     for rule, setup in chosen.items():
         rules[rule]["parts"] = parts(setup, SLOWNESS * given.steps, data)
@@ -238,7 +248,16 @@ def medians(repeats: list[dict[str, float]]) -> Moment:
 
 def steps_table(rules: dict[str, Any], limit: float) -> Table:
     """Steps a second by rule, medians of the repeats."""
-    columns = ("rule", "byzray", "published code", "times as fast", "times less CPU", "share of the limit")
+    columns = (
+        "rule",
+        "byzray",
+        "published",
+        "times as fast",
+        "times less CPU",
+        "byzfl",
+        "times as fast",
+        "of the limit",
+    )
     table = Table(*columns, title=f"steps/s; the limit: {1 / limit:.1f}", title_justify="left")
     for rule, found in rules.items():
         own = medians(found["byzray"])
@@ -246,7 +265,11 @@ def steps_table(rules: dict[str, Any], limit: float) -> Table:
         if found["published"]:
             other = medians(found["published"])
             compared = [f"{1 / other.wall:.2f}", f"{other.wall / own.wall:.1f}", f"{other.cpu / own.cpu:.1f}"]
-        table.add_row(rule, f"{1 / own.wall:.2f}", *compared, f"{limit / own.wall:.0%}")
+        of_byzfl = ["-", "-"]
+        if found["byzfl"]:
+            other = medians(found["byzfl"])
+            of_byzfl = [f"{1 / other.wall:.2f}", f"{other.wall / own.wall:.1f}"]
+        table.add_row(rule, f"{1 / own.wall:.2f}", *compared, *of_byzfl, f"{limit / own.wall:.0%}")
     return table
 
 
@@ -264,6 +287,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, help="a checkout of the published code; without it, byzray alone")
+    parser.add_argument("--peers", type=Path, help="a folder that byzfl was installed into")
     parser.add_argument("--data", type=Path, default=data_root(), help="folder that holds MNIST/raw")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, in both")
     parser.add_argument("--steps", type=int, default=30, help="of a run of the published code; of ours four times that")
