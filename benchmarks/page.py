@@ -105,10 +105,11 @@ def steps_section(figures: Figures) -> str:
 ## Steps
 
 The paper's setup on MNIST: n = 51, f = 24, learning rate 0.5, `little` with the factor 1.5, momentum at the workers.
-byzray and the published code write all metrics of every step, and measure the accuracy on 10,000 images every 5 steps. Threads:
-{figures["limit"]["threads"]} in both; the published code has another process read images. CPU time is that of all
-processes. byzfl runs its own loop (`benchmarks/loops.py`): the same job without metrics, clipping, regularisation and files.
-Blades has a loop of its own, too; its release asks for torchvision 0.15, that is PyTorch 2.0, so it is not measured here.
+byzray and the published code write all metrics of every step, and measure the accuracy on 10,000 images every 5 steps.
+Threads: {figures["limit"]["threads"]} in all; the published code has another process read images. CPU time is that of
+all processes. byzfl runs its own loop (`benchmarks/loops.py`): the same job without metrics, clipping, regularisation
+and files. Blades has such a loop, too, but its release asks for torchvision 0.15, that is PyTorch 2.0: it is not
+measured.
 
 {_steps_table(figures)}
 
