@@ -178,6 +178,46 @@ def test_a_sweep_leaves_out_the_runs_of_an_archive(small_setup: Setup, tmp_path:
             make_plan(sweep, storage, tmp_path, known={run.name for run in whole.runs})
 
 
+def test_runs_of_an_archive_are_computed_again(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("verify", str(archive), "--recompute", "2") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == "2 runs: 2 the same, 0 different"
+    assert {line.removeprefix("the same: ") for line in lines} < names_in(archive)
+    frame = pyarrow.parquet.read_table(archive).to_pandas()
+    first, second, _ = frame["run"].unique()
+    frame.loc[frame["run"] == first, "parameters"] = "0" * 64
+    accuracies = frame.loc[frame["run"] == second, "accuracy"]
+    frame.loc[frame["run"] == second, "accuracy"] = (accuracies + 0.25).where(accuracies < 0.7, accuracies - 0.25)
+    frame["environment"] = [json.dumps(json.loads(one) | {"device": "another"}) for one in frame["environment"]]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pandas(frame, SCHEMA), archive)
+    assert command("verify", str(archive), "--recompute", "10") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"differs: {first}: the final parameters" in lines
+    assert f"differs: {second}: accuracies, by up to 0.25" in lines
+    assert "3 runs: 1 the same, 2 different" in lines
+    assert lines[-1].startswith("computed elsewhere: device ")
+    assert lines[-1].endswith(", in the archive another")
+
+
+def test_no_class_of_a_stranger_is_imported_to_compute_a_run_again(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pyarrow.parquet.read_table(archive).to_pandas()
+    frame["setup"] = [json.dumps(json.loads(one) | {"model": {"name": "strange:Model"}}) for one in frame["setup"]]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pandas(frame, SCHEMA), archive)
+    assert command("verify", str(archive), "--recompute", "1") == 2
+    assert "its setup cannot be computed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--recompute", "1"]])
+def test_what_can_be_verified_how(
+    options: list[str], results: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("verify", str(results if options else archive), *options) == 2
+    expected = "expected an archive, NAME.parquet" if options else "expected --recompute N for it"
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
 def pairs(successes: list[list[bool]]) -> tuple[pd.DataFrame, pd.Series]:
     """Pairs with their seeds, and in which of these a claim holds."""
     rows = [(pair, holds) for pair, seeds in enumerate(successes) for holds in seeds]
