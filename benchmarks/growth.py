@@ -84,7 +84,7 @@ WORKERS_SET_BY = {
     "average": {
         "seconds": "proportional to n: matrix products over h b images, and passes over n rows of d",
         "increase": (
-            "proportional to n: n rows of submissions, h of gradients, h of momentum, temporary copies, and the images "
+            "proportional to n: n rows of submissions, h of gradients, temporary copies, and the images "
             "of h batches as floats; in addition, whatever n, the study's 150 past means"
         ),
     },

@@ -31,7 +31,7 @@ PEER_STYLES = {PUBLISHED: (ORANGE, "o"), "byzfl": (GREEN, "s"), "krum": (PURPLE,
 COMMANDS = """\
 $ pip install --no-deps --target PEERS byzfl byzpy seaborn
 $ pip install --no-deps --ignore-requires-python --target PEERS krum
-$ python benchmarks/steps.py --published CHECKOUT --json RESULTS/steps.json
+$ python benchmarks/steps.py --published CHECKOUT --peers PEERS --json RESULTS/steps.json
 $ python benchmarks/rules.py --published CHECKOUT --peers PEERS --json RESULTS/rules.json
 $ python benchmarks/actor_steps.py --json RESULTS/actors.json
 $ python benchmarks/sweep_overhead.py --runs 10 --dataset mnist --steps 300 --json RESULTS/sweeps.json
@@ -136,7 +136,7 @@ def _steps_table(figures: Figures) -> str:
             other = medians(found["published"])
             compared = [f"{1 / other.wall:.2f}", ratio(other.wall / own.wall), ratio(other.cpu / own.cpu)]
         of_byzfl = ["-", "-"]
-        if found["byzfl"]:
+        if found.get("byzfl"):
             other = medians(found["byzfl"])
             of_byzfl = [f"{1 / other.wall:.2f}", ratio(other.wall / own.wall)]
         rows.append([rule, f"{1 / own.wall:.1f}", *compared, *of_byzfl, f"{limit / own.wall:.0%}"])

@@ -82,7 +82,8 @@ class Contract:
             BrokenContract: the attack broke it.
         """
         name, expected = f"attack {attack.label()}", (view.byzantine, honest_HD.shape[1])
-        watched = [one for one in (honest_HD, view.own_FD, view.step.theta_D) if one is not None]
+        known = () if view.honest is None else (view.honest.mean_D, view.honest.squares_D)
+        watched = [one for one in (honest_HD, view.own_FD, view.step.theta_D, *known) if one is not None]
         with self._watched(watched, *_suspects(attack, view), states=(state, view.defence.state)):
             returned = attack.step(honest_HD, view, state)
         if not (isinstance(returned, tuple) and len(returned) == 2):

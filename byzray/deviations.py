@@ -18,14 +18,25 @@ class Spread(NamedTuple):
     """What is known of the coordinates of a set of vectors.
 
     Attributes:
-        size: K, how many vectors.
+        vectors_KD: the vectors.
         mean_D: their mean.
         squares_D: float64, the sums of their squared differences from it.
     """
 
-    size: int
+    vectors_KD: Tensor
     mean_D: Tensor
     squares_D: Tensor
+
+    @property
+    def size(self) -> int:
+        """K, how many vectors."""
+        return len(self.vectors_KD)
+
+    def is_of(self, vectors_KD: Tensor) -> bool:
+        """Whether these are the vectors: the same memory, read in the same way."""
+        own_KD = self.vectors_KD
+        same = own_KD.data_ptr() == vectors_KD.data_ptr() and own_KD.shape == vectors_KD.shape
+        return same and own_KD.stride() == vectors_KD.stride()
 
     def deviation_D(self) -> Tensor:
         """The standard deviations (D,), with the denominator K - 1."""
@@ -37,9 +48,9 @@ def spread(vectors_KD: Tensor) -> Spread:
     the columns."""
     vectors_KD = vectors_KD.detach()
     if compiled(vectors_KD):
-        return _compiled(vectors_KD.contiguous())
+        return Spread(vectors_KD, *_compiled(vectors_KD.contiguous()))
     mean_D = vectors_KD.mean(dim=0)
-    return Spread(len(vectors_KD), mean_D, squared_deviations(vectors_KD, mean_D))
+    return Spread(vectors_KD, mean_D, squared_deviations(vectors_KD, mean_D))
 
 
 def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
@@ -53,11 +64,11 @@ def squared_deviations(vectors_KD: Tensor, center_D: Tensor) -> Tensor:
     return torch.cat([(vectors_KB - center_B).double().square_().sum(dim=0) for vectors_KB, center_B in blocks])
 
 
-def _compiled(vectors_KD: Tensor) -> Spread:
+def _compiled(vectors_KD: Tensor) -> tuple[Tensor, Tensor]:
     from byzray import kernels  # here, as it loads a compiler
 
-    size, dimension = vectors_KD.shape
+    dimension = vectors_KD.shape[1]
     mean_D, squares_D = vectors_KD.new_empty(dimension), torch.empty(dimension, dtype=torch.float64)
     matrix, mean, squares = vectors_KD.numpy(), mean_D.numpy(), squares_D.numpy()
     over_ranges(dimension, kernels.TILE, lambda begin, end: kernels.spread(matrix, mean, squares, begin, end))
-    return Spread(size, mean_D, squares_D)
+    return mean_D, squares_D

@@ -184,7 +184,7 @@ def _products(vectors_4D: Tensor, past: Past) -> Products:
 
 def _compiled_products(vectors_4D: Tensor, past: Past) -> Products | None:
     """The same in one pass, where there is a compiler for it."""
-    if not compiled(past.means_PD):
+    if not compiled(vectors_4D):
         return None
     from byzray import kernels  # here, as it loads a compiler
 

@@ -18,7 +18,7 @@ class WorkerMomentum:
         self.buffers_KD = torch.zeros(workers, dimension, device=device) if momentum.placement == "worker" else None
 
     def keep_in(self, rows_KD: Tensor) -> None:
-        """Keep the buffers in these rows from now on, where submissions need not be copied to."""
+        """Keep the buffers in these rows from now on, so that submissions need no copy."""
         if self.buffers_KD is not None:
             self.buffers_KD = rows_KD.copy_(self.buffers_KD)
 

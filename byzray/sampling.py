@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from byzray import parallel
 from byzray.datasets import Data
-from byzray.parallel import compiled, over_ranges
+from byzray.parallel import over_ranges
 from byzray.randomness import generator
 from byzray.splits import Stream
 
@@ -103,8 +104,9 @@ class Examples:
         """
         if isinstance(chosen, slice):
             x_raw, y = self.x[chosen], self.y[chosen]
-        elif flips is None and (scaled := self._scaled(chosen)) is not None:
-            return Batch(scaled, self.y.index_select(0, chosen))
+        elif flips is None and self._scales(len(chosen)):
+            y = self.y.index_select(0, chosen)  # first, as it checks the positions
+            return Batch(self._scaled(chosen), y)
         else:
             positions = _moved(chosen, self.x.device)
             x_raw, y = self.x.index_select(0, positions), self.y.index_select(0, positions)
@@ -118,16 +120,16 @@ class Examples:
             torch.addcmul(self.offset, x_ready, self.factor, out=x_ready)
         return Batch(x_ready, y)
 
-    def _scaled(self, chosen: Tensor) -> Tensor | None:
-        """The examples (count, *shape) at some positions in one pass, where a compiled one takes them: bytes."""
-        if self.x.dtype is not torch.uint8 or self.raw or self.device.type != "cpu":
-            return None
-        ready = torch.empty(len(chosen), *self.x.shape[1:])
-        if not compiled(ready):
-            return None
+    def _scales(self, count: int) -> bool:
+        """Whether a compiled pass is to take so many examples: bytes on a CPU, and many."""
+        bytes_here = self.x.dtype is torch.uint8 and not self.raw and self.device.type == "cpu"
+        return bytes_here and count * self.x[:1].numel() >= parallel.WORTHWHILE
+
+    def _scaled(self, chosen: Tensor) -> Tensor:
+        """The examples (count, *shape) at some positions in one pass over bytes."""
         from byzray.kernels import scaled_examples  # here, as it loads a compiler
 
-        channels = self.factor.numel()
+        ready, channels = torch.empty(len(chosen), *self.x.shape[1:]), self.factor.numel()
         examples, out = (one.reshape(len(one), channels, -1).numpy() for one in (self.x, ready))
         arguments = (examples, chosen.numpy(), self.factor.flatten().numpy(), self.offset.flatten().numpy(), out)
         over_ranges(len(chosen), 1, lambda begin, end: scaled_examples(*arguments, begin, end))

@@ -47,7 +47,7 @@ class LocalSimulation:
     def begin_anew(self) -> None:
         self.server = Server(self.setup, self._data, self.device, self._initial_D)
         self.cohort = Cohort(self.setup, self.setup.trained, self._data, self.device)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu":  # a GPU takes no time to speak of for the copy
             self.cohort.momentum.keep_in(self.server.trained_TD)
         self._step = StepGraphs(self.cohort, self.server).step if captures(self.cohort) else self._plain_step
 

@@ -125,7 +125,7 @@ class Matrix(Submissions):
         return mean_around(self._distinct_UD, first, count, keep, self._times)
 
     def mean_of(self, rows_K: Tensor) -> Tensor:
-        return mean_of_rows(self._distinct_UD, rows_K.clamp(max=len(self._distinct_UD) - 1))
+        return mean_of_rows(self._distinct_UD, self._rows_N[rows_K])  # an IndexError for others than these
 
     @cached_property
     def _distances_NN(self) -> Tensor:

@@ -81,7 +81,8 @@ class Plan:
         only: the conditions that selected some of its setups.
         seeds: the seeds.
         setups: the selected setups.
-        runs: each setup with each seed.
+        runs: each setup with each seed, without those that are known.
+        known: how many were left out as they are known.
         others: runs of an earlier plan that are not in this one, for their pace.
     """
 
@@ -90,6 +91,7 @@ class Plan:
     seeds: tuple[int, ...]
     setups: tuple[Setup, ...]
     runs: tuple[Run, ...]
+    known: int = 0
     others: tuple[Run, ...] = ()
 
     @property
@@ -227,6 +229,8 @@ def make_plan(
     storage.pull(*PLAN_FILES)
     present = {path.name for path in storage.runs.iterdir()} if storage.runs.exists() else set()
     wanted = [setup.model_copy(update={"seed": seed}) for seed in seeds for setup in setups]
+    if known and sweep.search is not None:
+        raise SweepError(sweep.name, ["has setups that a search finds: none of them can be known"])
     if known:
         wanted = [setup for setup in wanted if RunDirectory.name(setup) not in known]
         if not wanted:
@@ -241,7 +245,7 @@ def make_plan(
         for name, setup in _earlier(storage.folder, sweep).items()
         if name in present - names
     ]
-    return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), tuple(others))
+    return Plan(sweep, tuple(only), seeds, tuple(setups), tuple(runs), count - len(runs), tuple(others))
 
 
 def _read_run(setup: Setup, folder: Path, present: set[str], data: Path, compared: Collection[str], locks: bool) -> Run:

@@ -81,7 +81,6 @@ def run(
     text = seeds if isinstance(seeds, str) or seeds is None else ",".join(map(str, seeds))
     replaced = None if text is None else parsed("seeds", text, parse_seeds)
     with parsed("output", str(output or f"results/{chosen.name}"), Storage) as storage:
-        plan = make_plan(
-            chosen, storage, options.data, conditions, replaced, frozenset() if known is None else names_in(Path(known))
-        )
+        names = names_in(None if known is None else Path(known))
+        plan = make_plan(chosen, storage, options.data, conditions, replaced, names)
         return run_sweep(plan, storage, options, View() if observer is None else observer)

@@ -47,7 +47,9 @@ def print_plan(
         left = max(0, count - done - begun)
         say(f"in {storage.shown}: {done} setups are done, {begun} were started, {left} are still to be found")
         return
-    say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {len(plan.runs)} runs")
+    whole = len(plan.runs) + plan.known
+    without = f", {plan.known} of them known and left out" if plan.known else ""
+    say(f"{sweep.name}: {len(plan.setups)} setups x {len(plan.seeds)} seeds = {whole} runs{without}")
     for condition in plan.only:
         say(f"  only {condition}")
     for way, counts in plan.counts().items():

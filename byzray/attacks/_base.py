@@ -29,7 +29,8 @@ class View:
             pre-aggregators and zeros for missing submissions, the zeros are seen.
         own_FD: what the Byzantine workers computed, momentum included, if the attack has them train; not to be
             modified.
-        honest: the mean and the deviations of the honest submissions, if they are known: see :meth:`spread`.
+        honest: the mean and the deviations of the honest submissions, if they are known, not to be modified: see
+            :meth:`spread`.
     """
 
     step: Step
@@ -39,9 +40,15 @@ class View:
     own_FD: Tensor | None = None
     honest: Spread | None = None
 
-    def spread(self, honest_HD: Tensor) -> Spread:
-        """The mean and the deviations of the honest submissions."""
-        return spread(honest_HD) if self.honest is None else self.honest
+    def spread(self, vectors_KD: Tensor) -> Spread:
+        """The mean and the deviations of some vectors; those of the honest submissions are computed once a step."""
+        return self.honest if self.honest is not None and self.honest.is_of(vectors_KD) else spread(vectors_KD)
+
+    def mean(self, vectors_KD: Tensor) -> Tensor:
+        """The mean (D,) of some vectors, likewise; not to be modified."""
+        if self.honest is not None and self.honest.is_of(vectors_KD):
+            return self.honest.mean_D
+        return vectors_KD.mean(dim=0)
 
 
 class Attack(Stateful):

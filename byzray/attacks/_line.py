@@ -3,6 +3,7 @@
 Shapes in names: H honest submissions, F Byzantine ones, D parameters.
 """
 
+import inspect
 from abc import abstractmethod
 from functools import partial
 from typing import Annotated, Literal
@@ -35,6 +36,12 @@ class LineAttack(Attack):
             honest: the spread of the honest submissions.
             byzantine: how many Byzantine ones to answer with.
         """
+
+    @classmethod
+    def outdated(cls) -> str | None:
+        if "mean_D" in inspect.signature(cls.line).parameters:
+            return "line(honest_HD, mean_D, ...) is line(honest, byzantine) since byzray 0.2, see docs/porting.md"
+        return super().outdated()
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         honest = view.spread(honest_HD)

@@ -33,7 +33,7 @@ class FangKrum(Attack):
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         n, f, h = len(honest_HD) + view.byzantine, view.step.f, len(honest_HD)
-        mean_D = view.spread(honest_HD).mean_D
+        mean_D = view.mean(honest_HD)
         sign_D = mean_D.sign()
         line = Line(honest_HD, mean_D, torch.zeros_like(mean_D), -sign_D, view.byzantine)
         root = math.sqrt(honest_HD.shape[1])

@@ -29,7 +29,7 @@ class FangTrimmedMean(Attack):
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
         drawn = view.step.generator("fang").random((view.byzantine, honest_HD.shape[1]))
         uniform_FD = torch.from_numpy(drawn).to(honest_HD)
-        mean_D, low_D, high_D = view.spread(honest_HD).mean_D, honest_HD.amin(dim=0), honest_HD.amax(dim=0)
+        mean_D, low_D, high_D = view.mean(honest_HD), honest_HD.amin(dim=0), honest_HD.amax(dim=0)
         below_D = torch.where(low_D > 0, low_D / self.b, self.b * low_D)
         above_D = torch.where(high_D > 0, self.b * high_D, high_D / self.b)
         under_FD = low_D - uniform_FD * (low_D - below_D)

@@ -17,4 +17,4 @@ class SignFlipping(Attack):
     scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
 
     def __call__(self, honest_HD: Tensor, view: View) -> Tensor:
-        return (-self.scale * view.spread(honest_HD).mean_D).expand(view.byzantine, -1)
+        return (-self.scale * view.mean(honest_HD)).expand(view.byzantine, -1)

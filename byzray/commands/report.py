@@ -28,6 +28,8 @@ def report(
 
     if archive is not None and archive.suffix != SUFFIX:
         raise WrongInput(f"--archive: got {str(archive)!r}, expected a name that ends in {SUFFIX}")
+    if "://" in directory and directory.endswith(SUFFIX):
+        raise WrongInput(f"{directory}: expected an archive that is a local file")
     if is_archive(Path(directory)):
         if archive is not None:
             raise WrongInput(f"--archive: {directory} is an archive itself, expected a folder of runs")

@@ -110,14 +110,7 @@ def sweep(
     with parsed("--output", output or f"results/{chosen.name}", Storage) as storage:
         if plan:
             laid_out = chosen if workers_per_actor is None else chosen.laid_out(workers_per_actor)
-            planned = make_plan(
-                laid_out,
-                storage,
-                data_root(data),
-                only or (),
-                replaced,
-                frozenset() if known is None else names_in(known),
-            )
+            planned = make_plan(laid_out, storage, data_root(data), only or (), replaced, names_in(known))
             _show_plan(planned, storage, Resources(cpus, gpus), data_root(data), measure)
             return
         _expect_utf8("--output", storage.shown)

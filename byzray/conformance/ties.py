@@ -42,4 +42,6 @@ def _near_ties(rows_ND: Tensor, f: int, rule: str) -> Tensor:
     center_D1 = mean(sorted_DN[:, first : first + count], dim=1)[:, None]
     left_DS, gained_DS = sorted_DN[:, :f], sorted_DN[:, n - f :]
     difference_DS = ((center_D1 - left_DS) - (gained_DS - center_D1)).abs()
-    return (difference_DS <= NEAR * torch.maximum(left_DS.abs(), gained_DS.abs())).any(dim=1)
+    rounding_DS = NEAR * torch.maximum(left_DS.abs(), gained_DS.abs())
+    # Of equal candidates either gives the same mean.
+    return ((difference_DS <= rounding_DS) & (gained_DS - left_DS > rounding_DS)).any(dim=1)

@@ -8,6 +8,7 @@ Anyone may have written the file: it is read as data, as directories of runs are
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ import pyarrow.parquet
 
 from byzray.files import write_atomically
 from byzray.mistakes import WrongInput, visible
-from byzray.report.collect import LARGEST_TABLE, LONGEST_REASON, Collection, Run, SweepFacts, checked, expect_counting
+from byzray.report.collect import (
+    LONGEST_REASON,
+    Collection,
+    Run,
+    SweepFacts,
+    checked,
+    cleaned,
+    each_once,
+    expect_counting,
+    simulated,
+)
 from byzray.runs.directory import DONE, explain
 
 SUFFIX = ".parquet"
@@ -26,23 +37,26 @@ SUFFIX = ".parquet"
 METRICS = ("loss", "sampled", "submitted")
 """Of :attr:`byzray.report.collect.Run.metrics`."""
 
+TEXTS = ("run", "setup", "state", "parameters", "environment")
+"""Columns of texts, each of which is held once, however many rows have it."""
+
 SCHEMA = pyarrow.schema(
     [
-        ("run", pyarrow.string()),
+        *((name, pyarrow.dictionary(pyarrow.int32(), pyarrow.string())) for name in TEXTS),
         ("step", pyarrow.int64()),
         ("accuracy", pyarrow.float64()),
-        *((name, pyarrow.float32()) for name in METRICS),
-        ("setup", pyarrow.string()),
-        ("state", pyarrow.string()),
+        *((name, pyarrow.float64()) for name in METRICS),
         ("steps", pyarrow.int64()),
         ("diverged_at", pyarrow.int64()),
         ("seconds", pyarrow.float64()),
-        ("parameters", pyarrow.string()),
-        ("environment", pyarrow.string()),
     ]
 )
 """Of the run: its setup and its environment as JSON, its state, how many steps it took and for how long, the step that
 made its parameters non-finite, if any, and the SHA-256 of its parameters.npy."""
+
+MOST_ROWS = 10**7
+
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def is_archive(path: Path) -> bool:
@@ -51,7 +65,7 @@ def is_archive(path: Path) -> bool:
 
 
 def add_to_archive(path: Path, runs: Iterable[Run]) -> tuple[int, int]:
-    """Put complete runs into an archive; one that is there already stays as it is.
+    """Put complete runs into an archive; one that is there already, of whatever layout on actors, stays as it is.
 
     Returns:
         how many runs were added, and how many it holds.
@@ -59,40 +73,45 @@ def add_to_archive(path: Path, runs: Iterable[Run]) -> tuple[int, int]:
     Raises:
         WrongInput: the file is no archive.
     """
-    before = _read(path) if path.exists() else SCHEMA.empty_table()
-    known = set(before["run"].unique().to_pylist())
-    added = [run for run in runs if run.state in DONE and run.name not in known and len(run.evaluations)]
-    tables = [before, *(pyarrow.Table.from_pandas(_rows(run), SCHEMA, preserve_index=False) for run in added)]
-    whole = pyarrow.concat_tables(tables).sort_by([("run", "ascending"), ("step", "ascending")])
+    before = _read(path, str(path)) if path.exists() else SCHEMA.empty_table().to_pandas()
+    known = {simulated(run.setup) for run in _runs(before, [])}
+    added = [run for run in runs if run.state in DONE and len(run.evaluations) and simulated(run.setup) not in known]
+    whole = pd.concat([before, *map(_rows, added)]).sort_values(["run", "step"], ignore_index=True)
+    table = pyarrow.Table.from_pandas(whole.astype(dict.fromkeys(TEXTS, "category")), SCHEMA, preserve_index=False)
 
     def write(target: Path) -> None:
-        pyarrow.parquet.write_table(whole, target, compression="zstd")
+        with target.open("wb") as file:  # pyarrow takes no names that are not UTF-8
+            pyarrow.parquet.write_table(table, file, compression="zstd")
 
     write_atomically(path, write)
-    return len(added), len(known) + len(added)
+    return len(added), whole["run"].nunique()
 
 
 def _rows(run: Run) -> pd.DataFrame:
     metrics = run.metrics.reindex(columns=["step", *METRICS])
-    return run.evaluations.merge(metrics, on="step", how="left").assign(
+    rows = run.evaluations.merge(metrics, on="step", how="left").assign(
         run=run.name,
         setup=json.dumps(run.setup),
         state=run.state,
         steps=run.step,
-        diverged_at=run.diverged_at,
+        diverged_at=math.nan if run.diverged_at is None else run.diverged_at,
         seconds=run.seconds,
         parameters=run.digests.get("parameters.npy", ""),
         environment=json.dumps(run.environment),
     )
+    return rows.astype({"step": "int64"})
 
 
-def names_in(path: Path) -> frozenset[str]:
-    """The names of the runs in an archive.
+def names_in(path: Path | None) -> frozenset[str]:
+    """The names of the finished runs in an archive; without one, none.
 
     Raises:
         WrongInput: there is none, or the file is no archive.
     """
-    return frozenset(_read(path)["run"].unique().to_pylist())
+    if path is None:
+        return frozenset()
+    frame = _read(path, str(path))
+    return frozenset(frame.loc[frame["state"] == "finished", "run"])
 
 
 def read_archive(path: Path, shown: str) -> Collection:
@@ -106,29 +125,29 @@ def read_archive(path: Path, shown: str) -> Collection:
         WrongInput: there is none, or the file is no archive.
     """
     notes: list[str] = []
-    runs = list(_runs(_read(path, shown).to_pandas(), notes))
+    runs = each_once(_runs(_read(path, shown), notes), notes)
     if not runs:
         raise WrongInput(f"{shown}: holds no run that can be read" + "; ".join(["", *notes]))
     return Collection(runs, SweepFacts(), notes)
 
 
-def _read(path: Path, shown: str | None = None) -> pyarrow.Table:
-    shown = str(path) if shown is None else shown
+def _read(path: Path, shown: str) -> pd.DataFrame:
     try:
-        if path.stat().st_size > LARGEST_TABLE:
-            raise WrongInput(f"{shown}: expected at most {LARGEST_TABLE} bytes")
-        # Opened here, as pyarrow takes no names that are not UTF-8.
-        with path.open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        with path.open("rb") as file:  # pyarrow takes no names that are not UTF-8
+            rows = pyarrow.parquet.read_metadata(file).num_rows
+            if rows > MOST_ROWS:
+                raise WrongInput(f"{shown}: has {rows} rows, expected at most {MOST_ROWS}")
+            table = pyarrow.parquet.read_table(file, columns=SCHEMA.names, read_dictionary=TEXTS)
+        frame: pd.DataFrame = table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except FileNotFoundError:
         raise WrongInput(f"{shown}: there is no such file, expected an archive of runs") from None
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise WrongInput(f"{shown}: is no archive of runs ({explain(error)})") from error
+    return frame
 
 
 def _runs(frame: pd.DataFrame, notes: list[str]) -> Iterator[Run]:
-    for name, rows in frame.groupby("run", sort=True):
+    for name, rows in frame.groupby("run", sort=True, observed=True):
         shown = visible(str(name))
         try:
             yield _run(shown, rows)
@@ -144,7 +163,9 @@ def _run(name: str, rows: pd.DataFrame) -> Run:
     if not rows["accuracy"].dropna().between(0, 1).all():
         raise ValueError("expected accuracies from 0 to 1")
     metrics = rows[["step", *METRICS]].dropna(subset="loss").astype("float64")
-    environment: Any = json.loads(first["environment"])
+    environment: Any = cleaned(json.loads(first["environment"]))
+    if not DIGEST.fullmatch(first["parameters"]):
+        raise ValueError("expected the SHA-256 of its parameters")
     return Run(
         name=name,
         setup=checked(json.loads(first["setup"])),

@@ -179,10 +179,10 @@ def collect(directory: Path, shown: str | None = None) -> Collection:
     present = {path.name for path in found}
     absent = {visible(name): setup for name, setup in plan.items() if name not in present}
     missing = [Run(name, setup, "missing", reason="not begun") for name, setup in absent.items()]
-    once = _each_once(runs + missing, notes)
+    once = each_once(runs + missing, notes)
     # Not by their names: what was planned for actors may have been computed without.
-    planned = {_simulated(setup) for setup in plan.values()}
-    foreign = {run.name for run in once if _simulated(run.setup) not in planned} if plan else ()
+    planned = {simulated(setup) for setup in plan.values()}
+    foreign = {run.name for run in once if simulated(run.setup) not in planned} if plan else ()
     return Collection(once, sweep, notes, len(plan), frozenset(foreign))
 
 
@@ -220,16 +220,16 @@ def _expect_no_sweeps(directory: Path, shown: str) -> None:
     )
 
 
-def _simulated(setup: dict[str, Any]) -> tuple[str, int]:
+def simulated(setup: dict[str, Any]) -> tuple[str, int]:
     """What two runs share if they simulate the same."""
     return identity(setup), setup["seed"]
 
 
-def _each_once(runs: Iterable[Run], notes: list[str]) -> list[Run]:
+def each_once(runs: Iterable[Run], notes: list[str]) -> list[Run]:
     """A run may lie there twice, of two layouts on actors for example: the one that got further counts."""
     kept: dict[tuple[str, int], Run] = {}
     for run in runs:
-        key = _simulated(run.setup)
+        key = simulated(run.setup)
         other = kept.get(key)
         if other is None:
             kept[key] = run
@@ -264,7 +264,7 @@ def _plan(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
 
 def _sweep(path: Path, notes: list[str]) -> SweepFacts:
     try:
-        return SweepFacts.model_validate(_cleaned(_json(path)))
+        return SweepFacts.model_validate(cleaned(_json(path)))
     except (ValueError, OSError, RecursionError) as error:
         notes.append(f"{path.name}: is damaged ({explain(error)})")
         return SweepFacts()
@@ -314,7 +314,7 @@ def checked(setup: Any) -> dict[str, Any]:
     text = json.dumps(setup)
     if len(text) > LARGEST_TEXT:
         raise ValueError(f"is no resolved setup: expected at most {LARGEST_TEXT} characters")
-    content: dict[str, Any] = _cleaned(json.loads(text))
+    content: dict[str, Any] = cleaned(json.loads(text))
     _check_rates(content["learning_rate"])
     return content
 
@@ -333,12 +333,12 @@ def _check_rates(learning_rate: dict[str, Any]) -> None:
             raise ValueError(f"is no resolved setup: expected rates below {LARGEST_RATE:g} as 'learning_rate'")
 
 
-def _cleaned(content: Any) -> Any:
+def cleaned(content: Any) -> Any:
     """The same with control characters escaped in all texts."""
     if isinstance(content, dict):
-        return {visible(str(key)): _cleaned(value) for key, value in content.items()}
+        return {visible(str(key)): cleaned(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_cleaned(one) for one in content]
+        return [cleaned(one) for one in content]
     return visible(content) if isinstance(content, str) else content
 
 
@@ -380,7 +380,7 @@ def _read_tables(path: Path, setup: dict[str, Any], locks: bool) -> Run:
         metrics=metrics.drop(columns="distance", errors="ignore"),
         evaluations=evaluations,
         log=_log(path / "error.txt"),
-        environment=named("environment.json", lambda: _cleaned(_json(path / "environment.json"))),
+        environment=named("environment.json", lambda: cleaned(_json(path / "environment.json"))),
         digests=found.digests,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from byzray.mistakes import WrongInput
+from byzray.mistakes import WrongInput, short
 from byzray.options import importing_only
 from byzray.report.archive import read_archive
 from byzray.report.collect import Run, collect
@@ -17,6 +17,9 @@ from byzray.simulation import simulate
 
 ELSEWHERE = ("device", "threads", "python", "packages")
 """Of an environment, what may change a result."""
+
+
+MOST_THREADS = 1024
 
 
 class Recomputed(NamedTuple):
@@ -34,7 +37,8 @@ class Recomputed(NamedTuple):
 
 
 def recompute(path: Path, count: int, data: Path) -> Iterator[Recomputed]:
-    """Compute so many runs of an archive again, drawn at random, each on as many threads as before.
+    """Compute so many runs of an archive again, drawn at random from those that finished and were computed in one
+    process; each on as many threads as before.
 
     Args:
         path: the archive.
@@ -45,7 +49,9 @@ def recompute(path: Path, count: int, data: Path) -> Iterator[Recomputed]:
         WrongInput: there is no archive, or a run names a class of somebody's own, which is not imported.
         byzray.datasets.MissingData: a data set is not there.
     """
-    runs = read_archive(path, str(path)).runs
+    runs = [run for run in read_archive(path, str(path)).runs if _can_be_computed(run)]
+    if not runs:
+        raise WrongInput(f"{path}: holds no finished run that was computed in one process")
     drawn = np.random.default_rng().permutation(len(runs))[:count]
     threads = torch.get_num_threads()
     try:
@@ -55,13 +61,21 @@ def recompute(path: Path, count: int, data: Path) -> Iterator[Recomputed]:
         torch.set_num_threads(threads)
 
 
+def _can_be_computed(run: Run) -> bool:
+    """Whether the same bits are expected: a scheduler may have stopped a run, and rounding differs between layouts."""
+    return run.state == "finished" and run.setup.get("actors") is None
+
+
 def _recomputed(run: Run, data: Path) -> Recomputed:
     try:
         with importing_only(()):
             setup = Setup.model_validate(run.setup)
     except ValueError as error:
         raise WrongInput(f"{run.name}: its setup cannot be computed here: {error}") from error
-    torch.set_num_threads(int(run.environment.get("threads", 1)))
+    threads = run.environment.get("threads")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise WrongInput(f"{run.name}: got {short(threads)} threads, expected 1 to {MOST_THREADS}")
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         simulate(setup, output=folder, data=data, progress=lambda _: False)
         (again,) = collect(Path(folder)).runs

@@ -68,8 +68,8 @@ def claims(pairs: pd.DataFrame) -> str:
     rows = []
     for one in judge(pairs):
         interval = "-" if one.interval is None else f"{points(one.interval[0])} to {points(one.interval[1])} %"
-        share = points(one.successes / one.effective) if one.effective else "-"
-        rows.append((one.claim, one.verdict, f"{one.successes} of {one.effective}", f"{share} %", interval))
+        share = f"{points(one.successes / one.effective)} %" if one.effective else "-"
+        rows.append((one.claim, one.verdict, f"{one.successes} of {one.effective}", share, interval))
     return table(("where the attack costs at least 20 points,", "verdict", "pairs", "share", "95 % interval"), rows)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from byzray import parallel
 from byzray.aggregators import (
     AGGREGATORS,
     Aggregate,
@@ -381,10 +382,12 @@ def test_distances_over_several_blocks() -> None:
     torch.testing.assert_close(distances(x), exact, rtol=1e-12, atol=0)
 
 
-def test_coordinatewise_over_several_blocks() -> None:
+@pytest.mark.parametrize("worthwhile", [1, math.inf], ids=["compiled", "plain"])
+def test_coordinatewise_over_several_blocks(worthwhile: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "WORTHWHILE", worthwhile)
     x = normal(7, 150_000)
     rule = AGGREGATORS.parse("phocas")
-    parts = torch.cat([rule(part, 2) for part in x.split(50_000, dim=1)])
+    parts = torch.cat([rule(part, 2) for part in x.split(10_000, dim=1)])
     assert torch.equal(rule(x, 2), parts)
 
 

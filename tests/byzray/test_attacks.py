@@ -56,7 +56,7 @@ DIMENSION = 12  # of what a rule with a state is given
 
 
 def against(rule: Aggregator, honest: int, byzantine: int, f: int) -> View:
-    """What the adversary sees beside the honest submissions, of a defence that is a rule alone."""
+    """What the adversary sees apart from the honest submissions, of a defence that is a rule alone."""
     step = Step(n=honest + byzantine, f=f)
     defence = Defence([], rule)
     state = defence.initial_state(step, torch.zeros(DIMENSION, dtype=torch.float64))

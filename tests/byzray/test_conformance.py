@@ -144,6 +144,8 @@ def test_rounding_may_decide_at_near_ties_only() -> None:
         moved[4] += x
         assert _near_ties(moved[:, None], 1, "meamed").tolist() == [near]
         assert _near_ties(moved[:, None], 1, "phocas").tolist() == [near]
+    for equal in (0.0, 0.3):  # either choice gives the same mean
+        assert _near_ties(torch.full((5, 1), equal), 1, "meamed").tolist() == [False]
 
 
 def test_parameters_of_another_rule_fail(tmp_path: Path, replay: Replay) -> None:

@@ -97,7 +97,7 @@ def bound(rule: Aggregator, n: int, f: int) -> Bound:
 
 
 def against(rule: Aggregator, honest: int, byzantine: int, f: int) -> View:
-    """What the adversary sees beside the honest submissions, of a defence that is a rule alone."""
+    """What the adversary sees apart from the honest submissions, of a defence that is a rule alone."""
     defence = bound(rule, honest + byzantine, f)
     return View(defence.step, byzantine, defence, tuple(range(honest)))
 

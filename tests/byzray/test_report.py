@@ -67,7 +67,16 @@ def tables(*runs: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 def pairs_of(*known: tuple[float, float] | None) -> pd.DataFrame:
     """Pairs with these costs and gains; None: an undecided one."""
     rows = [
-        {"rule": f"rule-{number}", "attack": "little", "panel": "p", "seed": 1, "dataset": "d", "f": 2, "rate": "0.1"}
+        {
+            "pair": number,
+            "rule": f"rule-{number}",
+            "attack": "little",
+            "panel": "p",
+            "seed": 1,
+            "dataset": "d",
+            "f": 2,
+            "rate": "0.1",
+        }
         | {"nesterov": number % 2 == 1, "decided": one is not None}
         | dict(zip(("cost", "gain"), one or (math.nan, math.nan), strict=True))
         for number, one in enumerate(known)

@@ -151,6 +151,14 @@ def test_a_matrix_whose_last_row_is_repeated(case: str, dtype: torch.dtype) -> N
     assert matrix_ND._version == version  # for PyTorch nothing has changed
 
 
+def test_a_matrix_has_no_other_rows() -> None:
+    for found in (Matrix(normal(N, D)), Matrix(normal(N, D), distinct=3)):
+        assert torch.equal(found.mean_of(torch.tensor([-1])), found.rows_ND[-1])
+        for row in (N, -N - 1):
+            with pytest.raises(IndexError):
+                found.mean_of(torch.tensor([row]))
+
+
 def test_lengths_are_computed_once() -> None:
     for found in (Matrix(normal(N, D)), Mixed(normal(4, N, 1), Matrix(normal(N, D)))):
         assert found.distances_NN() is found.distances_NN()

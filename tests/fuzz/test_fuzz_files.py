@@ -175,7 +175,7 @@ def write_idx(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_idx(name: str, place: Path) -> None:
     files = write_idx(place / ("MNIST" if name == "mnist" else "FashionMNIST") / "raw")
-    for path in files:  # what downloads leave beside them is not looked at
+    for path in files:  # what downloads leave next to them is not looked at
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:9])
     arguments = run_arguments(place, name)
     Mutants("data: idx", files, arguments, before=emptied(place / "out")).run(scaled(10, 75))
@@ -300,7 +300,7 @@ def run_files(folder: Path) -> list[Path]:
 
 
 def computed(place: Path, until: int | None = None) -> Path:
-    """The folder `out` with one run in it, finished or interrupted at a step, and `setup.yaml` beside it."""
+    """The folder `out` with one run in it, finished or interrupted at a step, and `setup.yaml` next to it."""
     (place / "setup.yaml").write_text(TINY.replace("steps: 2", "steps: 6").replace("study: off", "study: on"))
     setup = load_setup(place / "setup.yaml")
 

@@ -1,5 +1,6 @@
 """The two claims of the paper's abstract, judged by what has been computed so far."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +10,9 @@ from byzray.report.paper.intervals import share_interval
 from byzray.report.tables import SLACK
 
 Verdict = Literal["confirmed", "refuted", "not yet decidable", "not decidable"]
+
+# From the numbers of effective pairs, of successes among them and of unknown pairs.
+Judge = Callable[[int, int, int], Verdict]
 
 EFFECTIVE = 0.2
 """An attack is effective if it costs at least this much of the best accuracy (a share of 1)."""
@@ -82,26 +86,24 @@ def judge(pairs: pd.DataFrame, whole: int | None = None) -> list[Judgement]:
     scopes = [(here, len(pairs) - len(decided))]
     if whole is not None and whole > len(pairs):
         scopes.append((f"the whole sweep of {whole} pairs", whole - len(decided)))
-    return [judgement for scope, open_ in scopes for judgement in _both(decided, scope, open_)]
-
-
-def _both(decided: pd.DataFrame, scope: str, unknown: int) -> list[Judgement]:
     costly = decided["cost"] >= EFFECTIVE - SLACK
-    conditions = {ALWAYS: (always, decided["gain"] > SLACK), MOSTLY: (mostly, decided["gain"] >= EFFECTIVE - SLACK)}
-    judgements = []
-    for claim, (verdict, holds) in conditions.items():
-        count, successes = int(costly.sum()), int((costly & holds).sum())
-        judgement = _judgement(
-            claim, scope, verdict(count, successes, unknown), decided[costly], holds[costly], unknown
-        )
-        judgements.append(replace(judgement, interval=share_interval(decided, costly, holds)))
-    return judgements
+    claims: list[tuple[str, Judge, pd.Series]] = [
+        (ALWAYS, always, decided["gain"] > SLACK),
+        (MOSTLY, mostly, decided["gain"] >= EFFECTIVE - SLACK),
+    ]
+    intervals = [share_interval(decided, costly, holds) for _, _, holds in claims]
+    return [
+        replace(_judgement(claim, scope, verdict, decided[costly], holds[costly], open_), interval=interval)
+        for scope, open_ in scopes
+        for (claim, verdict, holds), interval in zip(claims, intervals, strict=True)
+    ]
 
 
 def _judgement(
-    claim: str, scope: str, verdict: Verdict, effective: pd.DataFrame, success: pd.Series, unknown: int
+    claim: str, scope: str, judge: Judge, effective: pd.DataFrame, success: pd.Series, unknown: int
 ) -> Judgement:
     count, successes = len(effective), int(success.sum())
+    verdict = judge(count, successes, unknown)
     if count:
         did = "it raised the best accuracy" if claim == ALWAYS else "it won back at least 20 points"
         words = (
