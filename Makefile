@@ -12,7 +12,7 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check site reference notebook lock chaos bench gpu clean
+.PHONY: demo test check site reference reproduction notebook lock chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
@@ -35,6 +35,10 @@ site: $(INSTALLED)
 # The pages of the site that follow from the code; tests/test_docs.py fails if they do not.
 reference: $(INSTALLED)
 	$(VENV)/bin/python docs/reference/generate.py
+
+# The tables and the figure of docs/reproduction.md, from docs/reproduction.parquet.
+reproduction: $(INSTALLED)
+	$(VENV)/bin/python docs/reference/reproduction.py
 
 # The page of the tutorial, with what its notebook prints and draws.
 notebook: $(INSTALLED)

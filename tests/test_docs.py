@@ -23,7 +23,7 @@ import typer
 from pydantic import ValidationError
 
 from actors import Supervision
-from byzray import Setup, SetupError, load_setup, simulate
+from byzray import Setup, SetupError, load_runs, load_setup, simulate
 from byzray.aggregators import AGGREGATORS
 from byzray.attacks import ATTACKS
 from byzray.commands import app, main
@@ -33,6 +33,7 @@ from byzray.mistakes import BrokenContract
 from byzray.models import MODELS
 from byzray.options import Registry
 from byzray.preaggregators import PREAGGREGATORS
+from byzray.report import write_report
 from byzray.runs.directory import RunDirectory
 from byzray.splits import SPLITS
 from byzray.yaml import LARGEST_TEXT, MOST_VALUES, parse_yaml
@@ -230,6 +231,20 @@ def test_the_rule_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, capsys: py
 def tutorial() -> dict[str, Any]:
     pytest.importorskip("nbclient", reason="needs nbclient: pip install nbclient, which `make test` does")
     return runpy.run_path(str(DOCS / "reference/notebook.py"))
+
+
+def test_the_reproduction_follows_from_its_archive(tmp_path: Path) -> None:
+    """The tables of the page; and the report that the page names can be written."""
+    script = runpy.run_path(str(DOCS / "reference/reproduction.py"))
+    page = TEXTS["reproduction.md"]
+    parts, _ = script["blocks"]()
+    assert page == script["filled"](page, parts), "the archive has changed: make reproduction writes the page anew"
+    assert (DOCS / "figures/reproduction.png").stat().st_size > 10_000
+    archive = shutil.copy(script["ARCHIVE"], tmp_path)
+    report = write_report(archive)
+    assert report.states == {"finished": len(load_runs(archive))}
+    assert report.page == tmp_path / "reproduction-report/index.html"
+    assert [one.verdict for one in report.judgements] == re.findall(r" \| (confirmed|refuted) \| ", parts["claims"])
 
 
 def test_the_page_of_the_tutorial_follows_from_its_notebook() -> None:

@@ -14,9 +14,9 @@ from byzray.report.collect import Run
 from byzray.report.drawing import own_settings
 from byzray.report.figures import overview_figure
 from byzray.report.panels import arrange
-from byzray.report.paper.claims import judge
+from byzray.report.paper.claims import EFFECTIVE, judge
 from byzray.report.paper.statistics import statistics
-from byzray.report.tables import pairs_table, runs_table, with_pairs
+from byzray.report.tables import SLACK, pairs_table, runs_table, with_pairs
 
 DOCS = Path(__file__).parents[1]
 ARCHIVE, PAGE = DOCS / "reproduction.parquet", DOCS / "reproduction.md"
@@ -84,6 +84,20 @@ def counts(pairs: pd.DataFrame, runs: pd.DataFrame) -> str:
     return table(columns, rows)
 
 
+def won_back(pairs: pd.DataFrame) -> str:
+    """Of the pairs in which the attack costs at least 20 points: cost, gain, and what share of the cost is won back."""
+    effective = pairs[pairs["decided"] & (pairs["cost"] >= EFFECTIVE - SLACK)]
+    rows = []
+    groups = [(("all", ""), effective), *effective.groupby(["rule", "attack"], sort=True)]
+    for names, inside in groups:
+        share = inside["gain"] / inside["cost"]
+        means = (points(inside[name].mean()) for name in ("cost", "gain"))
+        shares = (points(share.quantile(at)) for at in (0.25, 0.5, 0.75))
+        rows.append([", ".join(filter(None, names)), len(inside), *means, *shares])
+    columns = ["", "pairs", "mean cost", "mean gain", "share won back: lower quartile", "median", "upper quartile"]
+    return table(columns, rows)
+
+
 def accuracies(runs: pd.DataFrame) -> str:
     """Best and last accuracies, means over rates, Nesterov's momentum or not, and seeds."""
     attacked = runs[runs["attack"] != "none"]
@@ -123,6 +137,7 @@ def blocks() -> tuple[dict[str, str], pd.DataFrame]:
     parts = {
         "computed": computed(collected),
         "claims": claims(pairs),
+        "won back": won_back(pairs),
         "counts": counts(pairs, runs),
         "accuracies": accuracies(runs),
         "worst": worst(pairs, runs),
