@@ -51,13 +51,14 @@ def page(results: Path) -> str:
 
 
 def _environment(found: dict[str, Figures]) -> Figures:
-    """The one in which all figures were measured."""
+    """That of the figures, all of one machine; of PyTorch it may name several versions."""
     environments = [figures["environment"] for figures in found.values() if "environment" in figures]
     environments += [figures["workers"]["environment"] for figures in found.values() if "workers" in figures]
-    machines = {(one["device"], one["packages"]["torch"]) for one in environments}
+    machines = {one["device"] for one in environments}
     if len(machines) != 1:
         raise SystemExit(f"expected the figures of one machine, found {sorted(machines)}")
-    return environments[0]
+    versions = " and ".join(sorted({one["packages"]["torch"] for one in environments}))
+    return environments[0] | {"packages": environments[0]["packages"] | {"torch": versions}}
 
 
 def filled(text: str) -> str:
