@@ -74,13 +74,11 @@ def order_statistics(gradients_UD: Tensor, first: int, count: int, times: int = 
 
 def mean_of_ranks(gradients_UD: Tensor, first: int, count: int, times: int = 1) -> Tensor:
     """The (D,) means over the ranks first, ..., first+count-1 of every coordinate, with arguments as above."""
-    gradients_UD = gradients_UD.detach()
     if _sorted_by_network(gradients_UD):
         from byzray import sorting  # here, as it loads a compiler
 
-        mean_D = gradients_UD.new_empty(gradients_UD.shape[1])
-        _each_tile(sorting.mean_of_ranks, gradients_UD.contiguous(), (times, first, count), mean_D)
-        if _sound(mean_D):
+        mean_D = _means(sorting.mean_of_ranks, gradients_UD, (times, first, count))
+        if mean_D is not None:
             return mean_D
     return mean(order_statistics(gradients_UD, first, count, times), dim=1)
 
@@ -88,15 +86,18 @@ def mean_of_ranks(gradients_UD: Tensor, first: int, count: int, times: int = 1) 
 def mean_around(gradients_UD: Tensor, first: int, count: int, keep: int, times: int = 1) -> Tensor:
     """The (D,) means of the `keep` values nearest to the mean over the ranks first, ..., first+count-1 of every
     coordinate, with arguments as above; a tie keeps the lower value."""
-    gradients_UD = gradients_UD.detach()
     if _sorted_by_network(gradients_UD):
         from byzray import sorting  # here, as it loads a compiler
 
-        mean_D = gradients_UD.new_empty(gradients_UD.shape[1])
-        _each_tile(sorting.mean_around, gradients_UD.contiguous(), (times, first, count, keep), mean_D)
-        if _sound(mean_D):
+        mean_D = _means(sorting.mean_around, gradients_UD, (times, first, count, keep))
+        if mean_D is not None:
             return mean_D
-    sorted_DN = order_statistics(gradients_UD, 0, len(gradients_UD) - 1 + times, times)
+    n = len(gradients_UD) - 1 + times
+    return mean_around_ranks(order_statistics(gradients_UD, 0, n, times), first, count, keep)
+
+
+def mean_around_ranks(sorted_DN: Tensor, first: int, count: int, keep: int) -> Tensor:
+    """The same, given the sorted values."""
     return mean_of_nearest(sorted_DN, mean(sorted_DN[:, first : first + count], dim=1), keep)
 
 
@@ -107,6 +108,13 @@ def repeated(gradients_UD: Tensor, times: int) -> Tensor:
 
 def _sorted_by_network(gradients_UD: Tensor) -> bool:
     return len(gradients_UD) <= NETWORK_ROWS and compiled(gradients_UD)
+
+
+def _means(kernel: Callable[..., None], gradients_UD: Tensor, options: tuple[int, ...]) -> Tensor | None:
+    """The (D,) means that a kernel of :mod:`byzray.sorting` finds; none if a sum overflowed."""
+    mean_D = gradients_UD.new_empty(gradients_UD.shape[1])
+    _each_tile(kernel, gradients_UD.detach().contiguous(), options, mean_D)
+    return mean_D if _sound(mean_D) else None
 
 
 def _each_tile(kernel: Callable[..., None], matrix_UD: Tensor, options: tuple[int, ...], out: Tensor) -> None:

@@ -19,7 +19,7 @@ from byzray.line import Line
 from byzray.order_statistics import (
     mean,
     mean_around,
-    mean_of_nearest,
+    mean_around_ranks,
     mean_of_ranks,
     mean_of_rows,
     order_statistics,
@@ -72,8 +72,7 @@ class Submissions(ABC):
     def mean_around(self, first: int, count: int, keep: int) -> Tensor:
         """The mean (D,) of the `keep` values of every coordinate that are nearest to the mean over the ranks first,
         ..., first+count-1; a tie keeps the lower value."""
-        sorted_DN = self.ranks_DK(0, self.n)
-        return mean_of_nearest(sorted_DN, mean(sorted_DN[:, first : first + count], dim=1), keep)
+        return mean_around_ranks(self.ranks_DK(0, self.n), first, count, keep)
 
     def mean_of(self, rows_K: Tensor) -> Tensor:
         """The mean (D,) of some rows, added up in the order of their indices (K,)."""

@@ -93,8 +93,18 @@ def won_back(pairs: pd.DataFrame) -> str:
         share = inside["gain"] / inside["cost"]
         means = (points(inside[name].mean()) for name in ("cost", "gain"))
         shares = (points(share.quantile(at)) for at in (0.25, 0.5, 0.75))
-        rows.append([", ".join(filter(None, names)), len(inside), *means, *shares])
-    columns = ["", "pairs", "mean cost", "mean gain", "share won back: lower quartile", "median", "upper quartile"]
+        below = int((inside["cost"] < 0.3 - SLACK).sum())
+        rows.append([", ".join(filter(None, names)), len(inside), below, *means, *shares])
+    columns = [
+        "",
+        "pairs",
+        "cost below 30",
+        "mean cost",
+        "mean gain",
+        "share won back: lower quartile",
+        "median",
+        "upper quartile",
+    ]
     return table(columns, rows)
 
 
