@@ -14,6 +14,7 @@ from actors.member import Member, resolve
 from byzray.datasets import Data
 from byzray.devices import pick_device
 from byzray.divergence import Divergence
+from byzray.evaluation import Accuracies
 from byzray.server import Server
 from byzray.state import State
 
@@ -147,8 +148,8 @@ class ServerActor(Member):
             return None
         return Snapshot(self._stretch(), self.state() | self.channel.worker_state(self.server.step_number))
 
-    def evaluate(self, buffers: dict[str, Tensor]) -> float:
-        """The accuracy, with these statistics for BatchNorm if there are any."""
+    def evaluate(self, buffers: dict[str, Tensor]) -> Accuracies:
+        """The accuracies, with these statistics for BatchNorm if there are any."""
         return self.server.evaluate({name: buffer.to(self.device) for name, buffer in buffers.items()})
 
     def parameters(self) -> NDArray[np.float32]:

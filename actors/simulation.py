@@ -22,6 +22,7 @@ from byzray.data import data_root, load_data
 from byzray.datasets import Data
 from byzray.divergence import Divergence
 from byzray.environment import Environment, fingerprints
+from byzray.evaluation import Accuracies
 from byzray.mistakes import SetupError
 from byzray.recording.loop import record
 from byzray.recording.progress import shown
@@ -219,15 +220,15 @@ class FleetSimulation:
         taken, self._replaced = self._replaced, []
         return taken
 
-    def evaluate(self) -> float:
+    def evaluate(self) -> Accuracies:
         return self._retrying(self._evaluate)
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> Accuracies:
         buffers = mean_buffers(self._worker_state(), self.setup.honest) if self.setup.model.training else {}
         began = time.monotonic()
-        accuracy: float = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.timeouts.evaluation)[0]
+        [accuracies] = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.timeouts.evaluation)
         self.timeouts.learn_evaluation(time.monotonic() - began)
-        return accuracy
+        return tuple(accuracies)
 
     def parameters(self) -> NDArray[np.float32]:
         # A copy: what Ray returns is read-only and occupies the object store.

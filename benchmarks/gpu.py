@@ -397,7 +397,7 @@ def at_once(setup: Setup, count: int, folder: Path, device: str, sizes: Sizes) -
     for seed in range(1, count + 1):
         receiver, sender = context.Pipe(duplex=False)
         args = (setup.changed(seed=seed).describe(), folder, device, sizes, barrier, sender)
-        processes.append(context.Process(target=run_beside, args=args))
+        processes.append(context.Process(target=run_together, args=args))
         processes[-1].start()
         sender.close()
         receivers.append(receiver)
@@ -419,7 +419,7 @@ def at_once(setup: Setup, count: int, folder: Path, device: str, sizes: Sizes) -
     return {**found, "steps/s": sum(answer["steps"] / answer["seconds"] for answer in answers), "processes": answers}
 
 
-def run_beside(
+def run_together(
     description: dict[str, Any], folder: Path, device: str, sizes: Sizes, barrier: Any, sender: Connection
 ) -> None:
     """One of several runs at once, in a process: when all are ready, step for so many seconds."""

@@ -56,7 +56,7 @@ FLOAT = 4  # bytes
 LIMIT_SECONDS = 900.0  # a point that takes longer is given up
 ENOUGH_SECONDS = 3.0  # repeats end once they took so long together
 
-WORKERS = (10, 30, 100, 300, 1000)
+WORKERS = (10, 30, 100, 300, 1000, 3000, 10_000)
 DIMENSIONS = (10**4, 10**5, 10**6, 10**7, 10**8)
 ACTORS = (1, 2, 4, 8, 16, 32)
 STEPS = 10_000

@@ -55,7 +55,7 @@ def byzfl_evaluations(
         "model_name": "fc_mnist",
         "device": "cpu",
         "optimizer_name": "SGD",
-        "learning_rate": setup.learning_rate.at(0),
+        "learning_rate": setup.rate_at(0),
         "weight_decay": 0.0,
         "milestones": [],
         "learning_rate_decay": 1.0,

@@ -93,7 +93,7 @@ class Cohort:
         self.watch.start()
         missing = [worker - self.workers.start for worker in self.setup.missing_at(step) if worker in self.workers]
         undone = self._undone(missing, step) if missing else []
-        rate = self.setup.learning_rate.at(step)
+        rate = self.setup.rate_at(step)
         previous_KD = self._previous(point, step)
         points = self.momentum.points(point if point.dim() == 1 else point[0], rate)
         sampled_KD = out_KD if self._sampled_KD is None else self._sampled_KD

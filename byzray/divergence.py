@@ -37,7 +37,7 @@ def reason(setup: Setup, step: int, row: Mapping[str, float], aggregate_finite: 
     """
     if aggregate_finite:
         norm = f" (norm {row['Defense gradient norm']:.3g})" if setup.study is not None else ""
-        rate = setup.learning_rate.at(step)
+        rate = setup.rate_at(step)
         return f"the aggregate was finite{norm}, but the update with learning rate {rate:g} overflowed"
     loss = row["Average loss"]
     if setup.study is None:

@@ -84,13 +84,13 @@ class Network:
         return x.contiguous(memory_format=torch.channels_last) if images else x
 
     @torch.no_grad()
-    def correct(self, theta: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Tensor:
-        """How many examples of a batch are classified correctly at `theta` (D,), as a 0-dimensional tensor."""
+    def right(self, theta: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Tensor:
+        """Which examples of a batch are classified correctly at `theta` (D,): (B,) booleans."""
         self.module.eval()
         with deterministic_convolutions():
             output = self(theta, batch.x, buffers)
         predicted = (output.squeeze(1) > 0.5).long() if self.single else output.argmax(dim=1)
-        return (predicted == batch.y).sum()
+        return predicted == batch.y
 
 
 def _criterion(loss: str, single: bool, classes: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -127,7 +127,7 @@ class StepGraphs:
         free = rule.computes_on_host or rule.depends_on_step or not rule.is_builtin()
         if setup.missing_at(step) or free or not usual:
             return None
-        return Kind(setup.learning_rate.at(step), rule)
+        return Kind(setup.rate_at(step), rule)
 
     def _draw(self) -> None:
         """Put the next step's draws where graphs find them. From pinned memory they are copied without waiting."""

@@ -41,6 +41,9 @@ METRIC_COLUMNS = (
 )
 
 
+KAPPA_COLUMN = "Kappa-hat"
+
+
 class Moments(NamedTuple):
     """What is kept of a set of vectors.
 
@@ -85,6 +88,17 @@ class Moments(NamedTuple):
     def deviation(self) -> Tensor:
         """sqrt(scatter / (K - 1)); NaN for one vector."""
         return (self.scatter / (self.size - 1)).sqrt() if self.size > 1 else torch.full_like(self.scatter, math.nan)
+
+
+def kappa_hat(honest: Moments, defense_D: Tensor) -> Tensor:
+    """The robustness coefficient that an aggregate shows: ||A - a||^2 / ((1/h) sum ||s_i - a||^2), (1,) float64.
+
+    It is NaN for one honest submission and where all are equal. A rule that is (f, kappa)-robust (Allouah et al.,
+    *Fixing by Mixing*, AISTATS 2023) stays below its kappa if at most f submissions are Byzantine.
+    """
+    error = torch.linalg.vector_norm(defense_D - honest.mean_D, dtype=torch.float64).square()
+    spread = honest.scatter.double() / honest.size
+    return torch.where(spread > 0, error / spread, math.nan).reshape(1)
 
 
 class Past:

@@ -161,7 +161,8 @@ def _at(value: Any, loc: Location) -> Any:
         try:
             value = value[part]
         except (LookupError, TypeError):
-            return loc
+            if part != 0:  # an option that stands by itself is short for a list of it
+                return loc
     return value
 
 

@@ -48,10 +48,17 @@ class WorkerMomentum:
 
 class ServerMomentum:
     """The server's half: with placements `server` and `update` it keeps one buffer, v; with `mvr`, whose workers need
-    it, the previous point."""
+    it, the previous point.
 
-    def __init__(self, momentum: Momentum, theta_D: Tensor) -> None:
+    Args:
+        momentum: of the setup.
+        theta_D: the initial parameters.
+        weight_decay: the factor of the parameters in what they are moved by.
+    """
+
+    def __init__(self, momentum: Momentum, theta_D: Tensor, weight_decay: float = 0.0) -> None:
         self.momentum = momentum
+        self.weight_decay = weight_decay
         self.buffer_D = torch.zeros_like(theta_D) if momentum.placement != "worker" else None
         self.previous_D = theta_D.clone() if momentum.name == "mvr" else None
 
@@ -73,14 +80,16 @@ class ServerMomentum:
         """Move the parameters, in place, by the aggregate."""
         if self.previous_D is not None:
             self.previous_D.copy_(theta_D)
-        theta_D.sub_(self._direction(aggregate_D), alpha=rate)
-
-    def _direction(self, aggregate_D: Tensor) -> Tensor:
-        if self.buffer_D is None:
-            return aggregate_D
         if self.momentum.placement == "server":
-            return self.buffer_D.copy_(aggregate_D)
-        return self.buffer_D.mul_(self.momentum.beta).add_(aggregate_D, alpha=1 - self.momentum.dampening)
+            assert self.buffer_D is not None
+            self.buffer_D.copy_(aggregate_D)  # without the decay, which is no momentum of the gradients
+        direction_D = aggregate_D
+        if self.weight_decay:
+            direction_D = torch.add(aggregate_D, theta_D, alpha=self.weight_decay)
+        if self.momentum.placement == "update":  # as torch.optim.SGD
+            assert self.buffer_D is not None
+            direction_D = self.buffer_D.mul_(self.momentum.beta).add_(direction_D, alpha=1 - self.momentum.dampening)
+        theta_D.sub_(direction_D, alpha=rate)
 
     def state(self) -> State:
         """What the next step depends on."""

@@ -16,7 +16,7 @@ from byzray.cohort import Contribution
 from byzray.contract import Contract
 from byzray.datasets import Data
 from byzray.division import training
-from byzray.evaluation import Evaluation
+from byzray.evaluation import Accuracies, Evaluation
 from byzray.gradients import Network
 from byzray.momentum import ServerMomentum
 from byzray.root_worker import RootWorker
@@ -52,7 +52,7 @@ class Server:
         self.watch = Stopwatch(device)
         given = self.network.initial_parameters() if parameters is None else parameters.to(device, copy=True)
         self.theta_D = given
-        self.momentum = ServerMomentum(setup.momentum, self.theta_D)
+        self.momentum = ServerMomentum(setup.momentum, self.theta_D, setup.weight_decay)
         self.keep_submissions_in(torch.zeros(setup.workers, self.network.dimension, device=device))
         self.step_number = 0
         self.study = Study(setup, self.theta_D)
@@ -70,12 +70,12 @@ class Server:
 
     def point(self) -> Tensor:
         """The point (D,) to send to the workers at this step, or the points, see :class:`ServerMomentum`."""
-        return self.momentum.point(self.theta_D, self.setup.learning_rate.at(self.step_number))
+        return self.momentum.point(self.theta_D, self.setup.rate_at(self.step_number))
 
     def _step(self, n: int, root_D: Tensor | None = None) -> Step:
         """This step, at which n submissions come, with that of the server's own worker if it has one."""
         setup, number = self.setup, self.step_number
-        return Step(setup.seed, number, n, setup.tolerated, setup.learning_rate.at(number), self.theta_D, root_D)
+        return Step(setup.seed, number, n, setup.tolerated, setup.rate_at(number), self.theta_D, root_D)
 
     def step(self, contributions: Sequence[Contribution]) -> None:
         """Take a step, given the cohorts' contributions in the order of their workers."""
@@ -163,12 +163,12 @@ class Server:
         """The rows of the steps since the last call, (steps, columns)."""
         return self.study.take_rows(self.step_number)
 
-    def evaluate(self, buffers: dict[str, Tensor] | None = None) -> float:
-        """The accuracy on the test set, see :meth:`byzray.evaluation.Evaluation.accuracy`."""
+    def evaluate(self, buffers: dict[str, Tensor] | None = None) -> Accuracies:
+        """The accuracies on the test set, see :meth:`byzray.evaluation.Evaluation.accuracies`."""
         self.watch.start()
-        accuracy = self.evaluation.accuracy(self.theta_D, self.step_number, buffers)
+        accuracies = self.evaluation.accuracies(self.theta_D, self.step_number, buffers)
         self.watch.lap("evaluate")
-        return accuracy
+        return accuracies
 
     def count_replayed(self) -> None:
         """Count a step that was replayed on the device, where nothing here has seen it."""

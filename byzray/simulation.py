@@ -14,6 +14,7 @@ from byzray.datasets import Data
 from byzray.devices import keep_freed_memory, pick_device
 from byzray.divergence import Divergence
 from byzray.environment import Environment, environment, fingerprints
+from byzray.evaluation import Accuracies
 from byzray.graphs import StepGraphs, captures, plain_step
 from byzray.recording.loop import record
 from byzray.recording.progress import shown
@@ -63,7 +64,7 @@ class LocalSimulation:
     def _plain_step(self) -> None:
         self.server.keep(plain_step(self.cohort, self.server))
 
-    def evaluate(self) -> float:
+    def evaluate(self) -> Accuracies:
         return self.server.evaluate(mean_buffers(self.cohort.state(), self.setup.honest))
 
     def parameters(self) -> NDArray[np.float32]:

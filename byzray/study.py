@@ -16,7 +16,7 @@ from byzray.aggregators import Aggregate
 from byzray.cohort import Contribution
 from byzray.deviations import Spread, spread
 from byzray.divergence import Divergence, reason, unsound
-from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
+from byzray.metrics import KAPPA_COLUMN, METRIC_COLUMNS, Moments, Past, kappa_hat, metric_row
 from byzray.setups import Setup
 from byzray.state import State
 
@@ -144,6 +144,8 @@ class Study:
                 past=self.past,
             )
             row += [values, observed.acceptance]
+            if self.setup.measures_kappa:
+                row.append(kappa_hat(observed.honest, observed.aggregate_D))
         return torch.cat([*row, self._unsound_2])
 
     def keep(self, row: Tensor, step: int) -> None:
@@ -154,8 +156,11 @@ class Study:
             self._look_for_divergence(step, row[None].cpu().numpy())
 
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns that :meth:`take_rows` returns: all 24 with metrics, the first three without."""
-        return METRIC_COLUMNS if self.past is not None else METRIC_COLUMNS[:3]
+        """The names of the columns that :meth:`take_rows` returns: with metrics all 24 and, if it is measured, kappa;
+        the first three without."""
+        if self.past is None:
+            return METRIC_COLUMNS[:3]
+        return (*METRIC_COLUMNS, KAPPA_COLUMN) if self.setup.measures_kappa else METRIC_COLUMNS
 
     def take_rows(self, stop: int) -> NDArray[np.float64]:
         """The rows of the steps since the last call up to `stop`, exclusive: (steps, columns)."""

@@ -1,5 +1,7 @@
 """byzray list."""
 
+import math
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
@@ -8,8 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from byzray.aggregators import Aggregator, TrimmedMean
 from byzray.commands._shared import one_of, out
+from byzray.defence import Defence
 from byzray.options import Options
+from byzray.preaggregators import PreAggregator
 from byzray.setups import REGISTRIES
 
 
@@ -35,19 +40,54 @@ FIELDS = {
     Kind.datasets: "dataset",
 }
 
+Guarantee = Callable[[Defence, int, int], float]
+
+# Columns of what is proven.
+GUARANTEES: dict[Kind, dict[str, Guarantee]] = {
+    Kind.aggregators: {"bound": Defence.bound, "kappa": Defence.kappa},
+    Kind.preaggregators: {"kappa, before trimmed-mean": Defence.kappa},
+}
+
 
 def list_options(
     kind: Annotated[Kind, typer.Argument(parser=one_of(list(Kind)), metavar="KIND", help=f"One of {', '.join(Kind)}.")],
+    workers: Annotated[int, typer.Option(min=1, help="n, for the bounds of aggregators and pre-aggregators.")] = 25,
+    byzantine: Annotated[int, typer.Option(min=0, help="f, likewise.")] = 5,
 ) -> None:
-    """List the values of a field of setups, with their options and defaults."""
+    """List the values of a field of setups, with their options and defaults.
+
+    Aggregators are listed with their variance-norm bound and their robustness coefficient kappa for n workers of which
+    f are Byzantine; pre-aggregators with the kappa that they have before the trimmed mean.
+    """
     if kind is Kind.sweeps:
         _list_sweeps()
         return
-    table = Table("name", "what it is", "options", box=None, padding=(0, 2, 0, 0))
+    guarantees = GUARANTEES.get(kind, {})
+    table = Table("name", "what it is", "options", *guarantees, box=None, padding=(0, 2, 0, 0))
     for name, cls in REGISTRIES[FIELDS[kind]].classes.items():
         what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
-        table.add_row(name, escape(what), escape(_options(cls)))
+        cells = (_guarantee(cls, of, workers, byzantine) for of in guarantees.values())
+        table.add_row(name, escape(what), escape(_options(cls)), *cells)
+    if guarantees:
+        table.caption = f"bound and kappa at n = {workers}, f = {byzantine}; n/a: these need more workers"
+        table.caption_justify = "left"
     _print(table)
+
+
+def _guarantee(cls: type[Options], of: Guarantee, workers: int, byzantine: int) -> str:
+    """A bound or a kappa of an option with its defaults, as text: "n/a" where n and f do not suit it."""
+    if any(field.is_required() for field in cls.model_fields.values()):
+        return "-"
+    option = cls()
+    if isinstance(option, PreAggregator):
+        defence = Defence([option], TrimmedMean())
+    else:
+        assert isinstance(option, Aggregator)
+        defence = Defence([], option)
+    if defence.check(workers, byzantine):
+        return "n/a"
+    value = of(defence, workers, byzantine)
+    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def _list_sweeps() -> None:

@@ -93,8 +93,8 @@ def _to_the_end(simulation: Simulation, recorder: Recorder) -> Generator[Update,
         due = setup.evaluation_interval and step % setup.evaluation_interval == 0
         if (ended or due) and recorder.lacks_accuracy(step):
             began = time.monotonic()
-            accuracy = simulation.evaluate()
-            recorder.add_accuracy(step, accuracy, time.monotonic() - began)
+            accuracies = simulation.evaluate()
+            recorder.add_accuracies(step, accuracies, time.monotonic() - began)
         recorder.save_if_due()
         yield recorder.update(ended)
         if ended:

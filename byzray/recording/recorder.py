@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from byzray.divergence import Divergence
+from byzray.evaluation import Accuracies, accuracy_columns
 from byzray.files import StorageFault
 from byzray.metrics import METRIC_COLUMNS
 from byzray.recording.simulation import Simulation, StateLost
 from byzray.recording.update import Update
 from byzray.runs.checkpoints import Checkpoint, CheckpointInterval
 from byzray.runs.directory import RunDirectory
-from byzray.runs.result import EVALUATION_COLUMNS, FAULT_COLUMNS, Result
+from byzray.runs.result import FAULT_COLUMNS, Result
 from byzray.runs.status import State
 from byzray.runs.table import Table
 
@@ -61,7 +62,10 @@ class Recorder:
         self._complete = False  # whether the tables hold what the files do
 
     def _make_tables(self) -> dict[str, Table]:
-        columns = {"metrics.csv": self.simulation.columns(), "evaluations.csv": EVALUATION_COLUMNS}
+        columns = {
+            "metrics.csv": self.simulation.columns(),
+            "evaluations.csv": ("step", *accuracy_columns(self.setup)),
+        }
         if self.setup.faults is not None:
             columns["faults.csv"] = FAULT_COLUMNS
         folder = None if self.directory is None else self.directory.path
@@ -127,12 +131,12 @@ class Recorder:
         """Whether none was measured at this step, as it may have been before an interruption."""
         return self.evaluations.last_step() != step
 
-    def add_accuracy(self, step: int, accuracy: float, seconds: float) -> None:
-        """Record an accuracy, whose measurement took so many seconds."""
+    def add_accuracies(self, step: int, accuracies: Accuracies, seconds: float) -> None:
+        """Record the accuracies of an evaluation, which took so many seconds."""
         self.seconds += seconds
-        self._accuracy = accuracy
+        self._accuracy = accuracy = accuracies[0]
         self._best = accuracy if not accuracy <= self._best else self._best
-        self.evaluations.extend(pd.DataFrame([(step, accuracy)], columns=self.evaluations.columns))
+        self.evaluations.extend(pd.DataFrame([(step, *accuracies)], columns=self.evaluations.columns))
 
     def next_stop(self, step: int, stretch: float) -> int:
         """The next evaluation or checkpoint, or earlier: after about `stretch` seconds of steps.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from byzray.divergence import Divergence
 from byzray.environment import Environment
+from byzray.evaluation import Accuracies
 from byzray.setups import Setup
 from byzray.state import State
 from byzray.timings import Timings
@@ -25,8 +26,8 @@ class Simulation(Protocol):
     def advance(self, stop: int) -> NDArray[np.float64]:
         """Take the steps before `stop`; returns their rows of metrics."""
 
-    def evaluate(self) -> float:
-        """The test accuracy at this step."""
+    def evaluate(self) -> Accuracies:
+        """The accuracies at this step, one for each of :func:`byzray.evaluation.accuracy_columns`."""
 
     def parameters(self) -> NDArray[np.float32]:
         """The parameters (D,) at this step."""

@@ -19,7 +19,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from byzray.arrays import is_finite
+from byzray.evaluation import OF_WORKERS
 from byzray.files import open_plain, read_plain
+from byzray.metrics import KAPPA_COLUMN
 from byzray.mistakes import WrongInput, visible
 from byzray.report.panels import PLACEMENTS, identity
 from byzray.runs.directory import OTHER_FOLDERS, STATES, Found, explain, named, read_state, run_directories
@@ -54,6 +56,7 @@ METRICS = {
     "Sampled gradient norm": "sampled norm",
     "Honest gradient deviation": "submitted deviation",
     "Honest gradient norm": "submitted norm",
+    KAPPA_COLUMN: "kappa_hat",
 }
 """What is read of a table of metrics, and how it is called here."""
 
@@ -406,7 +409,7 @@ def _evaluations(path: Path) -> pd.DataFrame:
     shares = frame["accuracy"].dropna()
     if not shares.between(0, 1).all():
         raise ValueError("expected accuracies from 0 to 1")
-    return frame[["step", "accuracy"]]
+    return frame[[name for name in ("step", "accuracy", *OF_WORKERS) if name in frame.columns]]
 
 
 def _metrics(path: Path) -> pd.DataFrame:

@@ -8,13 +8,15 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from byzray.aggregators import AGGREGATORS
+from byzray.defence import Defence
 from byzray.options import importing_only
+from byzray.preaggregators import PREAGGREGATORS
 
 Plain = dict[str, Any]
 
@@ -107,23 +109,25 @@ def arrange(setups: Iterable[Plain]) -> Grid:
             "panel": home.get(key, ""),
             "reference_setup": reference.get(key, ""),
             **names.facts(setup),
-            "bound": bound(setup),
+            "bound": guarantee(setup, Defence.bound),
+            "kappa": guarantee(setup, Defence.kappa),
         }
         for key, setup in distinct.items()
     }
     return Grid(distinct, facts, panels)
 
 
-def bound(setup: Plain) -> float:
-    """The variance-norm bound of the setup's defence; NaN if it has none, or is a class of somebody's own.
+def guarantee(setup: Plain, of: Callable[[Defence, int, int], float]) -> float:
+    """The variance-norm bound of the setup's defence, or its robustness coefficient; NaN if it has none, or if a class
+    of somebody's own is part of it.
 
     Such a class is not imported: a report runs no code that a run directory names.
     """
-    if setup.get("pre"):
-        return math.nan
     try:
         with importing_only():
-            return float(AGGREGATORS.parse(setup["aggregator"]).bound(setup["workers"], setup["tolerated"]))
+            pre = [PREAGGREGATORS.parse(part) for part in setup.get("pre") or ()]
+            defence = Defence(pre, AGGREGATORS.parse(setup["aggregator"]))
+        return float(of(defence, setup["workers"], setup["tolerated"]))
     except Exception:  # options that nobody checked
         return math.nan
 
@@ -136,10 +140,12 @@ class Names:
         kinds = ("dataset", "model", "attack")
         self.labels = {kind: _labels(setup[kind] for setup in setups if setup.get(kind)) for kind in kinds}
         self.labels["defence"] = _labels(map(_defence, setups))
+        self.labels["split"] = _labels(map(_split, setups))
 
     def of(self, kind: str, setup: Plain) -> str:
-        """The name of a setup's data set, model, defence or attack."""
-        named = _defence(setup) if kind == "defence" else setup.get(kind)
+        """The name of a setup's data set, model, split, defence or attack."""
+        derived = {"defence": _defence, "split": _split}
+        named = derived[kind](setup) if kind in derived else setup.get(kind)
         return self.labels[kind][json.dumps(named, sort_keys=True)] if named else "none"
 
     def facts(self, setup: Plain) -> Plain:
@@ -147,6 +153,7 @@ class Names:
         return {
             "dataset": self.of("dataset", setup),
             "model": self.of("model", setup),
+            "split": self.of("split", setup),
             "n": setup["workers"],
             "f": setup["byzantine"],
             "tolerated": setup["tolerated"],
@@ -165,6 +172,12 @@ def rate(setup: Plain) -> str:
     if schedule:
         return " → ".join(f"{schedule[step]:g}" for step in sorted(schedule, key=int))
     return f"{setup['learning_rate'].get('initial') or math.nan:g}"
+
+
+def _split(setup: Plain) -> Plain:
+    """The split; a setup leaves the usual one out."""
+    split: Plain = setup.get("split") or {"name": "shared"}
+    return split
 
 
 def _defence(setup: Plain) -> Plain:

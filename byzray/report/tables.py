@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from byzray.evaluation import OF_WORKERS
 from byzray.report.collect import Run
 from byzray.report.panels import Grid, digest, identity
 from byzray.runs.directory import DONE
@@ -58,6 +59,8 @@ def runs_table(runs: list[Run], grid: Grid) -> pd.DataFrame:
                 "step": run.step,
                 "best_accuracy": float(accuracy.max()) if len(accuracy) else np.nan,
                 "last_accuracy": float(accuracy.iloc[-1]) if len(accuracy) else np.nan,
+                "worst_worker_accuracy": _last(run.evaluations, OF_WORKERS[0]),
+                "largest_kappa_hat": float(run.metrics["kappa_hat"].max()) if "kappa_hat" in run.metrics else np.nan,
                 "diverged_at": run.diverged_at,
                 "ratio_steps": counted,
                 "bound_met_steps": met,
@@ -65,6 +68,11 @@ def runs_table(runs: list[Run], grid: Grid) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).astype({"diverged_at": "Int64"})
+
+
+def _last(table: pd.DataFrame, column: str) -> float:
+    """The last value of a column that the table may lack, or have no row for."""
+    return float(table[column].iloc[-1]) if column in table.columns and len(table) else np.nan
 
 
 def bound_met(metrics: pd.DataFrame, bound: float) -> tuple[int, int]:

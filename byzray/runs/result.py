@@ -13,8 +13,6 @@ from torch import Tensor
 from byzray.divergence import Divergence
 from byzray.setups import Setup
 
-EVALUATION_COLUMNS = ("step", "accuracy")
-
 FAULT_COLUMNS = ("step", "worker", "fault", "submission")
 
 
@@ -24,8 +22,10 @@ class Result:
 
     Attributes:
         setup: the resolved setup.
-        metrics: one row a step; the 24 columns of `byzray.metrics.METRIC_COLUMNS`, or the first three without a study.
-        evaluations: columns step and accuracy (a share of 1).
+        metrics: one row a step; the 24 columns of `byzray.metrics.METRIC_COLUMNS` and, if it is measured, kappa-hat; or
+            the first three without a study.
+        evaluations: columns step and accuracy (a share of 1); where workers have examples of their own also the
+            smallest and the mean of the workers' accuracies.
         parameters: (D,) the final parameters.
         directory: the run directory, if it was written.
         faults: if the setup declares faults: columns step, worker, fault and submission (what replaced it).

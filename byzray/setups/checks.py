@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pydantic import BaseModel
+
 from byzray.faults import Faults
 from byzray.mistakes import short, with_label, with_value
 from byzray.models import Output
 from byzray.models._trial import problem
+from byzray.options import Options
 
 if TYPE_CHECKING:
     from byzray.setups.fields import Setup
@@ -150,9 +153,8 @@ def _reason(check: Callable[[], Any], label: str) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    if isinstance(value, Faults):
-        return value.model_dump()
     if isinstance(value, list):
         return [plain(one) for one in value]
-    describe: Callable[[], dict[str, Any]] | None = getattr(value, "describe", None)
-    return describe() if describe is not None else value
+    if isinstance(value, Options):
+        return value.describe()
+    return value.model_dump() if isinstance(value, BaseModel) else value

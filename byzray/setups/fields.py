@@ -37,7 +37,7 @@ from byzray.setups._section import LARGEST_FLOAT, Section
 from byzray.setups.checks import Loss, combinations, plain
 from byzray.setups.learning_rate import LearningRate
 from byzray.setups.sections import Actors, Momentum, Study
-from byzray.splits import SPLITS, AnySplit
+from byzray.splits import SPLITS, AnySplit, Sharded
 from byzray.splits.shared import Shared
 from byzray.yaml import write_yaml
 
@@ -58,7 +58,7 @@ def _rate(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"initial": value}
     if not isinstance(value, dict | LearningRate):
-        raise ValueError("expected a number, or a mapping with 'initial' (and 'half_life', 'every') or 'schedule'")
+        raise ValueError("expected a number, or a mapping with 'initial' or 'schedule'")
     return value
 
 
@@ -69,7 +69,7 @@ def _study(value: Any) -> Any:
     if value is False or value == "off":
         return None
     if not isinstance(value, dict | Study | None):
-        raise ValueError("expected on, off, or a mapping with 'past'")
+        raise ValueError("expected on, off, or a mapping with 'past' or 'kappa'")
     return value
 
 
@@ -92,10 +92,11 @@ class Setup(Section):
         loss: what is minimised.
         batch_size: examples a worker draws for one gradient.
         steps: the number of SGD steps.
-        learning_rate: a number, a hyperbolic decay or a schedule.
+        learning_rate: a number, or a mapping: how the rate falls, see :class:`LearningRate`.
         momentum: see :class:`Momentum`.
         l1: the factor of ||theta||_1 in the loss.
         l2: the factor of ||theta||_2 (the norm, not its square) in the loss.
+        weight_decay: lambda: the server adds lambda theta to what it moves the parameters by.
         clip: the largest norm of a gradient; longer ones are scaled down to it.
         split: which training examples are whose; by default all workers draw from one stream.
         workers: n, honest and Byzantine together.
@@ -105,7 +106,7 @@ class Setup(Section):
         aggregator: the rule, or a random mixture of rules.
         attack: what the adversary does, or none.
         evaluation_interval: the accuracy is measured every so many steps and at the end; 0: at the end alone.
-        study: whether the 24 metrics are computed at every step (`on`, `off`, or `{past: P}`).
+        study: whether the 24 metrics are computed at every step (`on`, `off`, or a mapping, see :class:`Study`).
         actors: the layout on Ray actors; none: in this process.
         device: where tensors live; auto: on a GPU where there is one.
         seed: the seed of all randomness.
@@ -123,6 +124,7 @@ class Setup(Section):
     momentum: Momentum = Momentum()
     l1: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     l2: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
+    weight_decay: NonNegativeFloat = Field(default=0.0, le=LARGEST_FLOAT, allow_inf_nan=False)
     clip: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     split: AnySplit = Shared()
     workers: PositiveInt = 11
@@ -162,6 +164,17 @@ class Setup(Section):
     def defence(self) -> Defence:
         """The pre-aggregators and the rule."""
         return Defence(self.pre, self.aggregator)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate eta_t at a step."""
+        return self.learning_rate.at(step, self.steps)
+
+    @property
+    def measures_kappa(self) -> bool:
+        """Whether the study measures the robustness coefficient of every step."""
+        if self.study is None:
+            return False
+        return isinstance(self.split, Sharded) if self.study.kappa is None else self.study.kappa
 
     @property
     def workers_report_moments(self) -> bool:
@@ -206,14 +219,15 @@ class Setup(Section):
     def describe(self) -> dict[str, Any]:
         """The resolved setup as plain data: every field, every option, as a setup file would hold them.
 
-        `faults`, `divergence`, `pre` and `split` are omitted at their defaults: run directories are named after a hash
-        of this description, and those of earlier versions stay valid.
+        `faults`, `divergence`, `pre`, `split` and `weight_decay` are omitted at their defaults: run directories are
+        named after a hash of this description, and those of earlier versions stay valid.
         """
         usual = {
             "faults": self.faults is None,
             "divergence": self.divergence == "go-on",
             "pre": not self.pre,
             "split": self.split == Shared(),
+            "weight_decay": not self.weight_decay,
         }
         return self.model_dump(exclude={field for field, holds in usual.items() if holds})
 

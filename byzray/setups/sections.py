@@ -73,9 +73,17 @@ class Study(Section):
 
     Attributes:
         past: how many past steps enter the composite curvature.
+        kappa: whether each step gets one more metric, the robustness coefficient that the aggregate shows; by default
+            where workers have examples of their own (`split`).
     """
 
     past: PositiveInt = 1
+    kappa: bool | None = None
+
+    @model_serializer
+    def _in_its_fields(self) -> dict[str, Any]:
+        """The fields; `kappa`, which came later, only where it is set: digests of earlier setups stay valid."""
+        return {"past": self.past, **({} if self.kappa is None else {"kappa": self.kappa})}
 
 
 class Actors(Section):

@@ -105,6 +105,11 @@ class _ShardStream(Stream):
 def label_skew(y: NDArray[np.int64], shards: Sequence[NDArray[np.int64]], classes: int) -> float:
     """How much the labels of shards differ: the mean over them of 1/2 sum_c |p_i(c) - p(c)|, where p are the shares of
     the classes in all examples and p_i those in shard i; 0 if they are alike, 1 - 1/C for one class each."""
-    whole = np.bincount(y, minlength=classes) / len(y)
-    parts = [np.bincount(y[shard], minlength=classes) / len(shard) for shard in shards if len(shard)]
-    return float(np.mean([np.abs(part - whole).sum() / 2 for part in parts]))
+    whole_C = np.bincount(y, minlength=classes) / len(y)
+    shares_WC = label_shares(y, [shard for shard in shards if len(shard)], classes)
+    return float(np.mean(np.abs(shares_WC - whole_C).sum(axis=1) / 2))
+
+
+def label_shares(y: NDArray[np.int64], shards: Sequence[NDArray[np.int64]], classes: int) -> NDArray[np.float64]:
+    """The share of each class in each of W shards, (W, C); none is empty."""
+    return np.stack([np.bincount(y[shard], minlength=classes) / len(shard) for shard in shards])

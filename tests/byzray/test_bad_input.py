@@ -129,7 +129,7 @@ SETUPS: dict[str, tuple[str | bytes, str]] = {
     "two rates": ("learning_rate: {schedule: {0: 1}, initial: 1}", "learning_rate: got .* expected either 'initial'"),
     "half life of a schedule": (
         "learning_rate: {schedule: {0: 1}, half_life: 3}",
-        "learning_rate: got .* expected no 'half_life' and no 'every', which belong to 'initial'",
+        "learning_rate: got .* expected no 'half_life', 'every', 'shape' or 'milestones' with 'schedule'",
     ),
     "late schedule": (
         "learning_rate: {schedule: {5: 1}}",

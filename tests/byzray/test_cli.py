@@ -294,12 +294,35 @@ def test_show_pre_aggregators(byzray: Byzray) -> None:
 def test_list(kind: str, registry: Registry[Any], byzray: Byzray) -> None:
     code, out, _ = byzray("list", kind)
     assert code == 0
-    first_words = [line.split(" ")[0] for line in out.splitlines()]
+    proven = kind in ("aggregators", "preaggregators")
+    lines = out.splitlines()[:-1] if proven else out.splitlines()
+    first_words = [line.split(" ")[0] for line in lines]
     assert [word for word in first_words if word] == ["name", *registry.classes]
+    assert ("kappa" in lines[0]) == proven
     for cls in registry.classes.values():
         assert (cls.__doc__ or "").split()[0] in out
         for option, field in cls.model_fields.items():
             assert (f"{option} (required)" if field.is_required() else f"{option} = {field.default}") in out
+
+
+@pytest.mark.parametrize(
+    ("rule", "bound", "kappa"),
+    [
+        ("median", f"{1 / math.sqrt(13):.3g}", f"{4 * (1 + 4 / 9) ** 2:.3g}"),
+        ("trimmed-mean", "-", f"{6 * 4 / 9 * (1 + 4 / 9):.3g}"),
+        ("random-mixture", "-", "-"),
+    ],
+)
+def test_list_shows_what_is_proven(rule: str, bound: str, kappa: str, byzray: Byzray) -> None:
+    _, out, _ = byzray("list", "aggregators", "--workers", "17", "--byzantine", "4")
+    line = next(line for line in out.splitlines() if line.startswith(f"{rule} "))
+    assert line.split()[-2:] == [bound, kappa]
+
+
+def test_list_says_where_workers_are_too_few(byzray: Byzray) -> None:
+    _, out, _ = byzray("list", "preaggregators", "--workers", "4", "--byzantine", "2")
+    line = next(line for line in out.splitlines() if line.startswith("nnm "))
+    assert line.split()[-1] == "n/a"
 
 
 def test_doctor(byzray: Byzray, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The 24 metrics against naive formulas."""
 
 import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from byzray import parallel
-from byzray.metrics import METRIC_COLUMNS, Moments, Past, metric_row
+from byzray import Setup, parallel, simulate
+from byzray.metrics import KAPPA_COLUMN, METRIC_COLUMNS, Moments, Past, kappa_hat, metric_row
 
 CPU = torch.device("cpu")
 
@@ -121,3 +123,52 @@ def test_a_row_holds_the_metrics_in_the_order_of_the_columns(attacked: bool) -> 
                 assert value == pytest.approx((one @ other / one.norm() / other.norm()).item(), rel=1e-4)
     assert math.isnan(found["Sampled-prev cosine"])
     assert math.isnan(found["Attack gradient deviation"]) is not attacked
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_kappa_hat_is_the_error_in_units_of_the_spread(offset: float) -> None:
+    torch.manual_seed(0)
+    honest_HD, aggregate_D = torch.randn(6, 9) + offset, torch.randn(9) + offset
+    exact = honest_HD.double()
+    mean_D = exact.mean(0)
+    expected = (aggregate_D.double() - mean_D).square().sum() / (exact - mean_D).square().sum(1).mean()
+    found = kappa_hat(Moments.of(honest_HD), aggregate_D)
+    assert found.shape == (1,)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("honest_HD", [torch.ones(1, 4), torch.ones(3, 4)], ids=["one", "equal"])
+def test_kappa_hat_without_a_spread_is_undefined(honest_HD: torch.Tensor) -> None:
+    assert math.isnan(kappa_hat(Moments.of(honest_HD), torch.zeros(4)).item())
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured"),
+    [
+        ({}, False),
+        ({"split": "iid"}, True),
+        ({"study": {"kappa": True}}, True),
+        ({"split": "iid", "study": {"kappa": False}}, False),
+        ({"split": "iid", "study": "off"}, False),
+    ],
+    ids=str,
+)
+def test_kappa_hat_is_a_column_where_data_differ_or_where_asked_for(
+    small_setup: Setup, changes: dict[str, Any], measured: bool
+) -> None:
+    metrics = simulate(small_setup.changed(actors=None, **changes)).metrics
+    assert (KAPPA_COLUMN in metrics.columns) == measured
+    if measured:
+        assert list(metrics.columns) == [*METRIC_COLUMNS, KAPPA_COLUMN]
+        assert (metrics[KAPPA_COLUMN] > 0).all()
+    if "study" not in changes and measured:  # the other columns stay as they are
+        plain = simulate(small_setup.changed(actors=None, study={"past": 3, "kappa": False}, **changes)).metrics
+        pd.testing.assert_frame_equal(plain, metrics[list(METRIC_COLUMNS)])
+
+
+@pytest.mark.parametrize("rule", ["trimmed-mean", "median"])
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=str)
+def test_kappa_hat_of_a_run_stays_below_kappa(small_setup: Setup, rule: str, pre: list[str]) -> None:
+    setup = small_setup.changed(aggregator=rule, pre=pre, actors=None, study={"past": 1, "kappa": True})
+    kappa = setup.defence.kappa(setup.workers, setup.tolerated)
+    assert 0 < simulate(setup).metrics[KAPPA_COLUMN].max() < kappa

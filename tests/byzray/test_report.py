@@ -16,13 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from byzray import Interrupted, Setup, load_setup, simulate
+from byzray import Interrupted, Setup, load_runs, load_setup, simulate
+from byzray.defence import Defence
 from byzray.mistakes import WrongInput
 from byzray.report import Report, run_figure, write_report
 from byzray.report.collect import Run, collect
 from byzray.report.drawing import shortened, style_of
 from byzray.report.figures import Comparison, curves_figure, overview_figure, ratios_figure
-from byzray.report.panels import arrange, bound, identity, rate
+from byzray.report.panels import arrange, guarantee, identity, rate
 from byzray.report.paper.claims import ALWAYS, MOSTLY, always, judge, mostly
 from byzray.report.paper.statistics import statistics
 from byzray.report.tables import bound_met, curves_table, pairs_table, runs_table, with_pairs
@@ -156,9 +157,31 @@ def test_rate_of_a_schedule_is_in_order_of_its_steps(plain: Plain) -> None:
     assert rate({**plain, "learning_rate": {"initial": None, "schedule": schedule}}) == "0.02 → 0.004 → 0.0008"
 
 
-def test_bound_of_a_class_that_cannot_be_imported_is_unknown(plain: Plain) -> None:
-    assert bound(plain) == pytest.approx(1 / math.sqrt(7 - 2))
-    assert math.isnan(bound(changed(plain, aggregator={"name": "no_such_module:Trimmed", "cut": 2})))
+def test_what_is_proven_of_a_setup(plain: Plain) -> None:
+    assert guarantee(plain, Defence.bound) == pytest.approx(1 / math.sqrt(7 - 2))
+    assert guarantee(plain, Defence.kappa) == pytest.approx(4 * (1 + 2 / 3) ** 2)
+    mixed = changed(plain, pre=[{"name": "nnm"}])
+    assert math.isnan(guarantee(mixed, Defence.bound))
+    assert guarantee(mixed, Defence.kappa) == pytest.approx(8 * 2 / 5 * (4 * (1 + 2 / 3) ** 2 + 1))
+
+
+@pytest.mark.parametrize("of", [Defence.bound, Defence.kappa])
+def test_what_is_proven_of_a_class_that_cannot_be_imported_is_unknown(plain: Plain, of: Any) -> None:
+    assert math.isnan(guarantee(changed(plain, aggregator={"name": "no_such_module:Trimmed", "cut": 2}), of))
+    assert math.isnan(guarantee(changed(plain, pre=[{"name": "no_such_module:Mine"}]), of))
+
+
+def test_a_table_shows_what_is_measured_where_workers_have_examples_of_their_own(tmp_path: Path) -> None:
+    setup = Setup.model_validate({"split": "iid", "workers": 5, "steps": 4, "aggregator": "median", "actors": None})
+    simulate(setup, output=tmp_path)
+    simulate(setup.changed(split="shared"), output=tmp_path)
+    table = load_runs(tmp_path)
+    assert sorted(table["kappa"].round(6)) == [4.0, 4.0]
+    for column in ("worst_worker_accuracy", "largest_kappa_hat"):
+        assert table[column].notna().sum() == 1
+    result = simulate(setup)
+    assert table["worst_worker_accuracy"].max() == result.evaluations["worst worker accuracy"].iloc[-1]
+    assert table["largest_kappa_hat"].max() == result.metrics["Kappa-hat"].max()
 
 
 # Tables

@@ -1,11 +1,14 @@
 """Setup files: what they may say, and that a setup survives being written and read again."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
+from torch.optim import lr_scheduler as schedulers
 
 from byzray.aggregators import MultiKrum, RandomMixture
 from byzray.attacks import Little
@@ -15,7 +18,7 @@ from byzray.runs.directory import RunDirectory
 from byzray.setups import LearningRate, Setup, Study, load_setup
 from byzray.yaml import parse_yaml, write_yaml
 
-SWEEPS = ("sweep", "search", "heterogeneous-sweep")  # see tests/sweeps/test_definition.py
+SWEEPS = ("sweep", "search", "heterogeneous-sweep", "mixing-sweep")  # see tests/sweeps/test_definition.py
 EXAMPLES = sorted(path for path in (Path(__file__).parents[2] / "examples").glob("*.yaml") if path.stem not in SWEEPS)
 
 ATTACKED: dict[str, Any] = {"workers": 11, "byzantine": 2, "aggregator": "median", "attack": "little"}
@@ -32,6 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": {"placement": "update"}},
     "l1": {"l1": 1e-9},
     "l2": {"l2": 1e-9},
+    "weight_decay": {"weight_decay": 1e-9},
     "clip": {"clip": 2},
     "workers": {"workers": 12},
     "byzantine": {"byzantine": 1, "tolerated": 2},
@@ -138,6 +142,12 @@ def test_none(field: str, written: str, tmp_path: Path) -> None:
             LearningRate(initial=0.5, half_life=5000, every=300),
         ),
         ("{schedule: {0: 0.02, 8000: 0.004}}", LearningRate(schedule={0: 0.02, 8000: 0.004})),
+        ("{initial: 0.5, shape: cosine, warmup: 10}", LearningRate(initial=0.5, shape="cosine", warmup=10)),
+        (
+            "{initial: 0.5, milestones: [20, 40], decay: 0.5}",
+            LearningRate(initial=0.5, milestones=(20, 40), decay=0.5),
+        ),
+        ("{initial: 0.5, milestones: [20]}", LearningRate(initial=0.5, milestones=(20,), decay=0.1)),
     ],
 )
 def test_learning_rate_forms(written: str, expected: LearningRate, tmp_path: Path) -> None:
@@ -148,17 +158,66 @@ def test_learning_rate_forms(written: str, expected: LearningRate, tmp_path: Pat
 def test_hyperbolic_decay(initial: float, tau: float, delta: int) -> None:
     rate = LearningRate(initial=initial, half_life=tau, every=delta)
     for t in [0, 1, delta - 1, delta, delta + 1, 2 * delta - 1, 2 * delta, 2999]:
-        assert rate.at(t) == pytest.approx(initial / (math.floor(t / delta) * delta / tau + 1), rel=1e-15)
+        assert rate.at(t, 3000) == pytest.approx(initial / (math.floor(t / delta) * delta / tau + 1), rel=1e-15)
 
 
 def test_rate_without_half_life_is_constant() -> None:
-    assert {LearningRate(initial=0.3).at(t) for t in (0, 1, 10_000)} == {0.3}
+    assert {LearningRate(initial=0.3).at(t, 10_001) for t in (0, 1, 10_000)} == {0.3}
+
+
+DIGEST_OF_DEFAULTS = "6a50f470f3"  # as in version 0.1
+
+Rates = Callable[[torch.optim.Optimizer], schedulers.LRScheduler]
+
+SCHEDULERS: dict[str, tuple[dict[str, Any], Rates]] = {
+    "cosine": ({"shape": "cosine"}, lambda optimiser: schedulers.CosineAnnealingLR(optimiser, 30)),
+    "milestones": (
+        {"milestones": (4, 5, 20), "decay": 0.3},
+        lambda optimiser: schedulers.MultiStepLR(optimiser, [4, 5, 20], 0.3),
+    ),
+    "warm-up": ({"warmup": 5}, lambda optimiser: schedulers.LinearLR(optimiser, 1 / 5, 1.0, 4)),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_rates_are_those_of_pytorch(case: str) -> None:
+    options, make = SCHEDULERS[case]
+    rate, steps = LearningRate(initial=0.4, **options), 30
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    scheduler = make(optimiser)
+    for step in range(steps):
+        assert rate.at(step, steps) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12)
+        optimiser.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    "form", [{"half_life": 7.0}, {"shape": "cosine"}, {"milestones": (3,)}, {"schedule": {0: 0.4, 3: 0.1}}], ids=str
+)
+def test_warmup_multiplies_every_form(form: dict[str, Any]) -> None:
+    given = form if "schedule" in form else {"initial": 0.4, **form}
+    plain, warmed = LearningRate(**given), LearningRate(**given, warmup=4)
+    ratios = [warmed.at(step, 12) / plain.at(step, 12) for step in range(12)]
+    assert ratios == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 9])
+
+
+def test_fields_that_came_later_leave_digests_as_they_were() -> None:
+    assert Setup(learning_rate={"initial": 0.2}).describe()["learning_rate"] == {  # type: ignore[arg-type]
+        "initial": 0.2,
+        "half_life": None,
+        "every": 1,
+        "schedule": None,
+    }
+    described = Setup().describe()
+    assert "weight_decay" not in described
+    assert described["study"] == {"past": 1}
+    assert Setup().digest() == DIGEST_OF_DEFAULTS
 
 
 def test_schedule_in_any_order() -> None:
     rate = LearningRate(schedule={16000: 0.0008, 0: 0.02, 8000: 0.004})
     rates = {0: 0.02, 7999: 0.02, 8000: 0.004, 15999: 0.004, 16000: 0.0008, 10**9: 0.0008}
-    assert {t: rate.at(t) for t in rates} == rates
+    assert {t: rate.at(t, 10**9 + 1) for t in rates} == rates
     ordered = LearningRate(schedule=dict(sorted(rate.schedule.items())))  # type: ignore[union-attr]
     # The text too: a run directory is recognised by it.
     assert Setup(learning_rate=rate).yaml() == Setup(learning_rate=ordered).yaml()

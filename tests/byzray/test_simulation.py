@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from byzray import Interrupted, RunExists, Setup, SetupError, Update, simulate
@@ -45,7 +46,7 @@ class Reference:
 
     def step(self, t: int) -> None:
         s, mu, kappa = self.setup, self.setup.momentum.beta, self.setup.momentum.dampening
-        rate, placement = s.learning_rate.at(t), s.momentum.placement
+        rate, placement = s.rate_at(t), s.momentum.placement
         submissions = []
         for i in range(s.honest):
             point = self.theta.copy()
@@ -65,12 +66,13 @@ class Reference:
         mean = np.mean(submissions, axis=0)
         rows = np.sort([*submissions, *([(1 - 1.1) * mean] * s.byzantine)], axis=0)
         aggregate = rows[(s.workers - 1) // 2]
+        decayed = aggregate + s.weight_decay * self.theta
         if placement == "update":
-            self.v = mu * self.v + (1 - kappa) * aggregate
+            self.v = mu * self.v + (1 - kappa) * decayed
             self.theta = self.theta - rate * self.v
         else:
             self.v = aggregate
-            self.theta = self.theta - rate * aggregate
+            self.theta = self.theta - rate * decayed
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -78,6 +80,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"local_steps": 3},
     {"clip": 0.5, "l1": 0.02, "l2": 0.05, "local_steps": 2},
     {"clip": 1.0, "learning_rate": {"schedule": {0: 0.05, 4: 0.01}}},
+    {"weight_decay": 0.1, "learning_rate": {"initial": 0.05, "shape": "cosine", "warmup": 3}},
 ]
 
 
@@ -111,9 +114,36 @@ def test_a_run_follows_the_definitions(
     np.testing.assert_allclose(found, reference.theta, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_standard_formulation_is_pytorchs_sgd(small_setup: Setup, nesterov: bool) -> None:
+    """One honest worker, momentum and decay in the update; with `nesterov` PyTorch keeps the look-ahead point."""
+    setup = small_setup.changed(
+        workers=1,
+        byzantine=0,
+        attack=None,
+        aggregator="average",
+        momentum={"beta": 0.7, "placement": "update", "nesterov": nesterov},
+        weight_decay=0.0 if nesterov else 0.05,
+        steps=8,
+    )
+    data = load_data(setup)
+    simulation = LocalSimulation(setup, data)
+    network, cohort = simulation.server.network, simulation.cohort
+    theta_D = torch.from_numpy(simulation.parameters()).requires_grad_()
+    optimiser = torch.optim.SGD([theta_D], lr=0.1, momentum=0.7, weight_decay=setup.weight_decay, nesterov=nesterov)
+    for step in range(setup.steps):
+        batch = cohort.stream.batch(range(1), step)
+        optimiser.zero_grad()
+        torch.nn.functional.nll_loss(network(theta_D, batch.x), batch.y).backward()
+        optimiser.step()
+    simulation.advance(setup.steps)
+    found_D = simulation.server.point() if nesterov else simulation.server.theta_D
+    torch.testing.assert_close(found_D, theta_D.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_hyperbolic_decay() -> None:
     rate = LearningRate(initial=0.5, half_life=20, every=4)
-    assert [rate.at(step) for step in (0, 3, 4, 21)] == [0.5, 0.5, 0.5 / 1.2, 0.5 / 2]
+    assert [rate.at(step, 30) for step in (0, 3, 4, 21)] == [0.5, 0.5, 0.5 / 1.2, 0.5 / 2]
 
 
 def test_the_same_setup_and_seed_give_the_same_bits(small_setup: Setup, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from byzray import RunExists, Setup, SetupError, simulate
@@ -252,3 +253,56 @@ def test_one_archive_may_hold_data_and_partition(small_setup: Setup, tmp_path: P
     setup = setup.changed(dataset={"name": "npz", "path": str(tmp_path / "parts.npz")})
     assert fingerprints(setup, tmp_path).keys() == {"parts.npz", "split parts.npz"}
     assert simulate(setup).parameters.std() > 0
+
+
+def accuracies_by_hand(setup: Setup) -> tuple[float, list[float]]:
+    """The accuracy of the initial model, and that of each honest worker by its shares of the classes."""
+    data = load_data(setup)
+    simulation = LocalSimulation(setup, data)
+    network = simulation.server.network
+    x = torch.from_numpy(np.asarray(data.x_test, np.float32)) * data.scale
+    right = network(simulation.server.theta_D, (x - data.mean[0]) / data.std[0]).argmax(1).numpy() == data.y_test
+    of_class = [right[data.y_test == c].mean() for c in range(data.classes)]
+    divided = of(data, setup)
+    assert isinstance(setup.split, PartitionSplit)
+    shards = setup.split.shards(divided)
+    return float(right.mean()), [
+        sum((divided.y[shard] == c).mean() * of_class[c] for c in range(data.classes)) for shard in shards
+    ]
+
+
+@pytest.mark.parametrize("split", [{"name": "dirichlet", "alpha": 0.3}, {"name": "similarity", "gamma": 0.0}], ids=str)
+def test_accuracies_of_workers(split: dict[str, Any]) -> None:
+    setup = Setup.model_validate({"split": split, "steps": 0, "workers": 6, "aggregator": "average", "actors": None})
+    whole, of_workers = accuracies_by_hand(setup)
+    evaluations = simulate(setup).evaluations
+    assert list(evaluations.columns) == ["step", "accuracy", "worst worker accuracy", "mean worker accuracy"]
+    expected = [0, whole, min(of_workers), np.mean(of_workers)]
+    assert evaluations.iloc[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_examples_of_their_own_workers_have_no_accuracies(small_setup: Setup) -> None:
+    assert list(simulate(small_setup.changed(actors=None)).evaluations.columns) == ["step", "accuracy"]
+
+
+def test_classes_without_test_examples_are_left_out(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    path = tmp_path / "own.npz"
+    y_test = np.array([0, 1, 1, 0])
+    x = draws.normal(size=(90, 3)).astype(np.float32)
+    np.savez(path, x_train=x, y_train=np.arange(90) % 3, x_test=x[:4], y_test=y_test)
+    setup = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": str(path)},
+            "model": "mlp",
+            "split": {"name": "similarity", "gamma": 0.0},
+            "workers": 3,
+            "steps": 0,
+            "aggregator": "average",
+            "actors": None,
+        }
+    )
+    _, accuracy, worst, mean = simulate(setup).evaluations.iloc[0]
+    # Two workers hold one tested class each, half of the test set; the third counts for nothing.
+    assert mean == pytest.approx(accuracy)
+    assert 0 <= worst <= mean

@@ -141,7 +141,7 @@ def emptied(folder: Path) -> Callable[[], None]:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_examples(name: str, place: Path) -> None:
-    sweep = name in ("sweep.yaml", "search.yaml", "heterogeneous-sweep.yaml")
+    sweep = name in ("sweep.yaml", "search.yaml", "heterogeneous-sweep.yaml", "mixing-sweep.yaml")
     for path in EXAMPLES.iterdir():
         if path.is_file():
             shutil.copy(path, place)
