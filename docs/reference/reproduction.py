@@ -85,19 +85,25 @@ def counts(pairs: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def won_back(pairs: pd.DataFrame) -> str:
-    """Of the pairs in which the attack costs at least 20 points: cost, gain, and what share of the cost is won back."""
+    """Of the pairs in which the attack costs at least 20 points: how many gain at all and 20 points, cost, gain, and
+    what share of the cost is won back."""
     effective = pairs[pairs["decided"] & (pairs["cost"] >= EFFECTIVE - SLACK)]
     rows = []
-    groups = [(("all", ""), effective), *effective.groupby(["rule", "attack"], sort=True)]
+    failing = (effective["rule"] == "multi-krum") & (effective["attack"] == "empire")
+    groups = [(("all",), effective), (("all but multi-krum under empire",), effective[~failing])]
+    groups += effective.groupby(["rule", "attack"], sort=True)
     for names, inside in groups:
         share = inside["gain"] / inside["cost"]
         means = (points(inside[name].mean()) for name in ("cost", "gain"))
         shares = (points(share.quantile(at)) for at in (0.25, 0.5, 0.75))
         below = int((inside["cost"] < 0.3 - SLACK).sum())
-        rows.append([", ".join(filter(None, names)), len(inside), below, *means, *shares])
+        raised, by_20 = ((inside["gain"] > SLACK).sum(), (inside["gain"] >= EFFECTIVE - SLACK).sum())
+        rows.append([", ".join(names), len(inside), raised, by_20, below, *means, *shares])
     columns = [
         "",
         "pairs",
+        "raised",
+        "by 20",
         "cost below 30",
         "mean cost",
         "mean gain",
