@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byzray.datasets._base import Data
-from byzray.datasets._files import damaged, reading, require
+from byzray.datasets._files import check_sums, require
 from byzray.datasets._flips import FlippedImages
 
 SHAPE = (3, 32, 32)
@@ -42,18 +42,12 @@ def read_pickles(name: str, loader: str, root: Path, download: bool, instead: st
         MissingData, ValueError: as :meth:`Dataset.load`.
     """
     from torchvision import datasets
-    from torchvision.datasets.utils import check_integrity
 
     cifar = getattr(datasets, loader)
     sums = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
     files = {root / cifar.base_folder / file: md5 for file, md5 in sums}
     require(name, files, (lambda: cifar(root, download=True)) if download else None, instead)
-    # torchvision checks too, but does not say which file it is
-    for path, md5 in files.items():
-        with reading(path, "a file"):
-            whole = check_integrity(path, md5)
-        if not whole:
-            raise damaged(path, "another md5 sum", md5)
+    check_sums(files)  # torchvision checks too, but does not say which file it is
     return _part(cifar(root, train=True)), _part(cifar(root, train=False))
 
 

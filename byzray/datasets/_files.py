@@ -1,9 +1,8 @@
 """What to do about files that are missing or do not hold what they should."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 
 from byzray.datasets._base import MissingData
@@ -71,7 +70,7 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
     if missing and fetch:
         try:
             fetch()
-        except (OSError, HTTPException, RuntimeError) as error:  # what urllib and torchvision raise
+        except Exception as error:  # torchvision reads what it has downloaded, and fails on damaged files in any way
             failure = error
         missing = absent(paths)
     if not missing:
@@ -80,6 +79,21 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
     advice = f"The download failed: {' '.join(str(failure).split())}" if failure else DOWNLOAD
     sentences = [f"The data set {name} needs files that do not exist:{listed(missing)}", advice, instead, ELSEWHERE]
     raise MissingData("\n".join(filter(None, sentences))) from failure
+
+
+def check_sums(files: Mapping[Path, str]) -> None:
+    """Check files, with their md5 sums, that a parser is to read which only stands those it knows.
+
+    Raises:
+        ValueError: a file is another one, or cannot be read.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    for path, md5 in files.items():
+        with reading(path, "a file"):
+            whole = check_integrity(path, md5)
+        if not whole:
+            raise damaged(path, "another md5 sum", md5)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
         directory: the output of a sweep, a folder of runs, or an archive of runs (``NAME.parquet``).
 
     Returns:
-        columns run (the directory's name), what it simulates (dataset, split, n, f, rule, attack, placement, ...), seed,
-        bound and kappa of its defence, state, step, best_accuracy and last_accuracy (shares of 1),
+        columns run (the directory's name), what it simulates (dataset, split, n, f, rule, attack, placement, ...),
+        seed, bound and kappa of its defence, state, step, best_accuracy and last_accuracy (shares of 1),
         worst_worker_accuracy (the last of the smallest accuracy among workers, where they have examples of their own),
         largest_kappa_hat (over steps), diverged_at (the step, if it did) and seconds.
 

@@ -90,15 +90,16 @@ def won_back(pairs: pd.DataFrame) -> str:
     effective = pairs[pairs["decided"] & (pairs["cost"] >= EFFECTIVE - SLACK)]
     rows = []
     failing = (effective["rule"] == "multi-krum") & (effective["attack"] == "empire")
-    groups = [(("all",), effective), (("all but multi-krum under empire",), effective[~failing])]
-    groups += effective.groupby(["rule", "attack"], sort=True)
-    for names, inside in groups:
+    by_both = effective.groupby(["rule", "attack"], sort=True)
+    groups = [("all", effective), ("all but multi-krum under empire", effective[~failing])]
+    groups += [(", ".join(names), inside) for names, inside in by_both]
+    for name, inside in groups:
         share = inside["gain"] / inside["cost"]
         means = (points(inside[name].mean()) for name in ("cost", "gain"))
         shares = (points(share.quantile(at)) for at in (0.25, 0.5, 0.75))
         below = int((inside["cost"] < 0.3 - SLACK).sum())
         raised, by_20 = ((inside["gain"] > SLACK).sum(), (inside["gain"] >= EFFECTIVE - SLACK).sum())
-        rows.append([", ".join(names), len(inside), raised, by_20, below, *means, *shares])
+        rows.append([name, len(inside), raised, by_20, below, *means, *shares])
     columns = [
         "",
         "pairs",

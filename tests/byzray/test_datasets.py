@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,21 +30,35 @@ from byzray.datasets import (
     Cifar100,
     Data,
     Digits,
+    Emnist,
     FashionMnist,
     MissingData,
     Mnist,
     Npz,
     Phishing,
+    Svhn,
     phishing,
 )
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-IDX = {
-    "x_train": "train-images-idx3-ubyte",
-    "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte",
-    "y_test": "t10k-labels-idx1-ubyte",
+
+
+def idx_files(train: str, test: str) -> dict[str, str]:
+    """The files of the four arrays of a set."""
+    return {
+        "x_train": f"{train}-images-idx3-ubyte",
+        "y_train": f"{train}-labels-idx1-ubyte",
+        "x_test": f"{test}-images-idx3-ubyte",
+        "y_test": f"{test}-labels-idx1-ubyte",
+    }
+
+
+IDX = idx_files("train", "t10k")
+EMNIST = {
+    subset: idx_files(f"emnist-{subset}-train", f"emnist-{subset}-test")
+    for subset in ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 }
+SVHN = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
 
 def real(*names: str) -> Path:
@@ -72,7 +87,7 @@ def assert_well_formed(data: Data, dataset: object) -> None:
 
 
 def test_names():
-    names = ["cifar10", "cifar100", "digits", "fashion-mnist", "mnist", "npz", "phishing"]
+    names = ["cifar10", "cifar100", "digits", "emnist", "fashion-mnist", "mnist", "npz", "phishing", "svhn"]
     assert list(DATASETS.classes) == names
     for name in names:
         options = {"path": "mine.npz"} if name == "npz" else {}
@@ -102,7 +117,10 @@ def test_flip_option_refused():
 
 
 def test_import_is_light():
-    program = "import sys, byzray.datasets; print(*sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    program = (
+        "import sys, byzray.datasets as sets; list(sets.DATASETS.classes); "
+        "print(*sorted({'torch', 'torchvision', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 
@@ -127,7 +145,7 @@ def test_digits_against_the_shipped_table(tmp_path: Path):
     assert data.x_train.max() * data.scale == 1.0
 
 
-# MNIST and Fashion-MNIST
+# MNIST, Fashion-MNIST and EMNIST
 
 
 def parse_idx(path: Path) -> np.ndarray:
@@ -146,15 +164,15 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(array.dtype.newbyteorder(">")).tobytes())
 
 
-def write_small(raw: Path) -> dict[str, np.ndarray]:
-    """A valid set of 12 + 10 random images."""
+def write_small(raw: Path, files: dict[str, str] = IDX, labels: range = range(10)) -> dict[str, np.ndarray]:
+    """A valid set of random images, one a label for testing and two more for training."""
     rng = np.random.default_rng(1)
     arrays = {}
-    for part, count in (("train", 12), ("test", 10)):
+    for part, count in (("train", len(labels) + 2), ("test", len(labels))):
         arrays[f"x_{part}"] = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        arrays[f"y_{part}"] = np.arange(count, dtype=np.uint8)[::-1] % 10
+        arrays[f"y_{part}"] = np.resize(np.array(labels, np.uint8), count)[::-1]
     for name, array in arrays.items():
-        write_idx(raw / IDX[name], array)
+        write_idx(raw / files[name], array)
     return arrays
 
 
@@ -233,6 +251,97 @@ def test_wrong_idx_file(tmp_path: Path, name: str, array: np.ndarray, message: s
     with pytest.raises(ValueError, match=message) as error:
         FashionMnist().load(tmp_path, download=False)
     assert str(raw / IDX[name]) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("subset", "labels"),
+    [
+        ("byclass", range(62)),
+        ("bymerge", range(47)),
+        ("balanced", range(47)),
+        ("letters", range(1, 27)),
+        ("digits", range(10)),
+        ("mnist", range(10)),
+    ],
+)
+def test_small_emnist(tmp_path: Path, subset: str, labels: range):
+    arrays = write_small(tmp_path / "EMNIST" / "raw", EMNIST[subset], labels)
+    dataset = DATASETS.parse({"name": "emnist", "subset": subset})
+    assert (dataset.shape, dataset.classes) == ((1, 28, 28), len(labels))
+    data = dataset.load(tmp_path, download=False)
+    assert_well_formed(data, dataset)
+    for part in ("train", "test"):
+        assert np.array_equal(getattr(data, f"x_{part}"), arrays[f"x_{part}"][:, None])
+        assert np.array_equal(getattr(data, f"y_{part}"), arrays[f"y_{part}"].astype(int) - labels[0])
+    assert (data.scale, data.mean, data.std) == (1 / 255, (0.1307,), (0.3081,))
+    assert (data.flip_train, data.flip_test) == (False, False)
+
+
+def test_emnist_is_read_as_torchvision_reads_it(tmp_path: Path):
+    import torchvision
+
+    write_small(tmp_path / "EMNIST" / "raw", EMNIST["letters"], range(1, 27))
+    data = Emnist(subset="letters").load(tmp_path, download=False)
+    for train, x, y in ((True, data.x_train, data.y_train), (False, data.x_test, data.y_test)):
+        theirs = torchvision.datasets.EMNIST(tmp_path, "letters", train=train)
+        assert np.array_equal(x[:, 0], theirs.data.numpy())
+        assert np.array_equal(y + 1, theirs.targets.numpy())
+
+
+def test_real_emnist():
+    root = real(*(f"EMNIST/raw/{file}" for file in EMNIST["balanced"].values()))
+    data = Emnist().load(root, download=False)
+    assert_well_formed(data, Emnist())
+    assert (len(data.x_train), len(data.x_test)) == (112_800, 18_800)
+    for name, file in EMNIST["balanced"].items():
+        loaded = getattr(data, name)
+        assert np.array_equal(loaded[:, 0] if name[0] == "x" else loaded, parse_idx(root / "EMNIST" / "raw" / file))
+
+
+def test_emnist_subset():
+    assert Emnist() == Emnist(subset="balanced")
+    with pytest.raises(ValidationError, match="Input should be 'byclass', 'bymerge', 'balanced', 'letters'"):
+        DATASETS.parse({"name": "emnist", "subset": "byletter"})
+
+
+@pytest.mark.parametrize(
+    ("subset", "name", "array", "message"),
+    [
+        ("letters", "y_train", np.arange(28, dtype=np.uint8), r"label 27, expected labels in 1\.\.26"),
+        ("letters", "y_test", np.arange(26, dtype=np.uint8), r"label 0, expected labels in 1\.\.26"),
+        ("balanced", "y_test", np.full(47, 47, np.uint8), r"label 47, expected labels in 0\.\.46"),
+        ("balanced", "y_train", np.zeros(48, np.uint8), r"labels of shape \(48,\), expected \(49,\)"),
+        ("balanced", "y_train", np.zeros(49, np.int16), "type int16, expected uint8"),
+        ("balanced", "x_test", np.zeros((47, 28, 29), np.uint8), r"shape \(47, 28, 29\), expected \(N, 28, 28\)"),
+    ],
+)
+def test_wrong_emnist_file(tmp_path: Path, subset: str, name: str, array: np.ndarray, message: str):
+    raw, files = tmp_path / "EMNIST" / "raw", EMNIST[subset]
+    write_small(raw, files, range(1, 27) if subset == "letters" else range(47))
+    write_idx(raw / files[name], array)
+    with pytest.raises(ValueError, match=message) as error:
+        Emnist(subset=subset).load(tmp_path, download=False)
+    assert str(raw / files[name]) in str(error.value)
+
+
+def test_emnist_without_images(tmp_path: Path):
+    raw, files = tmp_path / "EMNIST" / "raw", EMNIST["balanced"]
+    write_small(raw, files, range(47))
+    write_idx(raw / files["x_test"], np.zeros((0, 28, 28), np.uint8))
+    write_idx(raw / files["y_test"], np.zeros(0, np.uint8))
+    with pytest.raises(ValueError, match="is damaged: found 16 bytes of another form, expected an idx file") as error:
+        Emnist().load(tmp_path, download=False)
+    assert str(raw / files["x_test"]) in str(error.value)
+
+
+@pytest.mark.parametrize("file", EMNIST["balanced"].values())
+def test_truncated_emnist_file(tmp_path: Path, file: str):
+    raw = tmp_path / "EMNIST" / "raw"
+    write_small(raw, EMNIST["balanced"], range(47))
+    (raw / file).write_bytes((raw / file).read_bytes()[:-1])
+    with pytest.raises(ValueError, match="bytes of another form, expected an idx file") as error:
+        Emnist().load(tmp_path, download=False)
+    assert str(raw / file) in str(error.value)
 
 
 # CIFAR
@@ -361,6 +470,144 @@ def test_cifar_in_torchvision_layout(
     assert str(folder / "test") in str(error.value)
 
 
+# SVHN
+
+
+def svhn_arrays() -> dict[str, dict[str, np.ndarray]]:
+    """X and y, as the files hold them, of a valid set of 12 + 10 random images."""
+    rng = np.random.default_rng(6)
+    return {
+        part: {
+            "X": rng.integers(256, size=(32, 32, 3, count), dtype=np.uint8),
+            "y": np.resize(np.arange(1, 11, dtype=np.uint8), (count, 1)),
+        }
+        for part, count in (("train", 12), ("test", 10))
+    }
+
+
+def write_svhn(root: Path, variables: dict[str, dict[str, Any]], compressed: bool = True) -> None:
+    import scipy.io
+
+    root.mkdir(exist_ok=True)
+    for part, content in variables.items():
+        scipy.io.savemat(root / SVHN[part], content, do_compression=compressed)
+
+
+def trust_svhn(monkeypatch: pytest.MonkeyPatch, root: Path, url: str = "") -> None:
+    """The sums of the official files, which cannot be made here, become those of the files below `root`."""
+    import torchvision
+
+    sums = {part: hashlib.md5((root / file).read_bytes()).hexdigest() for part, file in SVHN.items()}
+    files = {part: [f"{url}{file}", file, sums[part]] for part, file in SVHN.items()}
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", files)
+
+
+def assert_svhn_equals(data: Data, variables: dict[str, dict[str, np.ndarray]]) -> None:
+    assert_well_formed(data, Svhn())
+    for part, content in variables.items():
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+        assert x.shape == (content["X"].shape[3], 3, 32, 32)
+        for i, channel, row, column in ((0, 0, 0, 0), (3, 1, 2, 5), (9, 2, 31, 30)):
+            assert x[i, channel, row, column] == content["X"][row, column, channel, i]
+        assert np.array_equal(np.moveaxis(x, [0, 1], [3, 2]), content["X"])
+        assert y.tolist() == [0 if label == 10 else label for label in content["y"][:, 0]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", ">i2"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_small_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool, dtype: str):
+    arrays = svhn_arrays()
+    written = {part: {"X": array["X"], "y": array["y"].astype(dtype), "Z": "more"} for part, array in arrays.items()}
+    write_svhn(tmp_path, written, compressed)
+    trust_svhn(monkeypatch, tmp_path)
+    data = Svhn().load(tmp_path, download=False)
+    assert_svhn_equals(data, arrays)
+    assert data.scale == 1 / 255
+    assert (data.mean, data.std) == ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+    assert (data.flip_train, data.flip_test) == (False, False)
+
+
+def test_svhn_is_read_as_torchvision_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torchvision
+
+    write_svhn(tmp_path, svhn_arrays())
+    trust_svhn(monkeypatch, tmp_path)
+    data = Svhn().load(tmp_path, download=False)
+    for part, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
+        theirs = torchvision.datasets.SVHN(tmp_path, part)
+        assert np.array_equal(x, theirs.data)
+        assert np.array_equal(y, theirs.labels)
+
+
+def test_real_svhn():
+    data = Svhn().load(real(*SVHN.values()), download=False)
+    assert_well_formed(data, Svhn())
+    assert (len(data.x_train), len(data.x_test)) == (73_257, 26_032)
+    means = data.x_train.mean(axis=(0, 2, 3)) * data.scale
+    assert np.allclose(means, data.mean, atol=1e-3)
+
+
+X_SVHN, Y_SVHN = svhn_arrays()["test"].values()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"X": None}, "no X, expected the variables X and y"),
+        ({"y": None}, "no y, expected the variables X and y"),
+        ({"X": X_SVHN.astype(np.int16)}, "X of type int16, expected uint8"),
+        ({"X": X_SVHN / 255}, "X of type float64, expected uint8"),
+        ({"X": "images"}, "X of type <U6, expected uint8"),
+        ({"X": np.moveaxis(X_SVHN, 3, 0)}, "X of shape (10, 32, 32, 3), expected (32, 32, 3, N)"),
+        ({"X": X_SVHN[:, :, :, 0]}, "X of shape (32, 32, 3), expected (32, 32, 3, N)"),
+        ({"y": Y_SVHN * 1.0}, "y of type float64, expected integers"),
+        ({"y": {"labels": Y_SVHN}}, "y of type [('labels', 'O')], expected integers"),
+        ({"y": Y_SVHN[:9]}, "y of shape (9, 1), expected (10, 1), a label for each image"),
+        ({"y": Y_SVHN.T}, "y of shape (1, 10), expected (10, 1), a label for each image"),
+        ({"X": X_SVHN[..., :0], "y": Y_SVHN[:0]}, "no images, expected at least one"),
+        ({"y": Y_SVHN - 1}, "label 0, expected labels in 1..10"),
+        ({"y": Y_SVHN + 1}, "label 11, expected labels in 1..10"),
+        ({"y": Y_SVHN.astype(np.int8) * -1}, "label -1, expected labels in 1..10"),
+    ],
+)
+def test_wrong_svhn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, changes: dict[str, object], message: str
+):
+    content = {name: value for name, value in ({"X": X_SVHN, "y": Y_SVHN} | changes).items() if value is not None}
+    write_svhn(tmp_path, {**svhn_arrays(), part: content})
+    trust_svhn(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match="is damaged") as error:
+        Svhn().load(tmp_path, download=False)
+    assert f"{tmp_path / SVHN[part]} is damaged: found {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("content", [b"", b"X,y\n" * 50, b"\x89HDF\r\n\x1a\n" + bytes(600), bytes(600)])
+def test_svhn_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, content: bytes):
+    write_svhn(tmp_path, svhn_arrays())
+    (tmp_path / SVHN[part]).write_bytes(content)
+    trust_svhn(monkeypatch, tmp_path)
+    message = rf"found {len(content)} bytes of another form, expected a \.mat file with X and y"
+    with pytest.raises(ValueError, match=message) as error:
+        Svhn().load(tmp_path, download=False)
+    assert str(tmp_path / SVHN[part]) in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_svhn_is_not_parsed_unless_its_sum_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str):
+    """scipy's reader follows whatever the file says, also out of its memory."""
+    write_svhn(tmp_path, svhn_arrays())
+    trust_svhn(monkeypatch, tmp_path)
+    path = tmp_path / SVHN[part]
+    whole = path.read_bytes()
+    for content in (b"", whole[:-1], whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="found another md5 sum, expected") as error:
+            Svhn().load(tmp_path, download=False)
+        assert str(path) in str(error.value)
+
+
 # Phishing
 
 
@@ -424,6 +671,8 @@ WHERE = {
         *(f"cifar-10-batches-bin/{file}.bin" for file in ("data_batch_1", "data_batch_5", "test_batch")),
     ],
     "cifar100": [f"cifar-100-python/{file}" for file in ("train", "test", "meta")],
+    "emnist": [f"EMNIST/raw/{file}" for file in EMNIST["balanced"].values()],
+    "svhn": list(SVHN.values()),
     "phishing": ["phishing/phishing"],
 }
 
@@ -484,6 +733,9 @@ def redirected(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(sets.FashionMNIST, "mirrors", [address])
     monkeypatch.setattr(sets.CIFAR10, "url", f"{address}cifar-10-python.tar.gz")
     monkeypatch.setattr(sets.CIFAR100, "url", f"{address}cifar-100-python.tar.gz")
+    monkeypatch.setattr(sets.EMNIST, "url", f"{address}gzip.zip")
+    files = {part: [f"{address}{file}", file, "0" * 32] for part, file in SVHN.items()}
+    monkeypatch.setattr(sets.SVHN, "split_list", files)
     monkeypatch.setattr(phishing, "URL", f"{address}phishing")
     return folder
 
@@ -559,6 +811,63 @@ def test_mnist_is_downloaded(tmp_path: Path, redirected: Path, monkeypatch: pyte
     data = Mnist().load(tmp_path / "data", download=True)
     assert np.array_equal(data.x_train[:, 0], arrays["x_train"])
     assert np.array_equal(data.y_test, arrays["y_test"])
+
+
+def pack_emnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """The archive that torchvision downloads, with one small subset; returns the arrays of that."""
+    import torchvision
+
+    arrays = write_small(folder / "raw", EMNIST["digits"])
+    with zipfile.ZipFile(folder / "gzip.zip", "w") as archive:
+        for file in EMNIST["digits"].values():
+            archive.writestr(f"gzip/{file}.gz", gzip.compress((folder / "raw" / file).read_bytes()))
+    monkeypatch.setattr(torchvision.datasets.EMNIST, "md5", hashlib.md5((folder / "gzip.zip").read_bytes()).hexdigest())
+    return arrays
+
+
+def test_emnist_is_downloaded(tmp_path: Path, redirected: Path, monkeypatch: pytest.MonkeyPatch):
+    arrays = pack_emnist(redirected, monkeypatch)
+    raw = tmp_path / "data" / "EMNIST" / "raw"
+    for lost in ([], [EMNIST["digits"]["x_test"]], [EMNIST["digits"]["y_train"]]):
+        for file in lost:
+            (raw / file).unlink()
+        data = Emnist(subset="digits").load(tmp_path / "data", download=True)
+        assert np.array_equal(data.x_train[:, 0], arrays["x_train"])
+        assert np.array_equal(data.y_test, arrays["y_test"])
+
+
+def test_files_that_are_damaged_are_so_after_a_download(
+    tmp_path: Path, redirected: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """torchvision itself fails on them, which is no failed download."""
+    pack_emnist(redirected, monkeypatch)
+    data, files = tmp_path / "data", EMNIST["digits"]
+    Emnist(subset="digits").load(data, download=True)
+    write_idx(redirected / "raw" / files["y_train"], np.zeros(12, np.int16))
+    packed = gzip.compress((redirected / "raw" / files["y_train"]).read_bytes())
+    with zipfile.ZipFile(redirected / "gzip.zip", "w") as archive:
+        archive.writestr(f"gzip/{files['y_train']}.gz", packed)
+    monkeypatch.setattr("torchvision.datasets.EMNIST.md5", None)
+    (data / "EMNIST" / "raw" / "gzip.zip").unlink()
+    (data / "EMNIST" / "raw" / files["y_train"]).unlink()
+    with pytest.raises(ValueError, match="found values of type int16, expected uint8") as error:
+        Emnist(subset="digits").load(data, download=True)
+    assert files["y_train"] in str(error.value)
+
+
+def test_svhn_is_downloaded(
+    tmp_path: Path, redirected: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    arrays = svhn_arrays()
+    write_svhn(redirected, arrays)
+    trust_svhn(monkeypatch, redirected, server[0])
+    assert_svhn_equals(Svhn().load(tmp_path / "data", download=True), arrays)
+    (tmp_path / "data" / SVHN["test"]).unlink()
+    (tmp_path / "data" / SVHN["train"]).write_bytes(b"one of the user's own, which is not replaced")
+    with pytest.raises(ValueError, match="found another md5 sum") as error:
+        Svhn().load(tmp_path / "data", download=True)
+    assert str(tmp_path / "data" / SVHN["train"]) in str(error.value)
+    assert (tmp_path / "data" / SVHN["test"]).exists()
 
 
 # Archives of the user's own

@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from inspect import getdoc
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional
 
 from byzray.models import (
     MLP,
@@ -16,15 +18,18 @@ from byzray.models import (
     Convolutional,
     EmpireCNN,
     FullyConnected,
+    LeNet,
     Linear,
     Logit,
     Model,
+    ResNet18,
     Torchvision,
     TrainingOption,
     WideResNet,
 )
 
 SMALL_WRN = WideResNet(depth=10, widen=1)
+BATCH_NORM = ResNet18(norm="batch")
 RESNET = Torchvision(architecture="resnet18")
 MOBILENET = Torchvision(architecture="mobilenet_v3_small")
 INCEPTION = Torchvision(architecture="inception_v3")
@@ -37,14 +42,29 @@ FITTING = [
     (FullyConnected(), (1, 28, 28)),
     (FullyConnected(), (784,)),
     (Convolutional(), (1, 28, 28)),
+    (LeNet(), (1, 28, 28)),
+    (LeNet(), (3, 32, 32)),
     (Logit(), (68,)),
     (Linear(), (68,)),
     (EmpireCNN(), (3, 32, 32)),
     (SMALL_WRN, (3, 32, 32)),
+    (ResNet18(), (3, 32, 32)),
     (RESNET, (3, 32, 32)),
     (MOBILENET, (3, 32, 32)),
 ]
-MODELS_TRIED = [MLP(), FullyConnected(), Convolutional(), Logit(), Linear(), EmpireCNN(), SMALL_WRN, RESNET, INCEPTION]
+MODELS_TRIED = [
+    MLP(),
+    FullyConnected(),
+    Convolutional(),
+    LeNet(),
+    Logit(),
+    Linear(),
+    EmpireCNN(),
+    SMALL_WRN,
+    ResNet18(),
+    RESNET,
+    INCEPTION,
+]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (68,)]
 
 
@@ -102,6 +122,31 @@ def test_conv_has_the_published_parameters() -> None:
     ]
 
 
+@pytest.mark.parametrize(("shape", "parameters"), [((1, 28, 28), 61_706), ((3, 32, 32), 62_006)])
+def test_lenet_has_the_published_layers(shape: tuple[int, ...], parameters: int) -> None:
+    network = LeNet().build(shape, 10)
+    assert count(network) == parameters
+    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
+    assert shapes[::2] == [(6, shape[0], 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)]
+    sizes, x = [], torch.zeros(1, *shape)
+    for name, layer in network.named_children():
+        x = layer(x)
+        if name in ("c1", "pool1", "c2", "pool2"):
+            sizes.append(tuple(x.shape[1:]))
+    assert sizes == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)]
+
+
+def test_lenet_computes_the_published_formula() -> None:
+    network = built(LeNet(), (1, 28, 28))
+    c1, d1, c2, d2, w1, b1, w2, b2, w3, b3 = network.parameters()
+    x = torch.randn(3, 1, 28, 28)
+    y = functional.conv2d(functional.pad(x, (2, 2, 2, 2)), c1, d1).clamp(min=0)
+    y = functional.conv2d(y.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(4, 5)), c2, d2).clamp(min=0)
+    y = y.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(4, 5)).reshape(3, 400)
+    scores = ((y @ w1.T + b1).clamp(min=0) @ w2.T + b2).clamp(min=0) @ w3.T + b3
+    torch.testing.assert_close(network(x), scores - scores.logsumexp(dim=1, keepdim=True))
+
+
 @pytest.mark.parametrize(("model", "outputs"), [(Logit(), 1), (Linear(), 1), (MLP(hidden=()), 2)], ids=described)
 def test_two_classes(model: Model, outputs: int) -> None:
     assert model.outputs(2) == outputs
@@ -151,6 +196,77 @@ def test_wide_resnet_layers() -> None:
     for group, size in (("layer1", 32), ("layer2", 16), ("layer3", 8)):
         x = network.get_submodule(group)(x)
         assert x.shape[2:] == (size, size)
+
+
+def resnet18_by_its_table(x: Tensor, parameters: Iterator[Tensor], groups: int | None, training: bool) -> Tensor:
+    """The scores of ResNet-18 for 32x32 images, whose parameters come in the order of the layers.
+
+    Without `groups` it normalises over the batch in training mode, else by the initial statistics.
+    """
+
+    def normalised(x: Tensor) -> Tensor:
+        weight, bias = (next(parameters)[:, None, None] for _ in range(2))
+        if groups is None:
+            mean, variance = torch.zeros(1), torch.ones(1)
+            if training:
+                mean = x.mean(dim=(0, 2, 3), keepdim=True)
+                variance = (x - mean).square().mean(dim=(0, 2, 3), keepdim=True)
+            return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+        grouped = x.reshape(len(x), groups, -1)
+        mean = grouped.mean(dim=2, keepdim=True)
+        variance = (grouped - mean).square().mean(dim=2, keepdim=True)
+        return ((grouped - mean) / (variance + 1e-5).sqrt()).reshape(x.shape) * weight + bias
+
+    x = normalised(functional.conv2d(x, next(parameters), padding=1)).clamp(min=0)
+    for channels in (64, 128, 256, 512):
+        for place in (1, 2):
+            stride = 2 if place == 1 and channels > 64 else 1
+            y = normalised(functional.conv2d(x, next(parameters), stride=stride, padding=1)).clamp(min=0)
+            y = normalised(functional.conv2d(y, next(parameters), padding=1))
+            assert y.shape[1] == channels
+            x = x if stride == 1 else normalised(functional.conv2d(x, next(parameters), stride=2))
+            x = (x + y).clamp(min=0)
+    assert x.shape[1:] == (512, 4, 4)
+    return x.mean(dim=(2, 3)) @ next(parameters).T + next(parameters)
+
+
+@pytest.mark.parametrize(
+    ("model", "groups"),
+    [(ResNet18(), 2), (ResNet18(groups=32), 32), (BATCH_NORM, None), (ResNet18(norm="batch", training=True), None)],
+)
+def test_resnet18_computes_what_its_table_says(model: ResNet18, groups: int | None) -> None:
+    network = built(model, (3, 32, 32))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() == 1:  # of the normalisations they are all 1 or 0
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        x = torch.randn(2, 3, 32, 32, generator=generator)
+        parameters = iter(network.parameters())
+        expected = resnet18_by_its_table(x, parameters, groups, model.training)
+        assert next(parameters, None) is None
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_resnet18_parameters() -> None:
+    with torch.device("meta"):
+        networks = [model.build((3, 32, 32), 10) for model in (BATCH_NORM, ResNet18(), ResNet18(groups=64))]
+    assert [count(network) for network in networks] == [11_173_962] * 3
+    norms = [{type(layer) for layer in network.modules() if "Norm" in type(layer).__name__} for network in networks]
+    assert norms == [{nn.BatchNorm2d}, {nn.GroupNorm}, {nn.GroupNorm}]
+    groups = [
+        {layer.num_groups for layer in network.modules() if isinstance(layer, nn.GroupNorm)} for network in networks
+    ]
+    assert groups == [set(), {2}, {64}]
+    assert not any(getattr(layer, "inplace", False) for network in networks for layer in network.modules())
+
+
+def test_resnet18_with_group_norm_treats_every_example_by_itself() -> None:
+    network = built(ResNet18(training=True), (3, 32, 32))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x)[:1], network(x[:1]), rtol=1e-4, atol=1e-5)
+    assert not list(network.buffers())
 
 
 # -- What the simulation relies on
@@ -222,15 +338,21 @@ def test_check_accepts_exactly_what_runs(model: Model, shape: tuple[int, ...]) -
             network(x)
 
 
-def test_wide_resnet_and_empire_cnn_refuse_larger_images() -> None:
-    for model in (EmpireCNN(), SMALL_WRN):
+def test_lenet_refuses_all_but_two_shapes() -> None:
+    for shape in ((1, 32, 32), (3, 28, 28), (784,)):
+        expected = f"needs examples of shape (1, 28, 28) or (3, 32, 32); got {shape}"
+        assert LeNet().check(shape, 10) == expected
+
+
+def test_networks_for_cifar_refuse_larger_images() -> None:
+    for model in (EmpireCNN(), SMALL_WRN, ResNet18(), BATCH_NORM):
         assert model.check((3, 64, 64), 10) == "needs examples of shape (3, 32, 32); got (3, 64, 64)"
 
 
 # -- Training and evaluation mode
 
 
-@pytest.mark.parametrize("model", [MLP(), FullyConnected(), Convolutional(), Logit(), Linear()], ids=described)
+@pytest.mark.parametrize("model", [MLP(), FullyConnected(), Convolutional(), LeNet(), Logit(), Linear()], ids=described)
 def test_models_without_modes_have_no_such_option(model: Model) -> None:
     assert model.training is False
     assert "training" not in model.describe()
@@ -240,7 +362,7 @@ def test_models_without_modes_have_no_such_option(model: Model) -> None:
         MODELS.parse({"name": model.name, "training": True})
 
 
-@pytest.mark.parametrize("model", [EmpireCNN(), SMALL_WRN, MOBILENET], ids=described)
+@pytest.mark.parametrize("model", [EmpireCNN(), SMALL_WRN, BATCH_NORM, MOBILENET], ids=described)
 def test_training_mode_is_an_option(model: Model) -> None:
     assert model.training is False
     assert model.describe()["training"] is False
@@ -267,7 +389,10 @@ def test_a_model_of_ones_own_may_have_the_option() -> None:
 # -- Options
 
 
-@pytest.mark.parametrize("model", [case[0] for case in FITTING], ids=described)
+OPTIONS = [*(case[0] for case in FITTING), BATCH_NORM, ResNet18(groups=32)]
+
+
+@pytest.mark.parametrize("model", OPTIONS, ids=described)
 def test_options_survive_a_setup_file(model: Model) -> None:
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in model.describe().items()}
     assert MODELS.parse(options) == model
@@ -288,6 +413,17 @@ def test_options_survive_a_setup_file(model: Model) -> None:
         ({"name": "wide-resnet", "depth": 4}, r"expected 6k \+ 4 "),
         ({"name": "wide-resnet", "widen": 0}, r"widen\n  Input should be greater than 0"),
         ({"name": "wide-resnet", "dropout": 1.0}, r"dropout\n  Input should be less than 1"),
+        ({"name": "lenet", "training": True}, r"training\n  Extra inputs are not permitted"),
+        ({"name": "resnet18", "norm": "layer"}, r"norm\n  Input should be 'group' or 'batch'"),
+        ({"name": "resnet18", "groups": 0}, r"groups\n  Input should be greater than 0"),
+        (
+            {"name": "resnet18", "groups": 3},
+            r"groups\n  Value error, expected a divisor of 64 \(1, 2, 4, 8, 16, 32, 64\)",
+        ),
+        ({"name": "resnet18", "groups": 128}, r"expected a divisor of 64"),
+        ({"name": "resnet18", "groups": 2.0}, r"groups\n  Input should be a valid integer"),
+        ({"name": "resnet18", "norm": "batch", "groups": 2}, r"expected no 'groups', which belongs to 'norm: group'"),
+        ({"name": "resnet18", "training": 1}, r"training\n  Input should be a valid boolean"),
         ({"name": "torchvision"}, r"architecture\n  Field required"),
         ({"name": "torchvision", "architecture": "resnet180"}, "no classifier 'resnet180': did you mean 'resnet18'"),
         ({"name": "torchvision", "architecture": "ResNet50"}, "no classifier 'ResNet50': did you mean 'resnet50'"),
@@ -303,7 +439,7 @@ def test_wrong_options_are_refused(options: dict[str, object], message: str) -> 
 def test_every_model_has_a_description_of_one_line() -> None:
     lines = [(getdoc(model) or "").splitlines()[0] for model in MODELS.classes.values()]
     assert all(len(line) < 120 and line.endswith(".") for line in lines)
-    assert len(set(lines)) == len(lines) == 8
+    assert len(set(lines)) == len(lines) == 10
 
 
 # -- torchvision
