@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from peers import PUBLISHED
-from rules import ENUMERATED, OURS, PROBE_SHAPE, mistaken, wrong
+from rules import ENUMERATED, OURS, PROBE_SHAPE, PROBE_TOLERANCE, mistaken, wrong
 from steps import medians
 
 from byzray.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -81,8 +81,8 @@ def introduction(environment: Figures) -> str:
     return f"""\
 # Benchmarks
 
-byzray compared with other implementations of the same rules, and with the code that was published with the paper.
-They take turns, so that other load on the machine affects all of them.
+byzray compared with other implementations of the same rules and pre-aggregators, and with the code that was published
+with the paper. They take turns, so that other load on the machine affects all of them.
 
 ![Times of the rules relative to byzray, and steps a second against the limit](figures/benchmarks.png)
 
@@ -196,7 +196,8 @@ def rules_section(figures: Figures) -> str:
 ## Rules
 
 Milliseconds of CPU time on one thread, medians of calls by turns; in brackets, how many times byzray's. Of the n
-submissions f are equal ones of `little`. A star: defined otherwise, see below. Compared: {_versions(figures)}
+submissions f are equal ones of `little`. A pre-aggregator is timed until its rows are formed. A star: defined
+otherwise, see below. Compared: {_versions(figures)}
 
 {times}
 
@@ -210,8 +211,8 @@ Defined otherwise:
 
 Near consensus (a mean of about 1,000 in every coordinate, noise of 0.001 in honest submissions and 0.03 in the others)
 a distance computed from norms and products has no digit left. The error is the distance from the same rule in double
-precision, in units of an honest submission's distance from the mean; n = {n}, d = {d:,}, f = {f}. "NaN": so is the
-aggregate if the f Byzantine submissions are.
+precision, in units of an honest submission's distance from the mean, and the largest of a pre-aggregator's rows;
+n = {n}, d = {d:,}, f = {f}. "NaN": so is the aggregate if the f Byzantine submissions are.
 
 {_probes_table(figures["probes"], names)}
 
@@ -256,6 +257,7 @@ def _standing(figures: Figures) -> str:
         )
     faster = [
         f"{name}'s {case['rule']} at n = {case['n']} ({ratio(share)} of our time"
+        f"{', defined otherwise' if case['contenders'][name]['definition'] else ''}"
         f"{', wrong near consensus' if mistaken(figures['probes'].get(case['rule'], {}).get(name)) else ''})"
         for case, name, share in ratios(figures)
         if share < 1
@@ -268,7 +270,18 @@ def _standing(figures: Figures) -> str:
     ]
     if differing:
         sentences.append(f"Of another result than their own definition gives with us: {', '.join(differing)}.")
+    if summary.get("times krum"):
+        sentences.append(_of_krum(summary["times krum"]))
     return " ".join(sentences)
+
+
+def _of_krum(found: list[Figures]) -> str:
+    times: dict[str, list[str]] = {}
+    for one in found:
+        times.setdefault(one["rule"], []).append(ratio(one["times"]))
+    sizes = " and ".join(dict.fromkeys(str(one["n"]) for one in found))
+    each = ", ".join(f"{rule} {' and '.join(ratios)}" for rule, ratios in times.items())
+    return f"In multiples of its krum's time, byzray's take at n = {sizes}: {each}."
 
 
 def ratios(figures: Figures) -> Iterator[tuple[Figures, str, float]]:
@@ -298,14 +311,14 @@ def _probe(found: Figures | None) -> str:
     if found is None:
         return ""
     error = "not compared" if found["error"] is None else f"{found['error']:.2g}"
-    return error if found["survives"] else f"{error}, NaN"
+    return f"{error}, NaN" if found["survives"] is False else error
 
 
 def _all_mistaken(probes: Figures) -> str:
     found = [f"{rule} of {name}" for rule, outcomes in probes.items() for name in outcomes if mistaken(outcomes[name])]
     if not found:
-        return "None selects other submissions than double precision would."
-    return f"Selected other submissions than double precision would: {', '.join(found)}."
+        return f"No error is above {PROBE_TOLERANCE}, as it is where other submissions are selected."
+    return f"Above {PROBE_TOLERANCE}, as where other submissions are selected: {', '.join(found)}."
 
 
 def milliseconds(seconds: float) -> str:
@@ -420,13 +433,14 @@ def draw(results: Path) -> Figure:
     rules = json.loads((results / "rules.json").read_text()) if _has(results, "rules") else None
     steps = json.loads((results / "steps.json").read_text()) if _has(results, "steps") else None
     shapes = list(dict.fromkeys((case["n"], case["d"], case["f"]) for case in rules["rules"])) if rules else []
-    heights = ([5.0] if shapes else []) + ([2.6] if steps else [])
+    rows = list(dict.fromkeys(case["rule"] for case in rules["rules"])) if rules else []
+    heights = ([1.1 + 0.3 * len(rows)] if rows else []) + ([2.6] if steps else [])
     figure = Figure(figsize=(10.4, sum(heights)), layout="constrained")
     bands = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     if rules:
         axes = bands[0].subplots(1, len(shapes), sharex=True, sharey=True, squeeze=False)[0]
         for ax, shape in zip(axes, shapes, strict=True):
-            draw_rules(ax, _of_shape(rules, shape), list(rules["versions"]))
+            draw_rules(ax, _of_shape(rules, shape), rows, list(rules["versions"]))
             ax.set_title("n = {}, d = {:,}, f = {}".format(*shape), fontsize=10)
         handles, labels = axes[0].get_legend_handles_labels()
         bands[0].legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
@@ -435,30 +449,33 @@ def draw(results: Path) -> Figure:
     return figure
 
 
-def draw_rules(ax: Axes, cases: list[Figures], names: Sequence[str]) -> None:
+def draw_rules(ax: Axes, cases: list[Figures], rows: Sequence[str], names: Sequence[str]) -> None:
     """Times relative to ours, a row a rule; peers stand at different heights, so that none hides another."""
     ax.axvline(1, color=BLUE, linewidth=2, label=OURS)
+    heights = {case["rule"]: rows.index(case["rule"]) for case in cases}
     for index, name in enumerate(names):
         colour, marker = PEER_STYLES[name]
         ax.plot([], [], marker, color=colour, label=name)
         offset = 0.22 * (index - (len(names) - 1) / 2)
-        for row, case in enumerate(cases):
+        for case in cases:
             outcome = case["contenders"].get(name)
             if outcome is not None and outcome["seconds"]:
                 share = median(outcome["seconds"]) / median(case["contenders"][OURS]["seconds"])
                 face = "none" if outcome["definition"] else colour
-                ax.plot(share, row + offset, marker, color=colour, markerfacecolor=face, markersize=5)
-    for row, case in enumerate(cases):
+                height = heights[case["rule"]] + offset
+                ax.plot(share, height, marker, color=colour, markerfacecolor=face, markersize=5)
+    for case in cases:
         hindered = {name: one["hindered"] for name, one in case["contenders"].items() if one["hindered"]}
         if hindered:
             reasons = " or ".join(dict.fromkeys(reason.partition(",")[0] for reason in hindered.values()))
-            ax.text(1.3, row, f"{', '.join(hindered)}: {reasons}", va="center", fontsize=7, color=GREY)
+            text = f"{', '.join(hindered)}: {reasons}"
+            ax.text(1.3, heights[case["rule"]], text, va="center", fontsize=7, color=GREY)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:,g}"))
-    ax.set_yticks(range(len(cases)), [case["rule"].replace(" searched against", " searched,") for case in cases])
+    ax.set_yticks(range(len(rows)), [rule.replace(" searched against", " searched,") for rule in rows])
     ax.tick_params(labelsize=8)
-    ax.set_ylim(len(cases) - 0.4, -0.6)
-    ax.set_yticks([row + 0.5 for row in range(len(cases) - 1)], minor=True)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks([row + 0.5 for row in range(len(rows) - 1)], minor=True)
     ax.grid(axis="y", which="minor", color="0.9")
     ax.tick_params(axis="y", which="minor", length=0)
     ax.set_axisbelow(True)

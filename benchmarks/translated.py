@@ -42,7 +42,7 @@ PAGES = {"byzfl": "from-byzfl.md", "FLPoison": "from-flpoison.md"}
 SECTION = "## Two configurations\n"
 BEGIN, END = "<!-- begin figures -->", "<!-- end figures -->"
 OURS = "byzray"
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def won_back(pairs: pd.DataFrame) -> str:
     failing = (effective["rule"] == "multi-krum") & (effective["attack"] == "empire")
     by_both = effective.groupby(["rule", "attack"], sort=True)
     groups = [("all", effective), ("all but multi-krum under empire", effective[~failing])]
-    groups += [(", ".join(names), inside) for names, inside in by_both]
+    groups += [(", ".join(map(str, names)), inside) for names, inside in by_both]
     for name, inside in groups:
         share = inside["gain"] / inside["cost"]
         means = (points(inside[name].mean()) for name in ("cost", "gain"))
