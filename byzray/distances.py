@@ -14,6 +14,9 @@ from byzray.parallel import COMPARED_ROWS, compiled, each, fused
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
 
+CACHED = 8192
+"""Coordinates treated at once where a difference is only looked at: those of all rows then stay in a cache."""
+
 FURTHEST = 1e150
 """The largest distance or norm of finite submissions: the sum of any number of such squares is finite."""
 
@@ -89,10 +92,23 @@ def _squares(gradients_ND: Tensor) -> Tensor:
     return squares_NN
 
 
+def distances_from(gradients_ND: Tensor, row: int) -> Tensor:
+    """One row (N,) of :func:`distances`, up to rounding, in one pass."""
+    gradients_ND = gradients_ND.detach()
+    if not gradients_ND.is_cuda:
+        squares_N = torch.zeros(len(gradients_ND), dtype=torch.float64)
+        for block_NB in gradients_ND.split(CACHED, dim=1):
+            squares_N += norms(block_NB - block_NB[row]).square()
+        if bool((squares_N <= FURTHEST**2).all()):
+            return squares_N.sqrt()
+    return distances(gradients_ND)[row]
+
+
 def norms(gradients_ND: Tensor) -> Tensor:
     """The (N,) float64 Euclidean norms. That of a submission which is not finite is +inf, and only such a one is: where
     squares leave the range of single precision, they are taken in double precision; else as in :func:`distances`."""
-    norms_N = torch.linalg.vector_norm(_at_least_float32(gradients_ND), dim=1).double()
+    gradients_ND = gradients_ND.detach()
+    norms_N = _norms_compiled(gradients_ND) if compiled(gradients_ND) else _norms(gradients_ND)
     if not gradients_ND.is_cuda and (norms_N <= FURTHEST).all():
         return norms_N
     finite_N = finite_rows(gradients_ND)
@@ -100,6 +116,21 @@ def norms(gradients_ND: Tensor) -> Tensor:
         overflown_N = finite_N & norms_N.isinf()
         norms_N[overflown_N] = torch.linalg.vector_norm(gradients_ND[overflown_N], dim=1, dtype=torch.float64)
     return norms_N.clamp(max=FURTHEST).masked_fill(~finite_N, math.inf)
+
+
+def _norms(gradients_ND: Tensor) -> Tensor:
+    # On a GPU in single precision, which is faster there.
+    precision = torch.promote_types(gradients_ND.dtype, torch.float32 if gradients_ND.is_cuda else torch.float64)
+    return torch.linalg.vector_norm(gradients_ND, dim=1, dtype=precision).double()
+
+
+def _norms_compiled(gradients_ND: Tensor) -> Tensor:
+    from byzray.kernels import squared_norms  # here, as it loads a compiler
+
+    squares_N = torch.empty(len(gradients_ND), dtype=torch.float64)
+    matrix, squares, threads = gradients_ND.contiguous().numpy(), squares_N.numpy(), torch.get_num_threads()
+    each([partial(squared_norms, matrix, squares, first, threads) for first in range(threads)])
+    return squares_N.sqrt()
 
 
 def smallest(values_N: Tensor, count: int) -> Tensor:

@@ -80,6 +80,57 @@ def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def squared_norms(matrix_ND: Floats, out_N: NDArray[np.float64], first: int, stride: int) -> None:
+    """The squared norms of the rows first, first + stride, ... of a matrix: squares are added in its precision, the
+    sums of tiles in double precision."""
+    n, dimension = matrix_ND.shape
+    for i in range(first, n, stride):
+        total = 0.0
+        for begin in range(0, dimension, TILE):
+            total += _square(matrix_ND[i, begin : min(begin + TILE, dimension)])
+        out_N[i] = total
+
+
+@kernel(fastmath={"contract", "reassoc", "nsz"})
+def _square(u):  # type: ignore[no-untyped-def]
+    total = u.dtype.type(0)
+    for k in range(np.uint64(len(u))):
+        total += u[k] * u[k]
+    return total
+
+
+@kernel()
+def combinations(matrix_ND: Floats, weights_MN: Floats, out_MD: Floats, begin: int, end: int) -> bool:
+    """Of the columns from `begin` to `end`, the sums of the rows of a matrix times the weights of each combination.
+    Rows of weight 0 are not read. Returns whether all sums are finite, and add up to something finite."""
+    total = 0.0
+    for column in range(begin, end, TILE):
+        stop = min(column + TILE, end)
+        for m in range(len(weights_MN)):
+            sums = out_MD[m, column:stop]
+            sums[:] = 0
+            for i in range(len(matrix_ND)):
+                if weights_MN[m, i] != 0:
+                    _add_times(sums, matrix_ND[i, column:stop], weights_MN[m, i])
+            total += _sum(sums)
+    return np.isfinite(total)
+
+
+@kernel(fastmath={"contract"})
+def _add_times(total, values, factor):  # type: ignore[no-untyped-def]
+    for j in range(np.uint64(len(total))):
+        total[j] += values[j] * factor
+
+
+@kernel(fastmath={"reassoc"})
+def _sum(values):  # type: ignore[no-untyped-def]
+    total = values.dtype.type(0)
+    for j in range(np.uint64(len(values))):
+        total += values[j]
+    return total
+
+
+@kernel()
 def scaled_examples(
     examples_NCP: NDArray[np.uint8],
     positions_B: NDArray[np.int64],

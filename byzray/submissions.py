@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from byzray.distances import FURTHEST, distances, finite_rows, norms
+from byzray.distances import FURTHEST, distances, distances_from, finite_rows, norms
 from byzray.line import Line
 from byzray.order_statistics import (
     mean,
@@ -24,6 +24,10 @@ from byzray.order_statistics import (
     mean_of_rows,
     order_statistics,
 )
+from byzray.parallel import compiled, over_ranges
+
+SPARSE = 1 / 8
+"""Up to this share of weights that are not 0, adding up rows is faster than a product of matrices."""
 
 COMPARED = 2**28
 """Up to so many products, distances of mixtures follow from those of what is mixed; beyond, their rows are formed."""
@@ -50,6 +54,10 @@ class Submissions(ABC):
     @abstractmethod
     def distances_NN(self) -> Tensor:
         """The Euclidean distances, float64, see :func:`byzray.distances.distances`."""
+
+    def distances_from(self, row: int) -> Tensor:
+        """The distances (N,) from one of them."""
+        return self.distances_NN()[row]
 
     @abstractmethod
     def norms_N(self) -> Tensor:
@@ -140,6 +148,11 @@ class Matrix(Submissions):
     def distances_NN(self) -> Tensor:
         return self._distances_NN
 
+    def distances_from(self, row: int) -> Tensor:
+        if "_distances_NN" in self.__dict__ or row >= len(self._distinct_UD):
+            return self._distances_NN[row]
+        return distances_from(self._distinct_UD, row)[self._rows_N]
+
     @cached_property
     def _norms_N(self) -> Tensor:
         norms_U = norms(self._distinct_UD)
@@ -197,9 +210,14 @@ class Mixed(Submissions):
 
     @cached_property
     def rows_ND(self) -> Tensor:
-        rows_MD = combined(self.weights_MN, self.others.rows_ND)
-        copies = rows_MD.is_cuda or not torch.equal(self._first_M, torch.arange(self.n))
-        return rows_MD.index_select(0, self._first_M) if copies else rows_MD
+        distinct_UD, weights_MU = self.others.distinct_UD, self.weights_MN
+        if (last := len(distinct_UD) - 1) < self.others.n - 1:  # the last one stands for all that equal it
+            weights_MU = torch.cat((weights_MU[:, :last], weights_MU[:, last:].sum(dim=1, keepdim=True)), dim=1)
+        rows_MD = combined(weights_MU, distinct_UD)
+        if rows_MD.is_cuda:
+            return rows_MD.index_select(0, self._first_M)
+        again_K = (self._first_M != torch.arange(self.n)).nonzero()[:, 0]
+        return rows_MD.index_copy_(0, again_K, rows_MD.index_select(0, self._first_M[again_K]))
 
     def combine(self, weights_N: Tensor) -> Tensor:
         return self.others.combine(self.of_others(weights_N))
@@ -266,7 +284,9 @@ class Mixed(Submissions):
     def _first_M(self) -> Tensor:
         """For each submission the first of the same weights, (M,): they are equal to the bit, which a product of
         matrices does not promise."""
-        same_MM = torch.stack([(self.weights_MN == weights_N).all(dim=1) for weights_N in self.weights_MN])
+        at_once = max(1, COMPARED // max(1, self.weights_MN.numel()))
+        parts = [(self.weights_MN == weights_K1N).all(dim=2) for weights_K1N in self.weights_MN[:, None].split(at_once)]
+        same_MM = torch.cat(parts)
         return same_MM.fill_diagonal_(True).int().argmax(dim=1)  # NaN is not equal to itself
 
 
@@ -277,10 +297,14 @@ def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
     weights_MN = weights_MN.to(rows_ND.dtype)
     used_N = (weights_MN != 0).any(dim=0)
     if not rows_ND.is_cuda:  # where to look is not to wait
-        if not used_N.all():
-            weights_MN, rows_ND = weights_MN[:, used_N], rows_ND[used_N]
-        product_MD = weights_MN @ rows_ND
-        if bool(product_MD.sum().isfinite()):
+        if weights_MN.count_nonzero() <= SPARSE * weights_MN.numel() and compiled(rows_ND):
+            product_MD, finite = _combined_sparsely(weights_MN, rows_ND)
+        else:
+            if not used_N.all():
+                weights_MN, rows_ND = weights_MN[:, used_N], rows_ND[used_N]
+            product_MD = weights_MN @ rows_ND
+            finite = bool(product_MD.sum().isfinite())
+        if finite:
             return product_MD
     else:
         rows_ND = torch.where(used_N[:, None], rows_ND, 0)
@@ -288,6 +312,21 @@ def combined(weights_MN: Tensor, rows_ND: Tensor) -> Tensor:
     product_MD = weights_MN @ torch.where(finite_N[:, None], rows_ND, 0)
     unsound_M = (torch.where(finite_N, 0, weights_MN) != 0).any(dim=1)
     return product_MD.masked_fill_(unsound_M[:, None], math.nan)
+
+
+def _combined_sparsely(weights_MN: Tensor, rows_ND: Tensor) -> tuple[Tensor, bool]:
+    """The combinations, of few rows each, and whether all of them are finite for sure."""
+    from byzray import kernels  # here, as it loads a compiler
+
+    product_MD = rows_ND.new_empty(len(weights_MN), rows_ND.shape[1])
+    rows, weights, product = (one.contiguous().numpy() for one in (rows_ND, weights_MN, product_MD))
+    finite: list[bool] = []
+    over_ranges(
+        rows_ND.shape[1],
+        kernels.TILE,
+        lambda begin, end: finite.append(kernels.combinations(rows, weights, product, begin, end)),
+    )
+    return product_MD, all(finite)
 
 
 def uniform(rows_K: Tensor, n: int) -> Tensor:

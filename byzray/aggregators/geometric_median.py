@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from byzray.aggregators._base import Weighting, unmet
-from byzray.distances import norms
+from byzray.distances import CACHED, norms
 from byzray.order_statistics import lower_median_of
 from byzray.submissions import Submissions
 
@@ -58,14 +58,7 @@ class GeometricMedian(Weighting):
         rows_ND = submissions.rows_ND
         finite_N = submissions.norms_N().isfinite()
         middle_D = lower_median_of(rows_ND, finite_N)
-        # Differences to the median keep the digits near consensus, and what lies far out spoils only its own.
-        centred_ND = rows_ND - middle_D
-        if rows_ND.is_cuda or not finite_N.all():
-            centred_ND = torch.where(finite_N[:, None], centred_ND, 0)
-        gram_NN = (centred_ND @ centred_ND.T).double()
-        if gram_NN.is_cuda or not gram_NN.isfinite().all():  # beyond the range of single precision
-            gram_NN = centred_ND.double() @ centred_ND.T.double()
-        to_middle_N = norms(centred_ND)
+        gram_NN, to_middle_N = _around(middle_D, rows_ND, finite_N)
         if self.iterations is not None:
             first_N = to_middle_N if self.start == "median" else submissions.norms_N()
             nu = torch.full_like(to_middle_N[0], 0.1 if self.nu is None else self.nu)
@@ -81,6 +74,27 @@ class GeometricMedian(Weighting):
 
     def kappa(self, n: int, f: int) -> float:
         return math.nan if self.iterations or self.check(n, f) else 4 * (1 + f / (n - 2 * f)) ** 2
+
+
+def _around(middle_D: Tensor, rows_ND: Tensor, finite_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The inner products (N, N) of the rows, less some point, with each other, and their norms (N,), both float64.
+
+    Differences to the median keep the digits near consensus, and what lies far out spoils only its own.
+    """
+    gram_NN = torch.zeros(len(rows_ND), len(rows_ND), dtype=torch.float64, device=rows_ND.device)
+    squares_N = gram_NN.new_zeros(len(rows_ND))
+    at_once = rows_ND.shape[1] if rows_ND.is_cuda else CACHED
+    all_finite = not rows_ND.is_cuda and bool(finite_N.all())
+    for rows_NB, middle_B in zip(rows_ND.split(at_once, dim=1), middle_D.split(at_once), strict=True):
+        centred_NB = rows_NB - middle_B
+        if not all_finite:
+            centred_NB = torch.where(finite_N[:, None], centred_NB, 0)
+        products_NN = centred_NB @ centred_NB.T
+        if products_NN.is_cuda or not products_NN.isfinite().all():  # beyond the range of single precision
+            products_NN = centred_NB.double() @ centred_NB.T.double()
+        gram_NN += products_NN
+        squares_N += norms(centred_NB).square()
+    return gram_NN, squares_N.sqrt()
 
 
 def _stepped(

@@ -24,7 +24,7 @@ class Monna(Selecting):
     reference: NonNegativeInt = 0
 
     def rows(self, submissions: Submissions, f: int) -> Tensor:
-        distances_N = submissions.distances_NN()[self.reference]
+        distances_N = submissions.distances_from(self.reference)
         first_N = torch.arange(submissions.n, device=submissions.device) == self.reference
         return smallest(torch.where(first_N, -1, distances_N), submissions.n - f)
 

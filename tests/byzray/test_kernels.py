@@ -11,9 +11,10 @@ import torch
 from byzray import parallel
 from byzray.datasets import Data
 from byzray.deviations import spread
-from byzray.distances import distances
+from byzray.distances import distances, distances_from, norms
 from byzray.order_statistics import mean_around, mean_of_ranks, mean_of_rows, order_statistics, repeated
 from byzray.sampling import Examples
+from byzray.submissions import Matrix, Mixed, combined
 
 SHAPES = [
     (1, 1),
@@ -175,3 +176,66 @@ def test_inputs_need_not_be_contiguous_and_are_left_alone(monkeypatch: pytest.Mo
     assert torch.equal(distances(every_other), distances(before))
     assert all(torch.equal(*both) for both in zip(spread(every_other)[1:], spread(before)[1:], strict=True))
     assert torch.equal(every_other, before)
+
+
+@cases
+@pytest.mark.parametrize("scale", [1.0, 1e18, 1e-18])
+def test_norms(matrix: torch.Tensor, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = matrix * scale
+    expected_N = matrix.double().square().sum(dim=1).sqrt()
+    compiled_always(monkeypatch)
+    torch.testing.assert_close(norms(matrix), expected_N, rtol=1e-6, atol=1e-20 * scale)
+
+
+@cases
+def test_distances_from(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    for row in (0, len(matrix) - 1):
+        torch.testing.assert_close(distances_from(matrix, row), distances(matrix)[row], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+def test_distances_from_hostile_rows(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    matrix = torch.randn(6, 300)
+    matrix[4, 7], matrix[5, 7] = value, -value
+    for row in range(6):
+        torch.testing.assert_close(distances_from(matrix, row), distances(matrix)[row], rtol=1e-6, atol=0)
+
+
+@cases
+def test_combinations_of_few_rows(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    n = len(matrix)
+    weights_NN = torch.rand(n, n, dtype=torch.float64) * (torch.rand(n, n) < 0.1)
+    unread = torch.zeros(n, dtype=torch.bool)
+    unread[n // 2] = True
+    weights_NN[:, unread] = 0
+    expected_ND = weights_NN @ matrix.double()
+    matrix[unread] = math.nan
+    found_ND = combined(weights_NN, matrix)
+    torch.testing.assert_close(found_ND.double(), expected_ND, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_combination_with_a_hostile_row_is_nan_if_that_is_not_finite(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_always(monkeypatch)
+    matrix = torch.ones(20, 600)
+    matrix[3, 555:] = value
+    found_ND = combined(torch.eye(20, dtype=torch.float64), matrix)
+    if math.isfinite(value):
+        assert torch.equal(found_ND, matrix)
+    else:
+        assert found_ND[3].isnan().all()
+        assert torch.equal(found_ND[torch.arange(20) != 3], matrix[torch.arange(20) != 3])
+
+
+@pytest.mark.parametrize("weights_NN", [torch.eye(30, dtype=torch.float64), torch.full((30, 30), 1 / 30).double()])
+def test_equal_rows_are_mixed_as_if_each_was_written(weights_NN: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    rows_ND = torch.randn(30, 100)
+    whole_ND = torch.cat((rows_ND[:20], rows_ND[19].expand(10, -1)))
+    written = Mixed(weights_NN, Matrix(whole_ND)).rows_ND
+    torch.testing.assert_close(Mixed(weights_NN, Matrix(rows_ND, distinct=20)).rows_ND, written, rtol=1e-6, atol=1e-6)

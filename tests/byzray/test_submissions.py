@@ -391,7 +391,7 @@ class Unreadable(Matrix):
     """A matrix of which lengths may be asked, but not the rows."""
 
     @property
-    def rows_ND(self) -> Tensor:
+    def distinct_UD(self) -> Tensor:
         raise AssertionError("the rows were formed")
 
 
