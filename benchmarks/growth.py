@@ -54,6 +54,7 @@ Figures = dict[str, Any]
 MB = 1e6
 FLOAT = 4  # bytes
 LIMIT_SECONDS = 900.0  # a point that takes longer is given up
+LONG_SECONDS = 60.0  # a call that takes longer is not repeated
 ENOUGH_SECONDS = 3.0  # repeats end once they took so long together
 
 WORKERS = (10, 30, 100, 300, 1000, 3000, 10_000)
@@ -212,9 +213,11 @@ def memory_since(before: int) -> Figures:
 
 
 def repeat(work: Callable[[], object], least: int, most: int) -> list[float]:
-    """The seconds of each call: at least so many, and more until they took long enough together."""
+    """The seconds of each call: at least so many, and more until they took long enough together; of a long one, one."""
     seconds: list[float] = []
     while len(seconds) < least or (len(seconds) < most and sum(seconds) < ENOUGH_SECONDS):
+        if seconds and seconds[0] > LONG_SECONDS:
+            break
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)

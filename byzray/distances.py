@@ -108,7 +108,18 @@ def norms(gradients_ND: Tensor) -> Tensor:
     """The (N,) float64 Euclidean norms. That of a submission which is not finite is +inf, and only such a one is: where
     squares leave the range of single precision, they are taken in double precision; else as in :func:`distances`."""
     gradients_ND = gradients_ND.detach()
-    norms_N = _norms_compiled(gradients_ND) if compiled(gradients_ND) else _norms(gradients_ND)
+    return _completed(_norms_compiled(gradients_ND) if compiled(gradients_ND) else _norms(gradients_ND), gradients_ND)
+
+
+def norms_as_published(gradients_ND: Tensor) -> Tensor:
+    """The same, added up by PyTorch in the precision of the submissions, as the published code does: `cge` and
+    `anti-cge` compare norms that differ by rounding alone."""
+    norms_N = torch.linalg.vector_norm(_at_least_float32(gradients_ND.detach()), dim=1).double()
+    return _completed(norms_N, gradients_ND.detach())
+
+
+def _completed(norms_N: Tensor, gradients_ND: Tensor) -> Tensor:
+    """Norms whose squares have left the range are replaced, those of submissions that are not finite are +inf."""
     if not gradients_ND.is_cuda and (norms_N <= FURTHEST).all():
         return norms_N
     finite_N = finite_rows(gradients_ND)

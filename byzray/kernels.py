@@ -30,6 +30,10 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return compile_kept
 
 
+ROWS = 64
+"""Rows with a tile each that lie in the cache together; a multiple of four, by which rows are compared."""
+
+
 @kernel()
 def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int, stride: int) -> None:
     """Add to the lower triangle of `out_NN`, in rows first, first + stride, ..., the squared distances between the
@@ -37,23 +41,29 @@ def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int
     n, dimension = matrix_ND.shape
     for begin in range(0, dimension, TILE):
         end = min(begin + TILE, dimension)
-        for i in range(first, n, stride):
-            row = matrix_ND[i, begin:end]
-            j = 0
-            while j + 4 <= i:
-                sums = _four(
-                    row,
-                    matrix_ND[j, begin:end],
-                    matrix_ND[j + 1, begin:end],
-                    matrix_ND[j + 2, begin:end],
-                    matrix_ND[j + 3, begin:end],
-                )
-                for k in range(4):
-                    out_NN[i, j + k] += sums[k]
-                j += 4
-            while j < i:
-                out_NN[i, j] += _one(row, matrix_ND[j, begin:end])
-                j += 1
+        for block in range(0, n, ROWS):  # which stay in the cache, while all others are compared with them
+            for i in range(first, n, stride):
+                _compare(matrix_ND, i, block, min(block + ROWS, i), begin, end, out_NN)
+
+
+@kernel()
+def _compare(matrix_ND, i, j, stop, begin, end, out_NN):  # type: ignore[no-untyped-def]
+    """Add the squared distances of a tile of row i from those of the rows j, ..., stop - 1."""
+    row = matrix_ND[i, begin:end]
+    while j + 4 <= stop:
+        sums = _four(
+            row,
+            matrix_ND[j, begin:end],
+            matrix_ND[j + 1, begin:end],
+            matrix_ND[j + 2, begin:end],
+            matrix_ND[j + 3, begin:end],
+        )
+        for k in range(4):
+            out_NN[i, j + k] += sums[k]
+        j += 4
+    while j < stop:
+        out_NN[i, j] += _one(row, matrix_ND[j, begin:end])
+        j += 1
 
 
 # Sums may be taken in any order, that of the processor's vectors: but what is not finite stays so.

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from byzray.distances import FURTHEST, distances, distances_from, finite_rows, norms
+from byzray.distances import FURTHEST, distances, distances_from, finite_rows, norms, norms_as_published
 from byzray.line import Line
 from byzray.order_statistics import (
     mean,
@@ -62,6 +62,10 @@ class Submissions(ABC):
     @abstractmethod
     def norms_N(self) -> Tensor:
         """The Euclidean norms, float64, see :func:`byzray.distances.norms`."""
+
+    def published_norms_N(self) -> Tensor:
+        """The norms as the published code rounds them, see :func:`byzray.distances.norms_as_published`."""
+        return self.norms_N()
 
     @property
     def distinct_UD(self) -> Tensor:
@@ -160,6 +164,9 @@ class Matrix(Submissions):
 
     def norms_N(self) -> Tensor:
         return self._norms_N
+
+    def published_norms_N(self) -> Tensor:
+        return norms_as_published(self._distinct_UD)[self._rows_N]
 
     @property
     def _rows_N(self) -> Tensor:

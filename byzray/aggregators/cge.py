@@ -17,7 +17,7 @@ class Cge(Selecting):
     """
 
     def rows(self, submissions: Submissions, f: int) -> Tensor:
-        return smallest(submissions.norms_N(), submissions.n - f)
+        return smallest(submissions.published_norms_N(), submissions.n - f)
 
     def check(self, n: int, f: int) -> str | None:
         return super().check(n, f) or unmet(n >= f + 1, f"n >= f+1 = {f + 1}; got n = {n}, f = {f}")

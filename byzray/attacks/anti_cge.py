@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from byzray.attacks._base import Attack, View
-from byzray.distances import norms, smallest
+from byzray.distances import norms_as_published, smallest
 
 
 class AntiCge(Attack):
@@ -27,12 +27,12 @@ class AntiCge(Attack):
         byzantine, f = view.byzantine, view.step.f
         if byzantine > f:
             return torch.full_like(honest_HD[0], math.nan).expand(byzantine, -1)
-        norms_H = norms(honest_HD)
+        norms_H = norms_as_published(honest_HD)
         ranked_H = smallest(norms_H, len(honest_HD))
         selected = len(honest_HD) - f
         # Picked by index_select: to index by a number on a GPU is to wait for it.
         attack_D = -(honest_HD.index_select(0, ranked_H[:1])[0] + honest_HD[ranked_H[:selected]].sum(dim=0))
-        norm = norms(attack_D[None]).double()
+        norm = norms_as_published(attack_D[None])
         limit = norms_H.index_select(0, ranked_H[selected : selected + 1])[0].double()
         scale = torch.nextafter(limit, torch.zeros_like(limit)) / norm
         scaled_D = attack_D * scale.to(attack_D.dtype)
