@@ -228,7 +228,7 @@ class FleetSimulation:
         began = time.monotonic()
         [accuracies] = self.fleet.call([self.fleet.server.evaluate.remote(buffers)], self.timeouts.evaluation)
         self.timeouts.learn_evaluation(time.monotonic() - began)
-        return tuple(accuracies)
+        return accuracies
 
     def parameters(self) -> NDArray[np.float32]:
         # A copy: what Ray returns is read-only and occupies the object store.

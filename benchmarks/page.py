@@ -317,7 +317,7 @@ def _probe(found: Figures | None) -> str:
 def _all_mistaken(probes: Figures) -> str:
     found = [f"{rule} of {name}" for rule, outcomes in probes.items() for name in outcomes if mistaken(outcomes[name])]
     if not found:
-        return f"No error is above {PROBE_TOLERANCE}, as it is where other submissions are selected."
+        return f"No error is above {PROBE_TOLERANCE}: none selects other submissions."
     return f"Above {PROBE_TOLERANCE}, as where other submissions are selected: {', '.join(found)}."
 
 

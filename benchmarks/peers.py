@@ -62,7 +62,7 @@ def copied_array(rows_ND: Tensor) -> Any:
 
 
 def array_of_few(rows_ND: Tensor) -> Any:
-    """An array of up to 25 rows, a tensor of more: from there on torch has distances from a product of matrices."""
+    """An array of up to 25 rows, a tensor of more, whose distances PyTorch takes from a product of matrices."""
     return rows_ND.numpy() if len(rows_ND) <= 25 else rows_ND
 
 

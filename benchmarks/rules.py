@@ -175,7 +175,7 @@ def probe(rule: str, peers: list[Peer]) -> dict[str, dict[str, Any]]:
     """For every contender its error near consensus, and whether it is finite although f submissions are not.
 
     The error is the distance from the same rule in double precision, in units of the distance of an honest submission
-    from the mean. Pre-aggregators are not asked whether they are finite, as what follows need not be told that.
+    from the mean. Of pre-aggregators it is not asked whether they are finite: the rule after them handles that.
     """
     n, d, f = PROBE_SHAPE
     rows_ND = near_consensus(*PROBE_SHAPE)

@@ -15,7 +15,7 @@ BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
 
 CACHED = 8192
-"""Coordinates treated at once where a difference is only looked at: those of all rows then stay in a cache."""
+"""Coordinates treated at once where differences are needed once: those of up to some 100 rows stay in a cache."""
 
 FURTHEST = 1e150
 """The largest distance or norm of finite submissions: the sum of any number of such squares is finite."""
@@ -93,20 +93,28 @@ def _squares(gradients_ND: Tensor) -> Tensor:
 
 
 def distances_from(gradients_ND: Tensor, row: int) -> Tensor:
-    """One row (N,) of :func:`distances`, up to rounding, in one pass."""
+    """One row (N,) of :func:`distances`, up to rounding; of large matrices on a CPU in one pass."""
     gradients_ND = gradients_ND.detach()
-    if not gradients_ND.is_cuda:
-        squares_N = torch.zeros(len(gradients_ND), dtype=torch.float64)
-        for block_NB in gradients_ND.split(CACHED, dim=1):
-            squares_N += norms(block_NB - block_NB[row]).square()
-        if bool((squares_N <= FURTHEST**2).all()):
-            return squares_N.sqrt()
+    if compiled(gradients_ND):
+        distances_N = _squares_from(gradients_ND, row).sqrt()
+        if bool((distances_N <= FURTHEST).all()):
+            return distances_N
     return distances(gradients_ND)[row]
 
 
+def _squares_from(gradients_ND: Tensor, row: int) -> Tensor:
+    from byzray.kernels import squared_distances_from  # here, as it loads a compiler
+
+    squares_N = torch.empty(len(gradients_ND), dtype=torch.float64)
+    matrix, squares, threads = gradients_ND.contiguous().numpy(), squares_N.numpy(), torch.get_num_threads()
+    each([partial(squared_distances_from, matrix, row, squares, first, threads) for first in range(threads)])
+    return squares_N
+
+
 def norms(gradients_ND: Tensor) -> Tensor:
-    """The (N,) float64 Euclidean norms. That of a submission which is not finite is +inf, and only such a one is: where
-    squares leave the range of single precision, they are taken in double precision; else as in :func:`distances`."""
+    """The (N,) float64 Euclidean norms. That of a submission which is not finite is +inf, and only such a one is. On a
+    CPU squares are taken in double precision, on a GPU in that of the submissions; where they leave its range, the norm
+    is FURTHEST."""
     gradients_ND = gradients_ND.detach()
     return _completed(_norms_compiled(gradients_ND) if compiled(gradients_ND) else _norms(gradients_ND), gradients_ND)
 

@@ -1,6 +1,6 @@
 """Accuracy on the test set.
 
-Shapes in names: W honest workers, C classes.
+Shapes in names: B examples, W honest workers, C classes, T of them in the test set.
 """
 
 import math
@@ -115,8 +115,8 @@ def _accuracies(correct_C: NDArray[np.int64], y: NDArray[np.int64], shares_WC: N
     """All accuracies, from how many examples of each class are right."""
     sizes_C = np.bincount(y, minlength=len(correct_C))
     tested_C = sizes_C > 0
-    weights = shares_WC[:, tested_C]
-    weights = weights[weights.sum(axis=1) > 0]  # of the workers, those with a class that is tested
-    of_workers = weights @ (correct_C[tested_C] / sizes_C[tested_C]) / weights.sum(axis=1)
-    worst, mean = (of_workers.min(), of_workers.mean()) if len(of_workers) else (math.nan, math.nan)
+    shares_WT = shares_WC[:, tested_C]
+    shares_WT = shares_WT[shares_WT.sum(axis=1) > 0]  # of the workers, those with a class that is tested
+    accuracies_W = shares_WT @ (correct_C[tested_C] / sizes_C[tested_C]) / shares_WT.sum(axis=1)
+    worst, mean = (accuracies_W.min(), accuracies_W.mean()) if len(accuracies_W) else (math.nan, math.nan)
     return int(correct_C.sum()) / len(y), float(worst), float(mean)

@@ -1,6 +1,6 @@
 """Compiled passes over the rows of a matrix, for CPUs: what PyTorch needs several passes and temporaries for.
 
-Shapes in names: K or N vectors, D coordinates.
+Shapes in names: K or N vectors, D coordinates, M combinations.
 
 Importing this module loads numba. What it compiles is kept on disk, so that only the first use ever takes seconds.
 """
@@ -17,6 +17,9 @@ Floats = NDArray[np.floating]
 TILE = 256
 """Coordinates of all vectors that are treated together, while they lie in the cache."""
 
+ROWS = 64
+"""Rows with a tile each that lie in the cache together; a multiple of four, by which rows are compared."""
+
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function with numba, for threads, and keep what is compiled where numba finds a folder to write to."""
@@ -30,10 +33,6 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return compile_kept
 
 
-ROWS = 64
-"""Rows with a tile each that lie in the cache together; a multiple of four, by which rows are compared."""
-
-
 @kernel()
 def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int, stride: int) -> None:
     """Add to the lower triangle of `out_NN`, in rows first, first + stride, ..., the squared distances between the
@@ -44,6 +43,18 @@ def squared_distances(matrix_ND: Floats, out_NN: NDArray[np.float64], first: int
         for block in range(0, n, ROWS):  # which stay in the cache, while all others are compared with them
             for i in range(first, n, stride):
                 _compare(matrix_ND, i, block, min(block + ROWS, i), begin, end, out_NN)
+
+
+@kernel()
+def squared_distances_from(matrix_ND: Floats, row: int, out_N: NDArray[np.float64], first: int, stride: int) -> None:
+    """Those from one row to the rows first, first + stride, ... of a matrix."""
+    n, dimension = matrix_ND.shape
+    for i in range(first, n, stride):
+        total = 0.0
+        for begin in range(0, dimension, TILE):
+            end = min(begin + TILE, dimension)
+            total += _one(matrix_ND[i, begin:end], matrix_ND[row, begin:end])
+        out_N[i] = total
 
 
 @kernel()
@@ -91,27 +102,22 @@ def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 
 @kernel()
 def squared_norms(matrix_ND: Floats, out_N: NDArray[np.float64], first: int, stride: int) -> None:
-    """The squared norms of the rows first, first + stride, ... of a matrix: squares are added in its precision, the
-    sums of tiles in double precision."""
-    n, dimension = matrix_ND.shape
-    for i in range(first, n, stride):
-        total = 0.0
-        for begin in range(0, dimension, TILE):
-            total += _square(matrix_ND[i, begin : min(begin + TILE, dimension)])
-        out_N[i] = total
+    """The squared norms of the rows first, first + stride, ... of a matrix, in double precision."""
+    for i in range(first, len(matrix_ND), stride):
+        out_N[i] = _square(matrix_ND[i])
 
 
 @kernel(fastmath={"contract", "reassoc", "nsz"})
 def _square(u):  # type: ignore[no-untyped-def]
-    total = u.dtype.type(0)
+    total = 0.0
     for k in range(np.uint64(len(u))):
-        total += u[k] * u[k]
+        total += np.float64(u[k]) * np.float64(u[k])
     return total
 
 
 @kernel()
 def combinations(matrix_ND: Floats, weights_MN: Floats, out_MD: Floats, begin: int, end: int) -> bool:
-    """Of the columns from `begin` to `end`, the sums of the rows of a matrix times the weights of each combination.
+    """Of the columns from `begin` to `end`, M sums of the rows of a matrix times weights.
     Rows of weight 0 are not read. Returns whether all sums are finite, and add up to something finite."""
     total = 0.0
     for column in range(begin, end, TILE):

@@ -93,12 +93,15 @@ class Moments(NamedTuple):
 def kappa_hat(honest: Moments, defense_D: Tensor) -> Tensor:
     """The robustness coefficient that an aggregate shows: ||A - a||^2 / ((1/h) sum ||s_i - a||^2), (1,) float64.
 
-    It is NaN for one honest submission and where all are equal. A rule that is (f, kappa)-robust (Allouah et al.,
-    *Fixing by Mixing*, AISTATS 2023) stays below its kappa if at most f submissions are Byzantine.
+    It is NaN where all honest submissions are equal, but for the rounding of their mean, and where the squares leave
+    the range of the submissions' precision. For a rule that is (f, kappa)-robust (Allouah et al., *Fixing by Mixing*,
+    AISTATS 2023) it is at most kappa if at most f submissions are Byzantine.
     """
     error = torch.linalg.vector_norm(defense_D - honest.mean_D, dtype=torch.float64).square()
-    spread = honest.scatter.double() / honest.size
-    return torch.where(spread > 0, error / spread, math.nan).reshape(1)
+    mean_square = honest.scatter.double() / honest.size
+    rounding = torch.finfo(honest.mean_D.dtype).eps * torch.linalg.vector_norm(honest.mean_D, dtype=torch.float64)
+    known = mean_square.isfinite() & (mean_square > rounding.square())
+    return torch.where(known, error / mean_square, math.nan).reshape(1)
 
 
 class Past:

@@ -82,11 +82,11 @@ class ServerMomentum:
             self.previous_D.copy_(theta_D)
         if self.momentum.placement == "server":
             assert self.buffer_D is not None
-            self.buffer_D.copy_(aggregate_D)  # without the decay, which is no momentum of the gradients
+            self.buffer_D.copy_(aggregate_D)  # without the decay, which is not the workers'
         direction_D = aggregate_D
         if self.weight_decay:
             direction_D = torch.add(aggregate_D, theta_D, alpha=self.weight_decay)
-        if self.momentum.placement == "update":  # as torch.optim.SGD
+        if self.momentum.placement == "update":  # as torch.optim.SGD, but for its first dampened step
             assert self.buffer_D is not None
             direction_D = self.buffer_D.mul_(self.momentum.beta).add_(direction_D, alpha=1 - self.momentum.dampening)
         theta_D.sub_(direction_D, alpha=rate)

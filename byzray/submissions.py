@@ -29,6 +29,9 @@ from byzray.parallel import compiled, over_ranges
 SPARSE = 1 / 8
 """Up to this share of weights that are not 0, adding up rows is faster than a product of matrices."""
 
+WEIGHTS_AT_ONCE = 2**22
+"""So many weights are compared at once."""
+
 COMPARED = 2**28
 """Up to so many products, distances of mixtures follow from those of what is mixed; beyond, their rows are formed."""
 
@@ -64,7 +67,7 @@ class Submissions(ABC):
         """The Euclidean norms, float64, see :func:`byzray.distances.norms`."""
 
     def published_norms_N(self) -> Tensor:
-        """The norms as the published code rounds them, see :func:`byzray.distances.norms_as_published`."""
+        """The norms, of a matrix as the published code rounds them: see :func:`byzray.distances.norms_as_published`."""
         return self.norms_N()
 
     @property
@@ -219,7 +222,10 @@ class Mixed(Submissions):
     def rows_ND(self) -> Tensor:
         distinct_UD, weights_MU = self.others.distinct_UD, self.weights_MN
         if (last := len(distinct_UD) - 1) < self.others.n - 1:  # the last one stands for all that equal it
-            weights_MU = torch.cat((weights_MU[:, :last], weights_MU[:, last:].sum(dim=1, keepdim=True)), dim=1)
+            if (weights_MU < 0).any():  # weights that add up to 0 would hide what is not finite
+                distinct_UD = self.others.rows_ND
+            else:
+                weights_MU = torch.cat((weights_MU[:, :last], weights_MU[:, last:].sum(dim=1, keepdim=True)), dim=1)
         rows_MD = combined(weights_MU, distinct_UD)
         if rows_MD.is_cuda:
             return rows_MD.index_select(0, self._first_M)
@@ -291,7 +297,7 @@ class Mixed(Submissions):
     def _first_M(self) -> Tensor:
         """For each submission the first of the same weights, (M,): they are equal to the bit, which a product of
         matrices does not promise."""
-        at_once = max(1, COMPARED // max(1, self.weights_MN.numel()))
+        at_once = max(1, WEIGHTS_AT_ONCE // max(1, self.weights_MN.numel()))
         parts = [(self.weights_MN == weights_K1N).all(dim=2) for weights_K1N in self.weights_MN[:, None].split(at_once)]
         same_MM = torch.cat(parts)
         return same_MM.fill_diagonal_(True).int().argmax(dim=1)  # NaN is not equal to itself

@@ -17,10 +17,11 @@ from simpleeval import (
 )
 
 from byzray.mistakes import short, suggestion
-from byzray.setups import REGISTRIES, Setup
+from byzray.setups import REGISTRIES, LearningRate, Setup
 
 # The values of fields that a setup file omits.
 DEFAULTS = Setup().model_dump()
+RATE = {name: field.default for name, field in LearningRate.model_fields.items()}
 
 # A bound on integers, as arithmetic with huge ones can take hours.
 MOST_BITS = 1000
@@ -170,6 +171,7 @@ def condition_variables(content: Mapping[str, Any]) -> dict[str, Any]:
         "f": byzantine,
         "honest": workers - byzantine if counted else None,
         "rate": rate.get("initial") if isinstance(rate, Mapping) else rate,
+        "learning_rate": {**RATE, **(rate if isinstance(rate, Mapping) else {"initial": rate})},
         "momentum": momentum,
         "placement": momentum["placement"],
         "nesterov": momentum["nesterov"],

@@ -17,6 +17,7 @@ class Cge(Selecting):
     """
 
     def rows(self, submissions: Submissions, f: int) -> Tensor:
+        # Norms that differ by rounding alone are compared as published; near consensus rounding decides.
         return smallest(submissions.published_norms_N(), submissions.n - f)
 
     def check(self, n: int, f: int) -> str | None:

@@ -1,6 +1,6 @@
 """The geometric median.
 
-Shapes in names: N submissions, D parameters.
+Shapes in names: N submissions, D parameters, of which B in a block.
 """
 
 import math
@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from byzray.aggregators._base import Weighting, unmet
-from byzray.distances import CACHED, norms
+from byzray.distances import CACHED
 from byzray.order_statistics import lower_median_of
 from byzray.submissions import Submissions
 
@@ -82,7 +82,6 @@ def _around(middle_D: Tensor, rows_ND: Tensor, finite_N: Tensor) -> tuple[Tensor
     Differences to the median keep the digits near consensus, and what lies far out spoils only its own.
     """
     gram_NN = torch.zeros(len(rows_ND), len(rows_ND), dtype=torch.float64, device=rows_ND.device)
-    squares_N = gram_NN.new_zeros(len(rows_ND))
     at_once = rows_ND.shape[1] if rows_ND.is_cuda else CACHED
     all_finite = not rows_ND.is_cuda and bool(finite_N.all())
     for rows_NB, middle_B in zip(rows_ND.split(at_once, dim=1), middle_D.split(at_once), strict=True):
@@ -93,8 +92,7 @@ def _around(middle_D: Tensor, rows_ND: Tensor, finite_N: Tensor) -> tuple[Tensor
         if products_NN.is_cuda or not products_NN.isfinite().all():  # beyond the range of single precision
             products_NN = centred_NB.double() @ centred_NB.T.double()
         gram_NN += products_NN
-        squares_N += norms(centred_NB).square()
-    return gram_NN, squares_N.sqrt()
+    return gram_NN, gram_NN.diagonal().sqrt()
 
 
 def _stepped(

@@ -69,13 +69,13 @@ def list_options(
         cells = (_guarantee(cls, of, workers, byzantine) for of in guarantees.values())
         table.add_row(name, escape(what), escape(_options(cls)), *cells)
     if guarantees:
-        table.caption = f"bound and kappa at n = {workers}, f = {byzantine}; n/a: these need more workers"
+        table.caption = f"bound and kappa at n = {workers}, f = {byzantine}; n/a: not valid for these"
         table.caption_justify = "left"
     _print(table)
 
 
 def _guarantee(cls: type[Options], of: Guarantee, workers: int, byzantine: int) -> str:
-    """A bound or a kappa of an option with its defaults, as text: "n/a" where n and f do not suit it."""
+    """A bound or a kappa of an option with its defaults, as text: "n/a" where it is not valid for n and f."""
     if any(field.is_required() for field in cls.model_fields.values()):
         return "-"
     option = cls()

@@ -82,7 +82,7 @@ def require(name: str, paths: Iterable[Path], fetch: Callable[[], object] | None
 
 
 def check_sums(files: Mapping[Path, str]) -> None:
-    """Check files, with their md5 sums, that a parser is to read which only stands those it knows.
+    """Check the md5 sums of files before a parser reads them that cannot handle damaged ones.
 
     Raises:
         ValueError: a file is another one, or cannot be read.

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from byzray.evaluation import OF_WORKERS
 from byzray.files import write_atomically
 from byzray.mistakes import WrongInput, visible
 from byzray.report.collect import (
@@ -37,6 +38,9 @@ SUFFIX = ".parquet"
 METRICS = ("loss", "sampled", "submitted")
 """Of :attr:`byzray.report.collect.Run.metrics`."""
 
+OPTIONAL = {"kappa_hat": "metrics", **dict.fromkeys(OF_WORKERS, "evaluations")}
+"""Columns that few runs have, and earlier archives lack: numbers, of the table of a run that is named here."""
+
 TEXTS = ("run", "setup", "state", "parameters", "environment")
 """Columns of texts, each of which is held once, however many rows have it."""
 
@@ -49,6 +53,7 @@ SCHEMA = pyarrow.schema(
         ("steps", pyarrow.int64()),
         ("diverged_at", pyarrow.int64()),
         ("seconds", pyarrow.float64()),
+        *((name, pyarrow.float64()) for name in OPTIONAL),
     ]
 )
 """Of the run: its setup and its environment as JSON, its state, how many steps it took and for how long, the step that
@@ -88,8 +93,10 @@ def add_to_archive(path: Path, runs: Iterable[Run]) -> tuple[int, int]:
 
 
 def _rows(run: Run) -> pd.DataFrame:
-    metrics = run.metrics.reindex(columns=["step", *METRICS])
-    rows = run.evaluations.merge(metrics, on="step", how="left").assign(
+    of_metrics = [*METRICS, *(name for name, table in OPTIONAL.items() if table == "metrics")]
+    metrics = run.metrics.reindex(columns=["step", *of_metrics])
+    evaluations = run.evaluations.reindex(columns=["step", "accuracy", *OF_WORKERS])
+    rows = evaluations.merge(metrics, on="step", how="left").assign(
         run=run.name,
         setup=json.dumps(run.setup),
         state=run.state,
@@ -134,10 +141,14 @@ def read_archive(path: Path, shown: str) -> Collection:
 def _read(path: Path, shown: str) -> pd.DataFrame:
     try:
         with path.open("rb") as file:  # pyarrow takes no names that are not UTF-8
-            rows = pyarrow.parquet.read_metadata(file).num_rows
-            if rows > MOST_ROWS:
+            metadata = pyarrow.parquet.read_metadata(file)
+            if (rows := metadata.num_rows) > MOST_ROWS:
                 raise WrongInput(f"{shown}: has {rows} rows, expected at most {MOST_ROWS}")
-            table = pyarrow.parquet.read_table(file, columns=SCHEMA.names, read_dictionary=TEXTS)
+            absent = [name for name in OPTIONAL if name not in metadata.schema.names]
+            present = [name for name in SCHEMA.names if name not in absent]
+            table = pyarrow.parquet.read_table(file, columns=present, read_dictionary=TEXTS)
+        for name in absent:
+            table = table.append_column(name, pyarrow.nulls(rows, pyarrow.float64()))
         frame: pd.DataFrame = table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except FileNotFoundError:
         raise WrongInput(f"{shown}: there is no such file, expected an archive of runs") from None
@@ -155,6 +166,11 @@ def _runs(frame: pd.DataFrame, notes: list[str]) -> Iterator[Run]:
             notes.append(f"{shown}: is damaged ({explain(error)[:LONGEST_REASON]}); it is not counted")
 
 
+def _without_empty(table: pd.DataFrame, optional: Iterable[str]) -> pd.DataFrame:
+    """The table without those optional columns of which no value is known."""
+    return table.drop(columns=[name for name in optional if table[name].isna().all()])
+
+
 def _run(name: str, rows: pd.DataFrame) -> Run:
     first = rows.iloc[0]
     if first["state"] not in DONE:
@@ -162,7 +178,8 @@ def _run(name: str, rows: pd.DataFrame) -> Run:
     expect_counting(rows, "step")
     if not rows["accuracy"].dropna().between(0, 1).all():
         raise ValueError("expected accuracies from 0 to 1")
-    metrics = rows[["step", *METRICS]].dropna(subset="loss").astype("float64")
+    metrics = rows[["step", *METRICS, "kappa_hat"]].dropna(subset="loss").astype("float64")
+    evaluations = rows[["step", "accuracy", *OF_WORKERS]].astype({"step": "float64"}).reset_index(drop=True)
     environment: Any = cleaned(json.loads(first["environment"]))
     if not DIGEST.fullmatch(first["parameters"]):
         raise ValueError("expected the SHA-256 of its parameters")
@@ -173,8 +190,8 @@ def _run(name: str, rows: pd.DataFrame) -> Run:
         step=int(first["steps"]),
         seconds=float(first["seconds"]),
         diverged_at=None if math.isnan(first["diverged_at"]) else int(first["diverged_at"]),
-        metrics=metrics.dropna(axis="columns", how="all") if len(metrics) else metrics,
-        evaluations=rows[["step", "accuracy"]].astype({"step": "float64"}).reset_index(drop=True),
+        metrics=_without_empty(metrics, ("sampled", "submitted", "kappa_hat")),
+        evaluations=_without_empty(evaluations, OF_WORKERS),
         environment=environment if isinstance(environment, dict) else {},
         digests={"parameters.npy": str(first["parameters"])},
     )

@@ -84,8 +84,9 @@ class Run:
         reason: why it is not finished, if that is known.
         seconds: how long it took; NaN if that was not recorded.
         diverged_at: the step whose update made the parameters non-finite; none: they stayed finite.
-        metrics: columns step, loss and, with a study, sampled and submitted: the squared variance-norm ratios.
-        evaluations: columns step and accuracy (a share of 1).
+        metrics: columns step, loss and, with a study, sampled and submitted (the squared variance-norm ratios), and
+            kappa_hat where it was measured.
+        evaluations: columns step and accuracy (a share of 1), and those of the workers' accuracies where there are any.
         log: the end of what a failed run left in error.txt.
         environment: the content of environment.json.
         digests: the SHA-256 of its files, by name.

@@ -22,6 +22,7 @@ PAIR_COLUMNS = {
     "pair": "str",
     "panel": "str",
     "dataset": "str",
+    "split": "str",
     "n": "int64",
     "f": "int64",
     "rate": "str",

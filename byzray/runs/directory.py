@@ -5,7 +5,7 @@ A run directory holds
     setup.yaml          the resolved setup
     environment.json    versions, devices, git commit
     metrics.csv         one row a step
-    evaluations.csv     step, accuracy
+    evaluations.csv     step, accuracy; where workers have examples of their own, their worst and mean accuracy
     faults.csv          of a setup that declares faults: one row for each
     checkpoints/        the newest states to continue from, while the run is not finished
     parameters.npy      the final parameters

@@ -49,7 +49,7 @@ class Table:
         """The content of the file up to a position.
 
         Raises:
-            ValueError: it changed since.
+            ValueError: it changed since, or has other columns.
         """
         assert self.path is not None
         length, digest = position["bytes"], position["digest"]
@@ -62,6 +62,12 @@ class Table:
             raise ValueError(f"expected at least {length} bytes, found {len(content)}")
         if _digest(content).hexdigest() != digest:
             raise ValueError(f"expected the digest {digest} of the first {length} bytes, found another")
+        columns = content.partition(b"\n")[0].decode("utf-8").split(",")
+        if columns != self.columns:
+            raise ValueError(
+                f"was begun by another version: found the columns {_listed(columns, self.columns)}, "
+                f"expected {_listed(self.columns, columns)}"
+            )
         return content
 
     def resume_from(self, content: bytes) -> None:
@@ -124,6 +130,12 @@ class Table:
     def frame(self) -> pd.DataFrame:
         """All rows."""
         return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame(columns=self.columns)
+
+
+def _listed(columns: Sequence[str], others: Sequence[str]) -> str:
+    """Some columns in words: those that the others lack, if there are any, stand for all."""
+    lacking = [name for name in columns if name not in others]
+    return f"with {', '.join(lacking)}" if lacking else f"without {', '.join(n for n in others if n not in columns)}"
 
 
 def _digest(content: bytes) -> "hashlib.blake2b":

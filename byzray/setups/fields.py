@@ -229,7 +229,10 @@ class Setup(Section):
             "split": self.split == Shared(),
             "weight_decay": not self.weight_decay,
         }
-        return self.model_dump(exclude={field for field, holds in usual.items() if holds})
+        described = self.model_dump(exclude={field for field, holds in usual.items() if holds})
+        if self.study is not None and self.study.kappa == isinstance(self.split, Sharded):
+            del described["study"]["kappa"]  # what holds without
+        return described
 
     def yaml(self) -> str:
         """The resolved setup as a setup file."""

@@ -71,7 +71,7 @@ class LearningRate(Section):
         if self.milestones is not None and not self.milestones:
             raise ValueError("expected at least one step in 'milestones'")
         if any(after <= before for before, after in pairwise(self.milestones or ())):
-            raise ValueError(f"expected 'milestones' that ascend, got {list(self.milestones or ())}")
+            raise ValueError("expected 'milestones' that ascend")
         return self
 
     @model_serializer

@@ -13,7 +13,7 @@ import pytest
 import byzray
 from byzray import Setup, commands
 from byzray.mistakes import WrongInput
-from byzray.report.archive import SCHEMA, TEXTS, add_to_archive, names_in, read_archive
+from byzray.report.archive import OPTIONAL, SCHEMA, TEXTS, add_to_archive, names_in, read_archive
 from byzray.report.collect import collect
 from byzray.report.paper.intervals import share_interval
 from byzray.runs.directory import RunDirectory
@@ -257,3 +257,35 @@ def test_seeds_of_a_pair_are_drawn_together_with_it(seeds: list[list[bool]], var
     frame, succeeds = pairs(seeds * 100)
     low, high = share_interval(frame, frame["pair"] >= 0, succeeds) or (0, 0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance / 200), rel=0.1, abs=1e-12)
+
+
+def test_an_archive_keeps_what_only_some_runs_measure(small_data: Path, tmp_path: Path) -> None:
+    setup = Setup.model_validate(
+        {
+            "dataset": {"name": "npz", "path": str(small_data)},
+            "model": {"name": "mlp", "hidden": [4]},
+            "steps": 4,
+            "workers": 5,
+            "aggregator": "median",
+            "split": "iid",
+            "evaluation_interval": 1,
+            "actors": None,
+        }
+    )
+    for one in (setup, setup.changed(split="shared", study="off")):
+        byzray.simulate(one, output=tmp_path / "runs")
+    path = tmp_path / "kept.parquet"
+    add_to_archive(path, collect(tmp_path / "runs").runs)
+    of_folder, of_archive = (
+        byzray.load_runs(where).sort_values("run", ignore_index=True) for where in (tmp_path / "runs", path)
+    )
+    columns = ["run", "split", "worst_worker_accuracy", "largest_kappa_hat"]
+    pd.testing.assert_frame_equal(of_archive[columns], of_folder[columns])
+    assert of_archive["largest_kappa_hat"].notna().sum() == 1
+
+
+def test_an_archive_of_an_earlier_version_is_read(archive: Path) -> None:
+    before = byzray.load_runs(archive)
+    table = pyarrow.parquet.read_table(archive)
+    pyarrow.parquet.write_table(table.drop_columns(list(OPTIONAL)), archive)
+    pd.testing.assert_frame_equal(byzray.load_runs(archive), before)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from byzray.files import StorageFault
 from byzray.runs.checkpoints import Checkpoint, CheckpointInterval, Checkpoints, Damaged
 from byzray.runs.digests import FINAL_FILES
 from byzray.runs.directory import RunDirectory
+from byzray.runs.table import Table
 
 EVERY_STEP = CheckpointInterval(steps=1)
 
@@ -326,3 +328,20 @@ def test_a_stopped_run_is_called_stopped_though_a_file_was_changed(small_setup: 
         file.write("7,0.5\n")
     with pytest.raises(RunExists, match=r"holds this run, stopped at step \d+ of 12"):
         simulate(small_setup, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["step", "accuracy", "worst"], "found the columns without worst, expected with worst"),
+        (["step"], "found the columns with accuracy, expected without accuracy"),
+    ],
+)
+def test_a_table_with_other_columns_is_not_continued(tmp_path: Path, columns: list[str], message: str) -> None:
+    path = tmp_path / "evaluations.csv"
+    table = Table(["step", "accuracy"], path)
+    table.extend(pd.DataFrame([(0, 0.5)], columns=table.columns))
+    table.flush()
+    assert Table(["step", "accuracy"], path).content(table.position()) == path.read_bytes()
+    with pytest.raises(ValueError, match=f"was begun by another version: {message}"):
+        Table(columns, path).content(table.position())

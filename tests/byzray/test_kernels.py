@@ -206,8 +206,10 @@ def test_distances_from_hostile_rows(value: float, monkeypatch: pytest.MonkeyPat
 @cases
 def test_combinations_of_few_rows(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_always(monkeypatch)
+    monkeypatch.setattr("byzray.submissions.SPARSE", 1.0)  # else only of large numbers of rows
     n = len(matrix)
-    weights_NN = torch.rand(n, n, dtype=torch.float64) * (torch.rand(n, n) < 0.1)
+    weights_NN = torch.eye(n, dtype=torch.float64) * 0.75
+    weights_NN[:, 0] += 0.25 * (torch.arange(n) % 2)
     unread = torch.zeros(n, dtype=torch.bool)
     unread[n // 2] = True
     weights_NN[:, unread] = 0

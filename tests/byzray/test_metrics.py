@@ -137,9 +137,13 @@ def test_kappa_hat_is_the_error_in_units_of_the_spread(offset: float) -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("honest_HD", [torch.ones(1, 4), torch.ones(3, 4)], ids=["one", "equal"])
+@pytest.mark.parametrize(
+    "honest_HD",
+    [torch.ones(1, 4), torch.ones(3, 4), torch.full((7, 3000), 0.1), 1e20 * torch.randn(5, 40)],
+    ids=["one", "equal", "equal but for the rounding of the mean", "beyond single precision"],
+)
 def test_kappa_hat_without_a_spread_is_undefined(honest_HD: torch.Tensor) -> None:
-    assert math.isnan(kappa_hat(Moments.of(honest_HD), torch.zeros(4)).item())
+    assert math.isnan(kappa_hat(Moments.of(honest_HD), torch.zeros(honest_HD.shape[1])).item())
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,14 @@ def test_fields_that_came_later_leave_digests_as_they_were() -> None:
     assert Setup().digest() == DIGEST_OF_DEFAULTS
 
 
+def test_a_study_that_measures_what_it_would_anyway_is_the_same_setup() -> None:
+    sharded = {"split": "iid", "workers": 3, "aggregator": "average"}
+    usual = Setup.model_validate(sharded)
+    assert Setup.model_validate({**sharded, "study": {"kappa": True}}).digest() == usual.digest()
+    assert Setup.model_validate({**sharded, "study": {"kappa": False}}).digest() != usual.digest()
+    assert Setup.model_validate({"study": {"kappa": False}}).digest() == DIGEST_OF_DEFAULTS
+
+
 def test_schedule_in_any_order() -> None:
     rate = LearningRate(schedule={16000: 0.0008, 0: 0.02, 8000: 0.004})
     rates = {0: 0.02, 7999: 0.02, 8000: 0.004, 15999: 0.004, 16000: 0.0008, 10**9: 0.0008}

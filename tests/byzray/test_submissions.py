@@ -439,3 +439,13 @@ def test_weights_of_a_mean_count_a_row_as_often_as_it_is_selected() -> None:
     torch.testing.assert_close(
         at.line.harm_of_weights(uniform(rows_K, at.n), torch.zeros_like(at.x), at.x), at.line.harm(at.mean_of(rows_K))
     )
+
+
+def test_weights_that_add_up_to_nothing_do_not_hide_what_is_not_finite() -> None:
+    rows_ND = torch.ones(5, 8)
+    rows_ND[3:] = math.nan
+    weights_MN = torch.tensor([[1.0, 0, 0, 0.5, -0.5], [1.0, 0, 0, 0, 0]], dtype=torch.float64)
+    mixed = Mixed(weights_MN, Matrix(rows_ND, distinct=4))
+    assert mixed.rows_ND[0].isnan().all()
+    assert torch.equal(mixed.rows_ND[1], rows_ND[0])
+    assert mixed.norms_N()[0] == math.inf

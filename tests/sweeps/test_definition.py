@@ -322,3 +322,18 @@ def test_only_keeps_the_reference_of_what_it_keeps(tmp_path: Path) -> None:
     assert [setup.attack is None for setup in sweep.setups(("attack == 'none'",))] == [True, True]
     with pytest.raises(SweepError, match="--only: no setup meets f == 3, expected at least one"):
         sweep.setups(("f == 3",))
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("learning_rate.shape == 'cosine'", [0.3]),
+        ("learning_rate.shape != 'cosine' and rate > 0.1", [0.2]),
+        ("learning_rate.warmup == 4", [0.1]),
+    ],
+)
+def test_conditions_over_forms_of_the_rate(condition: str, expected: list[float]) -> None:
+    rates: list[Any] = [0.2, {"initial": 0.3, "shape": "cosine"}, {"initial": 0.1, "warmup": 4}]
+    setups = [Setup.model_validate({"learning_rate": rate}) for rate in rates]
+    known = [condition_variables(setup.describe()) for setup in setups]
+    assert [one["rate"] for one in known if Condition(condition).holds(one)] == expected
