@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -298,11 +299,12 @@ def caption(seeds: Sequence[int], version: str) -> str:
     """What the numbers of a page are, and where they were measured."""
     where = environment(torch.device("cpu"))
     which = f"the seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"the seed {seeds[0]}"
-    return (
+    text = (
         f"Accuracy on the test set at the end, and seconds of the whole process on one thread, start and evaluations "
         f"included: the mean over {which}, and in brackets the least and the greatest. {version}; {where['device']}, "
         f"Python {where['python']}, PyTorch {where['packages']['torch']}."
     )
+    return textwrap.fill(text, 140)
 
 
 def version_of(peer: str, place: Place) -> str:

@@ -24,6 +24,7 @@ STRUCTURES = {
 }
 SYMBOLS = {
     "alpha": "α",
+    "pi": "π",
     "beta": "β",
     "gamma": "γ",
     "eta": "η",
