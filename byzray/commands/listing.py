@@ -45,7 +45,7 @@ Guarantee = Callable[[Defence, int, int], float]
 # Columns of what is proven.
 GUARANTEES: dict[Kind, dict[str, Guarantee]] = {
     Kind.aggregators: {"bound": Defence.bound, "kappa": Defence.kappa},
-    Kind.preaggregators: {"kappa, before trimmed-mean": Defence.kappa},
+    Kind.preaggregators: {"kappa": Defence.kappa},
 }
 
 
@@ -69,7 +69,8 @@ def list_options(
         cells = (_guarantee(cls, of, workers, byzantine) for of in guarantees.values())
         table.add_row(name, escape(what), escape(_options(cls)), *cells)
     if guarantees:
-        table.caption = f"bound and kappa at n = {workers}, f = {byzantine}; n/a: not valid for these"
+        proven = "bound and kappa" if kind is Kind.aggregators else "kappa before trimmed-mean"
+        table.caption = f"{proven}, at n = {workers}, f = {byzantine}; n/a: not valid for these"
         table.caption_justify = "left"
     _print(table)
 

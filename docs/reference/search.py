@@ -24,6 +24,7 @@ STRUCTURES = {
 }
 SYMBOLS = {
     "alpha": "α",
+    "delta": "δ",
     "pi": "π",
     "beta": "β",
     "gamma": "γ",
