@@ -268,7 +268,7 @@ class ByHand:
         aggregate = setup.defence.at(Step(n=submissions.n, f=setup.tolerated), {})(submissions)
         before = self.gradients * setup.batch_size
         self.gradients += len(came)
-        self._update(aggregate.vector_D, placement, setup.learning_rate.at(t))
+        self._update(aggregate.vector_D, placement, setup.rate_at(t))
         return {
             "Training point count": before,
             "Average loss": losses_H[came].double().mean().item(),

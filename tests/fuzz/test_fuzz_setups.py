@@ -10,10 +10,11 @@ from fuzz_harness import SEED, Failures, byzray, calls, scaled
 
 from byzray import simulate
 from byzray.data import load_data
-from byzray.datasets import Digits, Npz
+from byzray.datasets import Digits, MissingData, Npz
 from byzray.mistakes import SetupError
 from byzray.models import MLP
 from byzray.setups import Setup, load_setup
+from byzray.splits import Sharded
 
 
 def shown(place: Path, content: bytes, kind: str, failures: Failures, named: str = "") -> int | None:
@@ -36,14 +37,22 @@ def test_valid_setups(place: Path) -> None:
 
 
 def fits_its_data(setup: Setup) -> bool:
-    """Whether a valid setup's model fits its data, which of an archive is known only when it is read."""
-    if not isinstance(setup.dataset, Npz):
+    """Whether a valid setup's model and split fit its data, as far as they are there."""
+    if not needs_its_data(setup):
         return True
     try:
         load_data(setup)
+    except MissingData:
+        return True
     except SetupError:
         return False
     return True
+
+
+def needs_its_data(setup: Setup) -> bool:
+    """Whether it is known only when the data are read that model and split fit: of an archive, and of draws that may
+    leave a worker without examples."""
+    return isinstance(setup.dataset, Npz) or isinstance(setup.split, Sharded)
 
 
 def test_setups_with_mistakes(place: Path) -> None:
@@ -127,8 +136,7 @@ def test_accepted_means_runnable(place: Path) -> None:
         setup = load_setup("setup.yaml")
         if is_small(setup):
             short = setup.changed(steps=min(setup.steps, 2))
-            # Whether a model fits what an archive holds is known after it was read.
-            refusals = (SetupError,) if isinstance(setup.dataset, Npz) else ()
+            refusals = (SetupError,) if needs_its_data(setup) else ()
             problem = calls(lambda short=short: simulate(short), failures.kind, refusals)
             failures.check(problem, repr(content))
             made += 1
