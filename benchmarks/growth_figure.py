@@ -171,7 +171,7 @@ def draw(figures: Figures) -> Figure:
         plot(lower, memory, "", x_label, memory_label)
         label_ends(figure, upper, time)
         label_ends(figure, lower, memory)
-    note = "Beside each name: the exponent of its growth over the upper half of the range."
+    note = "Next to each name: the exponent of its growth over the upper half of the range."
     figure.text(0.055, 0.02, note, fontsize=8, color=GREY)
     return figure
 
