@@ -289,19 +289,22 @@ def table(done: list[Run]) -> str:
 
 
 def spread(values: list[float], form: str) -> str:
-    """The mean of some numbers, and in brackets the least and the greatest."""
+    """The mean of some numbers, and in brackets the least and the greatest if there are several."""
     if not values:
         return "-"
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def caption(seeds: Sequence[int], version: str) -> str:
     """What the numbers of a page are, and where they were measured."""
     where = environment(torch.device("cpu"))
-    which = f"the seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"the seed {seeds[0]}"
+    several = f"the mean over the seeds {seeds[0]} to {seeds[-1]}, and in brackets the least and the greatest"
+    which = several if len(seeds) > 1 else f"one run each, seed {seeds[0]}"
     text = (
         f"Accuracy on the test set at the end, and seconds of the whole process on one thread, start and evaluations "
-        f"included: the mean over {which}, and in brackets the least and the greatest. {version}; {where['device']}, "
+        f"included: {which}. {version}; {where['device']}, "
         f"Python {where['python']}, PyTorch {where['packages']['torch']}."
     )
     return textwrap.fill(text, 140)
