@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from byzray.parallel import COMPARED_ROWS, compiled, each, fused
+from byzray.parallel import COMPARED_ROWS, compiled, fused, over_rows
 
 BLOCK = 65_536
 """Coordinates whose squared differences are added in the input's precision; beyond, in double precision."""
@@ -72,11 +72,11 @@ def _squares_compiled(gradients_ND: Tensor) -> Tensor:
     """The squared distances in the lower triangle, else 0."""
     from byzray.kernels import squared_distances  # here, as it loads a compiler
 
-    n, threads = len(gradients_ND), torch.get_num_threads()
+    n = len(gradients_ND)
     squares_NN = torch.zeros(n, n, dtype=torch.float64)
     matrix, squares = gradients_ND.contiguous().numpy(), squares_NN.numpy()
     # Rows in turn, as later ones are compared with more others; so no sum depends on the number of threads.
-    each([partial(squared_distances, matrix, squares, first, threads) for first in range(threads)])
+    over_rows(partial(squared_distances, matrix, squares))
     return squares_NN
 
 
@@ -106,8 +106,7 @@ def _squares_from(gradients_ND: Tensor, row: int) -> Tensor:
     from byzray.kernels import squared_distances_from  # here, as it loads a compiler
 
     squares_N = torch.empty(len(gradients_ND), dtype=torch.float64)
-    matrix, squares, threads = gradients_ND.contiguous().numpy(), squares_N.numpy(), torch.get_num_threads()
-    each([partial(squared_distances_from, matrix, row, squares, first, threads) for first in range(threads)])
+    over_rows(partial(squared_distances_from, gradients_ND.contiguous().numpy(), row, squares_N.numpy()))
     return squares_N
 
 
@@ -147,8 +146,7 @@ def _norms_compiled(gradients_ND: Tensor) -> Tensor:
     from byzray.kernels import squared_norms  # here, as it loads a compiler
 
     squares_N = torch.empty(len(gradients_ND), dtype=torch.float64)
-    matrix, squares, threads = gradients_ND.contiguous().numpy(), squares_N.numpy(), torch.get_num_threads()
-    each([partial(squared_norms, matrix, squares, first, threads) for first in range(threads)])
+    over_rows(partial(squared_norms, gradients_ND.contiguous().numpy(), squares_N.numpy()))
     return squares_N.sqrt()
 
 

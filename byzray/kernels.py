@@ -117,8 +117,8 @@ def _square(u):  # type: ignore[no-untyped-def]
 
 @kernel()
 def combinations(matrix_ND: Floats, weights_MN: Floats, out_MD: Floats, begin: int, end: int) -> bool:
-    """Of the columns from `begin` to `end`, M sums of the rows of a matrix times weights.
-    Rows of weight 0 are not read. Returns whether all sums are finite, and add up to something finite."""
+    """Of the columns from `begin` to `end`, M sums of the rows of a matrix times weights; rows of weight 0 are not
+    read. Returns whether all sums are finite, and add up to something finite."""
     total = 0.0
     for column in range(begin, end, TILE):
         stop = min(column + TILE, end)

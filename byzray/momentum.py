@@ -56,7 +56,7 @@ class ServerMomentum:
         weight_decay: the factor of the parameters in what they are moved by.
     """
 
-    def __init__(self, momentum: Momentum, theta_D: Tensor, weight_decay: float = 0.0) -> None:
+    def __init__(self, momentum: Momentum, theta_D: Tensor, weight_decay: float) -> None:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.buffer_D = torch.zeros_like(theta_D) if momentum.placement != "worker" else None

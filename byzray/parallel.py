@@ -48,6 +48,12 @@ def over_ranges(size: int, multiple: int, work: Callable[[int, int], object]) ->
     each([partial(work, begin, min(begin + part, size)) for begin in range(0, size, part)])
 
 
+def over_rows(work: Callable[[int, int], object]) -> None:
+    """Call ``work(first, stride)`` for the rows first, first + stride, ..., once a thread."""
+    threads = torch.get_num_threads()
+    each([partial(work, first, threads) for first in range(threads)])
+
+
 def each(tasks: list[Callable[[], object]]) -> None:
     """Call each of at most as many functions as there are threads, the first in this one."""
     others = [_pool(torch.get_num_threads()).submit(task) for task in tasks[1:]]

@@ -38,8 +38,8 @@ SUFFIX = ".parquet"
 METRICS = ("loss", "sampled", "submitted")
 """Of :attr:`byzray.report.collect.Run.metrics`."""
 
-OPTIONAL = {"kappa_hat": "metrics", **dict.fromkeys(OF_WORKERS, "evaluations")}
-"""Columns that few runs have, and earlier archives lack: numbers, of the table of a run that is named here."""
+OPTIONAL = ("kappa_hat", *OF_WORKERS)
+"""Columns that few runs have, and earlier archives lack: a metric, and what is measured at an evaluation."""
 
 TEXTS = ("run", "setup", "state", "parameters", "environment")
 """Columns of texts, each of which is held once, however many rows have it."""
@@ -93,8 +93,7 @@ def add_to_archive(path: Path, runs: Iterable[Run]) -> tuple[int, int]:
 
 
 def _rows(run: Run) -> pd.DataFrame:
-    of_metrics = [*METRICS, *(name for name, table in OPTIONAL.items() if table == "metrics")]
-    metrics = run.metrics.reindex(columns=["step", *of_metrics])
+    metrics = run.metrics.reindex(columns=["step", *METRICS, "kappa_hat"])
     evaluations = run.evaluations.reindex(columns=["step", "accuracy", *OF_WORKERS])
     rows = evaluations.merge(metrics, on="step", how="left").assign(
         run=run.name,
