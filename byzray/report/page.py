@@ -1,6 +1,7 @@
 """The page of a report: one self-contained HTML file."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +74,7 @@ def page(content: Content, figures: Path) -> str:
     )
     environment.filters["points"] = _points
     environment.filters["signed"] = lambda value: _points(value, "+.1f")
+    environment.filters["figure"] = _figure
     sweep = content.collection.sweep
     return environment.get_template("page.html.j2").render(
         name=sweep.sweep or content.name,
@@ -91,6 +93,7 @@ def page(content: Content, figures: Path) -> str:
         POINTS=POINTS,
         LOSSES=LOSSES,
         panels=[_panel(panel, content, figures) for panel in content.grid.panels],
+        defences=_defences(content.runs),
         open_panels=len(content.grid.panels) <= OPEN_PANELS,
         placements=PLACEMENTS,
         troubles=_troubles(content),
@@ -145,6 +148,11 @@ def _points(value: float | None, form: str = ".1f") -> str:
     return "–" if value is None or not np.isfinite(value) else format(100 * value, form).replace("-", "−")
 
 
+def _figure(value: float) -> str:
+    """A number of a few digits."""
+    return "–" if np.isnan(value) else "∞" if np.isinf(value) else f"{value:.3g}"
+
+
 def _panel(panel: Panel, content: Content, figures: Path) -> dict[str, Any]:
     runs = content.runs
     inside = runs[runs["panel"] == panel.name]
@@ -184,6 +192,33 @@ def _cells(inside: pd.DataFrame, rule: str, attack: str) -> dict[str, Any]:
         "diverged": set(here.loc[here["diverged_at"].notna(), "placement"]),
         "gain": float(gains.mean()) if len(gains) else None,
     }
+
+
+def _defences(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each defence, at each split, n and f: what is proven of it, and what its complete runs showed. Those without
+    a robustness coefficient, proven or measured, and without accuracies of workers are left out."""
+    rows = []
+    for (split, n, f, tolerated, rule), those in runs.groupby(["split", "n", "f", "tolerated", "rule"]):
+        complete = those[those["state"].isin(DONE)]
+        row: dict[str, Any] = {
+            **{"split": split, "n": n, "f": f, "tolerated": tolerated, "rule": rule},
+            "bound": float(those["bound"].iloc[0]),
+            "kappa": float(those["kappa"].iloc[0]),
+            "largest": _with_attack(complete, "largest_kappa_hat", pd.Series.idxmax),
+            "worst": _with_attack(complete, "worst_worker_accuracy", pd.Series.idxmin),
+        }
+        if row["largest"] or row["worst"] or not np.isnan(row["kappa"]):
+            rows.append(row)
+    return rows
+
+
+def _with_attack(runs: pd.DataFrame, column: str, which: Callable[[pd.Series], Any]) -> dict[str, Any] | None:
+    """One value of a column, and under which attack it was."""
+    values = runs[column].dropna()
+    if not len(values):
+        return None
+    run = runs.loc[which(values)]
+    return {"value": float(run[column]), "attack": run["attack"]}
 
 
 def _mean_and_deviation(values: pd.Series) -> dict[str, Any] | None:

@@ -808,6 +808,56 @@ def test_directory_is_told_by_the_name_it_is_given(unattacked_sweep: Path, writt
         assert str(tmp_path) not in str(error.value)
 
 
+def robustness(page: str) -> list[list[str]]:
+    """The cells of the page's table on the robustness of the defences, row by row."""
+    _, there, rest = page.partition('<h2 id="robustness">')
+    if not there:
+        return []
+    rows = re.findall(r"<tr.*?</tr>", rest[: rest.index("</table>")], re.DOTALL)
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_page_shows_what_is_proven_of_defences_next_to_what_was_measured(tmp_path: Path, small_setup: Setup) -> None:
+    setup = small_setup.changed(split="iid", aggregator="median", workers=9)
+    setups = [setup, setup.changed(attack="sign-flipping"), setup.changed(seed=2), setup.changed(tolerated=3)]
+    results = [simulate(one, output=tmp_path) for one in (*setups, setup.changed(pre="nnm", study=None))]
+    kappas = [one.metrics["Kappa-hat"].max() for one in results[:3]]
+    worst = [one.evaluations["worst worker accuracy"].iloc[-1] for one in results]
+    largest, smallest = kappas.index(max(kappas)), worst.index(min(worst[:3]))
+    header, *rows = robustness(write_report(tmp_path).page.read_text())
+    assert header == ["defence", "n", "f", "bound", "κ", "largest κ-hat", "worst worker"]
+    labels = ["little", "sign-flipping", "little"]
+    (nnm,) = [row for row in rows if row[0] == "nnm+median"]
+    (median,) = [row for row in rows if row[:3] == ["median", "9", "2"]]
+    (tolerant,) = [row for row in rows if row[:3] == ["median", "9", "2 (3 tolerated)"]]
+    assert median[3:5] == [f"{1 / math.sqrt(7):.3g}", f"{4 * (1 + 2 / 5) ** 2:.3g}"]
+    assert median[5:7] == [f"{kappas[largest]:.3g}", labels[largest]]
+    assert median[7:] == [f"{100 * worst[smallest]:.1f}", labels[smallest]]
+    assert tolerant[4] == f"{4 * (1 + 3 / 3) ** 2:.3g}"
+    assert nnm[5:] == ["–", "", f"{100 * worst[-1]:.1f}", "little"]
+    # Of each split for itself; runs that are not complete do not count.
+    simulate(setup.changed(split={"name": "dirichlet", "minimum": 5}), output=tmp_path)
+    assert results[1].directory is not None
+    change_status(results[1].directory, state="interrupted", files=None)
+    rows = robustness(write_report(tmp_path).page.read_text())
+    groups = [number for number, row in enumerate(rows) if len(row) == 1]
+    assert [rows[number] for number in groups] == [["split dirichlet"], ["split iid"]]
+    assert groups == [1, 3]
+    (median,) = [row for row in rows[4:] if row[:3] == ["median", "9", "2"]]
+    assert median[5:7] == [f"{max(kappas[0], kappas[2]):.3g}", "little"]
+
+
+def test_page_shows_a_robustness_coefficient_that_nothing_was_measured_of(written: Written, tmp_path: Path) -> None:
+    rows = robustness(written.report.page.read_text())
+    assert [row[:3] for row in rows[1:]] == [["median", "7", "2"], ["trimmed-mean", "7", "2"]]
+    assert rows[0][3:] == ["bound", "κ"]
+    # There is none of the average.
+    shutil.copytree(run_directory(written.folder, "average-nan"), tmp_path / "alone")
+    page = write_report(tmp_path).page.read_text()
+    assert robustness(page) == []
+    assert "#robustness" not in page
+
+
 def test_page_says_that_the_setups_are_not_the_papers(written: Written) -> None:
     page = written.report.page.read_text()
     assert "They are tested here on other setups" in page
