@@ -64,8 +64,8 @@ class LearningRate(Section):
             raise ValueError("expected no 'half_life', 'every', 'shape' or 'milestones' with 'schedule'")
         if len(given) > 1:
             raise ValueError(f"expected one of {FORMS} at most, got {' and '.join(map(repr, given))}")
-        if self.every != 1 and (self.shape is not None or self.milestones is not None):
-            raise ValueError(f"expected no 'every', which belongs to 'half_life', with {given[0]!r}")
+        if self.every != 1 and self.half_life is None:  # resolved setups always say 1
+            raise ValueError("expected no 'every' without 'half_life'")
         if "decay" in self.model_fields_set and self.milestones is None:
             raise ValueError("expected no 'decay' without 'milestones'")
         if self.milestones is not None and not self.milestones:

@@ -212,6 +212,7 @@ def test_fields_that_came_later_leave_digests_as_they_were() -> None:
     assert "weight_decay" not in described
     assert described["study"] == {"past": 1}
     assert Setup().digest() == DIGEST_OF_DEFAULTS
+    assert Setup.model_validate(described).digest() == DIGEST_OF_DEFAULTS  # which says every: 1, without a half-life
 
 
 def test_a_study_that_measures_what_it_would_anyway_is_the_same_setup() -> None:
