@@ -151,8 +151,16 @@ def in_plain_words(found: Sequence[ErrorDetails], data: dict[str, Any], known: K
     found_with_values = []
     for loc, message, value in merged:
         complete = message.startswith(("unknown key", "got nothing"))
-        found_with_values.append(mistake(loc, message if complete else with_value(value, message), value))
+        text = message if complete else with_value(value, message)
+        found_with_values.append(mistake(_as_written(loc, data), text, value))
     return found_with_values
+
+
+def _as_written(loc: Location, data: dict[str, Any]) -> Location:
+    """The path in the file, where an option that stands by itself, short for a list of it, has no number."""
+    value = data.get(str(loc[0])) if loc[1:2] == (0,) else []
+    alone = not isinstance(value, list | tuple) and not (isinstance(value, dict) and 0 in value)
+    return (loc[0], *loc[2:]) if alone else loc
 
 
 def _at(value: Any, loc: Location) -> Any:
