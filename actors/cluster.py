@@ -30,7 +30,7 @@ IN_PROCESS = "compute without Ray (byzray run --in-process)"
 logger = logging.getLogger(__name__)
 
 
-def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> None:
+def connect(address: str | None = None, dashboard: bool = True, output: bool = True) -> bool:
     """Unless Ray is connected already: connect to the cluster at `address` or $RAY_ADDRESS, else start Ray here.
 
     Args:
@@ -38,11 +38,14 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
         dashboard: whether a cluster started here has a dashboard, on the loopback interface.
         output: whether to print the output of actors here.
 
+    Returns:
+        whether a cluster was started here, which is for this process alone.
+
     Raises:
         FleetError: no cluster answers at the address, or Ray cannot start here.
     """
     if ray.is_initialized():
-        return
+        return False
     where = address or os.environ.get("RAY_ADDRESS")
     if not where or where == "local":
         _init(
@@ -51,7 +54,7 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
             include_dashboard=dashboard,
             log_to_driver=output,
         )
-        return
+        return True
     given = "--address" if address else "RAY_ADDRESS"
     alternative = "leave it out" if address else "unset it"
     reason = nobody_at(where)
@@ -65,6 +68,7 @@ def connect(address: str | None = None, dashboard: bool = True, output: bool = T
             f"{given}: got {where!r}: {reason}; expected the HOST:PORT of a running Ray cluster, "
             f"which `ray start --head` prints; {alternative} to start one here"
         )
+    return False
 
 
 def nobody_at(address: str) -> str:

@@ -268,6 +268,45 @@ class Sweep:
         found = None if self.search is None else self.search.digest()
         return hashlib.sha256(json.dumps([setups, found]).encode()).hexdigest()[:10]
 
+    def changed(self, values: Overrides) -> "Sweep":
+        """This sweep with values replaced in all setups, by dotted key.
+
+        Raises:
+            SweepError: a setup is not valid with them; it lists every mistake.
+        """
+        mistakes: dict[str, None] = {}
+
+        def change(setup: Setup) -> Setup:
+            content = setup.describe()
+            if setup.tolerated == setup.byzantine:
+                del content["tolerated"]  # it changes with it
+            try:
+                for key, value in values.items():
+                    content = overridden(content, key, value)
+                return Setup.model_validate(content)
+            except ValidationError as error:
+                mistakes.update(dict.fromkeys(lines(error)))
+            except ValueError as error:
+                mistakes[str(error)] = None
+            return setup
+
+        def changed_base(search: Search) -> Search:
+            base = search.base
+            try:
+                for key, value in values.items():
+                    base = overridden(base, key, value)
+            except ValueError as error:
+                mistakes[str(error)] = None
+            return replace(search, base=base)
+
+        points = tuple(Point(change(one.setup), one.reference and change(one.reference)) for one in self.points)
+        search = self.search and changed_base(self.search)
+        if mistakes:
+            raise SweepError(self.name, [f"set: {mistake}" for mistake in mistakes])
+        if search is not None:
+            search.examples()
+        return replace(self, points=points, search=search)
+
     def laid_out(self, workers_per_actor: int | None) -> "Sweep":
         """This sweep with so many workers per actor in all setups; None: each run in one process."""
 
@@ -319,11 +358,26 @@ def load_sweep(name: str) -> Sweep:
         content = read_content(path)
     except SetupError as error:
         raise SweepError(name, error.mistakes) from error
-    file = _parse(name, content)
+    file = parse_file(name, content)
     try:
         base = read_content(path.parent / file.base) if isinstance(file.base, str) else file.base
     except SetupError as error:
         raise SweepError(name, [f"base: {error.source}: {one}" for one in error.mistakes]) from error
+    return sweep_of(file, base, name, path.stem)
+
+
+def sweep_of(file: SweepFile, base: dict[str, Any], source: str, name: str) -> Sweep:
+    """The sweep that a file describes.
+
+    Args:
+        file: its content.
+        base: what all setups have in common, as a setup file holds it.
+        source: where it comes from, for messages.
+        name: its name.
+
+    Raises:
+        SweepError: it is not valid; it lists every mistake.
+    """
     # By default each run of a sweep is computed in one process.
     base = {"actors": None, **base}
     seeds = tuple(file.seeds or [base.get("seed", 1)])
@@ -332,8 +386,8 @@ def load_sweep(name: str) -> Sweep:
         try:
             setups = search.examples()
         except SweepError as error:
-            raise SweepError(name, error.mistakes) from None
-        sweep = Sweep(path.stem, (), seeds, search, file.early_stopping)
+            raise SweepError(source, error.mistakes) from None
+        sweep = Sweep(name, (), seeds, search, file.early_stopping)
     else:
         grid = Grid(
             base=base,
@@ -343,15 +397,23 @@ def load_sweep(name: str) -> Sweep:
             conditions=file.conditions,
             reference=file.reference if file.reference is not None else file.early_stopping is None,
         )
-        points = tuple(grid.points(name))
+        points = tuple(grid.points(source))
         setups = [point.setup for point in points]
-        sweep = Sweep(path.stem, points, seeds, None, file.early_stopping)
+        sweep = Sweep(name, points, seeds, None, file.early_stopping)
     if file.early_stopping is not None and not all(setup.evaluation_interval for setup in setups):
-        raise SweepError(name, ["early_stopping: expected evaluation_interval >= 1, got 0: evaluated only at the end"])
+        raise SweepError(
+            source, ["early_stopping: expected evaluation_interval >= 1, got 0: evaluated only at the end"]
+        )
     return sweep
 
 
-def _parse(source: str, content: dict[str, Any]) -> SweepFile:
+def parse_file(source: str, content: dict[str, Any]) -> SweepFile:
+    """Check the content of a sweep file; its setups are not checked yet.
+
+    Raises:
+        SweepError: it lists every mistake.
+    """
+
     def known(loc: tuple[int | str, ...], _: dict[str, Any]) -> list[str]:
         models: dict[tuple[int | str, ...], type[Section]] = {
             (): SweepFile,

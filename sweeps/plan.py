@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -175,6 +175,16 @@ class Paces:
         """Add a measurement."""
         for kind in _kinds(setup):
             self._measured[kind].append(pace)
+
+    def content(self) -> dict[str, float]:
+        """The mean of each kind, for :meth:`add_content`."""
+        return {json.dumps(kind): statistics.fmean(paces) for kind, paces in self._measured.items()}
+
+    def add_content(self, content: Mapping[str, float]) -> None:
+        """Add what :meth:`content` of others returned."""
+        for text, pace in content.items():
+            kind, *more = json.loads(text)
+            self._measured[kind, *more].append(pace)
 
     def know(self, setup: Setup) -> bool:
         """Whether runs of the same kind were measured, or similar ones with steps so long that rules hardly count."""

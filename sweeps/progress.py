@@ -22,11 +22,19 @@ class Progress:
         plan: the plan.
         total: the number of runs, including those that a search will find.
         slots: how many runs are computed at the same time.
+
+    Attributes:
+        current: of each run that is being computed: its setup, step, last and best accuracy.
+        why: why no further run starts, if runs wait.
+        stuck: whether they cannot start on the cluster as it is.
     """
 
     def __init__(self, plan: Plan, total: int, slots: int) -> None:
         self.total = total
         self.slots = slots
+        self.current: dict[str, tuple[Setup, int, float, float]] = {}
+        self.why = ""
+        self.stuck = False
         self.done = len(plan.runs) - len(plan.waiting)
         self.failing: set[str] = set()  # failed, will be retried
         self.failed_for_good = 0
@@ -43,9 +51,11 @@ class Progress:
         """A run starts; runs that a search found are new."""
         self.failing.discard(name)
         self.waiting.setdefault(name, (setup, 0))
+        self.current[name] = setup, self.waiting[name][1], math.nan, math.nan
 
     def retry(self, name: str) -> None:
         """A run failed and will be retried."""
+        self.current.pop(name, None)
         self.failing.add(name)
 
     def advance(self, result: Mapping[str, Any]) -> None:
@@ -57,6 +67,8 @@ class Progress:
         # A retried run may have gone back to its last checkpoint.
         self.taken += max(0, step - before)
         self.waiting[name] = (setup, step)
+        if name in self.current:
+            self.current[name] = setup, step, result["accuracy"], result["best_accuracy"]
         now = time.monotonic()
         self.history.append((now, self.taken))
         while len(self.history) > 2 and now - self.history[0][0] > PACE_SECONDS:
@@ -67,6 +79,7 @@ class Progress:
 
     def end(self, name: str, failed: bool) -> None:
         """A run has ended."""
+        self.current.pop(name, None)
         self.waiting.pop(name, None)
         self.failing.discard(name)
         self.failed_for_good += failed
@@ -94,12 +107,18 @@ class Progress:
             work += (setup.steps - step) * (overall if pace is None else pace)
         return work / max(1, min(self.slots, len(self.waiting)))
 
+    def seconds_left_of(self, name: str) -> float:
+        """An estimate for a run that is being computed, from the paces of similar runs; NaN without any."""
+        setup, step, *_ = self.current[name]
+        pace = self.paces.of(setup)
+        return math.nan if pace is None else (setup.steps - step) * pace
+
     def __str__(self) -> str:
         return (
             f"{self.done}/{self.total} runs done, {self.running} running, {self.failed} failed, "
             f"{self.steps_per_second:.0f} steps/s, {duration(time.monotonic() - self.began)} elapsed, "
             f"{duration(self.seconds_left)} left"
-        )
+        ) + f"; {self.why}" * bool(self.why)
 
 
 class SweepMetrics(Source):

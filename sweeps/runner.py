@@ -13,6 +13,7 @@ from sweeps.definition import Sweep, load_sweep, parse_seeds
 from sweeps.observer import Observer
 from sweeps.outcome import Outcome
 from sweeps.plan import make_plan
+from sweeps.queue import Turns
 from sweeps.storage import Storage
 from sweeps.trainable import Resources
 from sweeps.tuner import Options, run_sweep
@@ -35,6 +36,7 @@ def run(
     data: str | Path | None = None,
     download: bool = False,
     address: str | None = None,
+    turns: Turns | None = None,
     observer: Observer | None = None,
 ) -> Outcome:
     """Compute the runs of a sweep that are not computed yet; the same call continues an interrupted sweep.
@@ -54,6 +56,7 @@ def run(
         data: the folder that holds data sets, see :func:`byzray.data.data_root`.
         download: whether missing data sets may be downloaded.
         address: of a running Ray cluster; by default $RAY_ADDRESS, else Ray starts here.
+        turns: how it takes turns with other sweeps on a cluster that is already running.
         observer: receives the progress; by default it is shown on standard error, or in the notebook.
 
     Returns:
@@ -75,7 +78,7 @@ def run(
     if workers_per_actor is not None:
         chosen = chosen.laid_out(workers_per_actor)
     options = Options(
-        Resources(cpus, gpus), retries, data_root(data), download, address, checkpoints, supervision=supervision
+        Resources(cpus, gpus), retries, data_root(data), download, address, checkpoints, supervision, turns or Turns()
     )
     conditions = (only,) if isinstance(only, str) else tuple(only)
     text = seeds if isinstance(seeds, str) or seeds is None else ",".join(map(str, seeds))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -37,9 +37,11 @@ from sweeps.observer import Observer
 from sweeps.outcome import Outcome
 from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.progress import Progress, SweepMetrics
+from sweeps.queue import Leases, Turns
 from sweeps.search import make_search, read_draws
 from sweeps.storage import Storage
 from sweeps.supervision import Supervisor, unregister_processes
+from sweeps.taking_turns import Planned, TakingTurns
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
 
 # A run reports at about this interval; with early stopping, at each evaluation.
@@ -48,6 +50,11 @@ REPORT_SECONDS = 0.25
 # Trials send their buffered results at about this interval, in seconds; scheduling decisions are as coarse.
 BUFFER_SECONDS = "1"
 
+# As many trials as this may wait for their actors to start; Tune itself would start one after another.
+MOST_PENDING = "200"
+
+# The interval at which a sweep asks whether it is its turn, in seconds.
+TURN_SECONDS = 0.25
 
 # The interval at which the free resources of the cluster are checked, in seconds.
 ROOM_SECONDS = 2.0
@@ -65,6 +72,7 @@ class Options:
         address: of a running Ray cluster.
         checkpoints: how often a run saves a state to continue from.
         supervision: of the actors that compute runs.
+        turns: how it takes turns with other sweeps, on a cluster that was not started for it.
     """
 
     resources: Resources
@@ -74,6 +82,7 @@ class Options:
     address: str | None = None
     checkpoints: CheckpointInterval = CheckpointInterval()
     supervision: Supervision = Supervision()
+    turns: Turns = field(default_factory=Turns)
 
 
 # Of the latest experiment in this process: a second interrupt does not wait for it.
@@ -99,9 +108,9 @@ def run_sweep(plan: Plan, storage: Storage, options: Options, observer: Observer
         storage.push(*PLAN_FILES)
         if not plan.waiting and plan.sweep.search is None:
             return Outcome(storage.shown, earlier=len(plan.runs))
-        actors.connect(options.address, output=False)
+        alone = actors.connect(options.address, output=False)
         _expect_shared(storage)
-        tune_run = TuneRun(plan, storage, options, observer)  # which raises if there is no room
+        tune_run = TuneRun(plan, storage, options, observer, alone)  # which raises if there is no room
         for run in plan.waiting:
             if run.state in REPLACED:
                 storage.put_aside(run.name)
@@ -175,9 +184,12 @@ def in_sole_use(storage: Storage) -> Iterator[None]:
 
 
 class TuneRun:
-    """One experiment of Tune: every waiting run of a plan becomes a trial."""
+    """Experiments of Tune: every waiting run of a plan becomes a trial.
 
-    def __init__(self, plan: Plan, storage: Storage, options: Options, observer: Observer) -> None:
+    There is one, unless other sweeps use the cluster: then it ends when they have their turn, and another one follows.
+    """
+
+    def __init__(self, plan: Plan, storage: Storage, options: Options, observer: Observer, alone: bool) -> None:
         self.plan = plan
         self.storage = storage
         self.options = options
@@ -215,24 +227,79 @@ class TuneRun:
         self.watch = _Watch(self)
         self.shortage = _Shortage(self)
         self.stopper = _Stopper(self.watch, self.shortage)
+        self.alone = alone
+        self.leases: Leases | None = None
+        self.turns: TakingTurns | None = None
+        self.experiments = 0
+        self.asked = 0.0
 
     def run(self) -> Outcome:
         outcome = self.outcome
         searcher, samples = self._searcher()
         outcome.earlier = self.progress.done
         if samples:
-            with self._observed(), SweepMetrics(self.plan.sweep.name, self.progress), _tune_settings(self.buffers):
-                self._fit(self._tuner(searcher, samples))
+            with (
+                self._observed(),
+                self._taking_turns(),
+                SweepMetrics(self.plan.sweep.name, self.progress),
+                _tune_settings(self.buffers, self.alone),
+            ):
+                self._fit(self._experiments(searcher, samples))
         self.settle()
         outcome.failed |= self.failing
         outcome.interrupted = self.stopper.stopping is not None
         outcome.stranded = self.shortage.final
         if self.watch.began is not None:
             outcome.seconds = time.monotonic() - self.watch.began
-            outcome.busy = self.progress.computing / outcome.seconds / outcome.slots
+            held = outcome.seconds * outcome.slots if self.leases is None else self.leases.seconds
+            outcome.busy = self.progress.computing / held
         return outcome
 
-    def _fit(self, tuner: tune.Tuner) -> None:
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        if self.alone:
+            yield
+            return
+        self.leases = Leases(self.storage.where, self.plan.sweep.name, self.options.turns)
+        try:
+            yield
+        finally:
+            self.leases.close()
+
+    def _experiments(self, searcher: Searcher | None, samples: int) -> Iterator[tune.Tuner]:
+        """One after another, as long as trials are left."""
+        if self.leases is None:
+            yield self._tuner(searcher, samples)
+            return
+        needs = [need.bundles for need in self.needs.values()]  # of a search, those of some setups that it may find
+        if searcher is None:
+            searcher, samples = Planned(self._runs()), len(self.plan.waiting)
+        while samples:
+            wanted = needs[-samples:] if self.search is None else needs[:1]
+            self.turns = TakingTurns(searcher, self.leases, wanted, samples, lambda: self.stopper.stopping is not None)
+            while not self.turns.ask():
+                self._show_why()
+                time.sleep(TURN_SECONDS)
+                self.poll()
+                if self.stopper.stop_all():
+                    return
+            try:
+                yield self._tuner(self.turns, samples)
+            finally:
+                self.turns.end()
+            samples = self.turns.waiting
+            if self.stopper.stop_all():
+                return
+
+    def _show_why(self) -> None:
+        """Show why no further run starts, if one could; as a message, if none is running."""
+        assert self.leases is not None
+        progress, answer, before = self.progress, self.leases.answer, self.progress.why
+        progress.why, progress.stuck = answer.why, answer.stuck
+        if answer.why and not before and not progress.running:
+            self.observer.message(answer.why)
+
+    def _fit(self, tuners: Iterable[tune.Tuner]) -> None:
         """Run Tune in a thread: an interrupt would end it half-way, and its actors would stay.
 
         Raises:
@@ -241,7 +308,9 @@ class TuneRun:
 
         def fit() -> None:
             try:
-                self.fitted.set_result(tuner.fit())
+                for tuner in tuners:
+                    tuner.fit()
+                self.fitted.set_result(None)
             except BaseException as error:
                 self.fitted.set_exception(error)
 
@@ -268,8 +337,9 @@ class TuneRun:
         finally:
             self.observer.end()
 
-    def _tuner(self, searcher: Searcher | None, samples: int) -> tune.Tuner:
+    def _tuner(self, searcher: Searcher | TakingTurns | None, samples: int) -> tune.Tuner:
         options = self.options
+        self.experiments += 1
         trainable = tune.with_parameters(RunTrainable, job=self.job)
         return tune.Tuner(
             tune.with_resources(trainable, self._resources()),
@@ -282,7 +352,7 @@ class TuneRun:
                 trial_dirname_creator=_directory_of,
             ),
             run_config=tune.RunConfig(
-                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{self.experiments}",
                 storage_path=f"{self.storage.path}/tune",
                 storage_filesystem=self.storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=options.retries),
@@ -304,9 +374,12 @@ class TuneRun:
         return lambda config: needs[config[RUN]["name"]]
 
     def _space(self) -> dict[str, Any]:
-        """The parameter space: for each run its name, and the values by which TensorBoard can sort runs."""
-        known = {run.name: condition_variables(run.setup.describe()) for run in self.plan.waiting}
-        return {RUN: tune.grid_search([{"name": name, **sorted_by(one)} for name, one in known.items()])}
+        """The parameter space: the runs."""
+        return {RUN: tune.grid_search([{"name": name, **values} for name, values in self._runs().items()])}
+
+    def _runs(self) -> dict[str, dict[str, Any]]:
+        """The runs to compute, each with the values by which TensorBoard can sort runs."""
+        return {run.name: sorted_by(condition_variables(run.setup.describe())) for run in self.plan.waiting}
 
     def _searcher(self) -> tuple[Searcher | None, int]:
         """The searcher, if the sweep has a search, and the number of trials left for it."""
@@ -346,6 +419,10 @@ class TuneRun:
             self.storage.ask_to_stop()
         self.supervisor.check(self.stopper.stopping is not None)
         self.shortage.check()
+        if self.turns is not None and time.monotonic() - self.asked > TURN_SECONDS:
+            self.asked = time.monotonic()
+            self.turns.ask()
+            self._show_why()
         self.observer.refresh()
 
     def ended(self, trial: Trial) -> None:
@@ -539,7 +616,7 @@ def _wait_for(future: Future[Any]) -> None:
 
 
 @contextmanager
-def _tune_settings(buffers: bool) -> Iterator[None]:
+def _tune_settings(buffers: bool, alone: bool) -> Iterator[None]:
     """Settings that Tune takes only from environment variables and loggers, restored afterwards."""
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -547,6 +624,7 @@ def _tune_settings(buffers: bool) -> Iterator[None]:
         "TUNE_RESULT_BUFFER_MIN_TIME_S": BUFFER_SECONDS,
         "TUNE_RESULT_BUFFER_MAX_TIME_S": BUFFER_SECONDS,
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": "auto" if alone else MOST_PENDING,
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         # The user's own classes may read files relative to the folder in which the sweep was started.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -9,12 +9,14 @@ import typer
 from rich.markup import escape
 
 from byzray import __version__
+from byzray.commands import remote
 from byzray.commands._shared import err, out
 from byzray.commands.conformance import conformance
 from byzray.commands.doctor import doctor
 from byzray.commands.listing import list_options
 from byzray.commands.report import report
 from byzray.commands.run import run
+from byzray.commands.serve import serve, service
 from byzray.commands.show import show
 from byzray.commands.sweep import sweep
 from byzray.commands.verify import verify
@@ -23,14 +25,16 @@ from byzray.recording.update import Interrupted
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, show, sweep, report, verify, conformance, doctor):
+for command in (run, show, sweep, report, verify, conformance, doctor, serve):
     app.command()(command)
 app.command(name="list")(list_options)
+for command in remote.commands():
+    app.command(rich_help_panel="Commands for a service")(command)
+app.add_typer(service, name="service")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,274 @@
+"""The order in which sweeps that share a cluster compute their runs.
+
+Run by run, the owner with the smallest dominant share (Ghodsi et al., *Dominant Resource Fairness*, NSDI 2011) is next;
+of owners with equal shares the one that had the least so far, share times time. Of an owner's sweeps, those with the
+highest priority are next, and among them it is the same. Whoever is next and has no room yet is waited for, so that a
+run that needs many CPUs is not overtaken for ever by runs that need one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# What a run reserves: the resources of each of its actors, such as {"CPU": 1.0, "GPU": 0.25}.
+Bundles = Sequence[Mapping[str, float]]
+
+# A sweep that has not reported for so many seconds holds nothing any more.
+LAPSE_SECONDS = 15.0
+
+# A sweep keeps what it computes on for so many seconds before others have their turn; to start an actor takes half.
+QUANTUM_SECONDS = 5.0
+
+# Sums of shares such as 0.1 differ from what they stand for by less than this.
+ROUNDING = 1e-6
+
+
+class Claim(NamedTuple):
+    """What a sweep computes and waits for.
+
+    Attributes:
+        sweep: names the sweep: the place of its results.
+        name: the sweep's name, for messages.
+        owner: whose sweep it is.
+        held: what each run that it computes reserves, by the number of its lease.
+        wanted: what the next run reserves; None if none waits.
+        waiting: how many runs wait.
+        priority: among the sweeps of its owner; the highest is first.
+        at_once: the largest number of runs at a time; None: no limit.
+        renews: whether a run has just ended, so that the next one could have its actors.
+        asks: whether it asks for a turn; else it only reports.
+    """
+
+    sweep: str
+    name: str
+    owner: str
+    held: Mapping[int, Bundles]
+    wanted: Bundles | None
+    waiting: int = 1
+    priority: int = 0
+    at_once: int | None = None
+    renews: bool = False
+    asks: bool = True
+
+
+class Answer(NamedTuple):
+    """The answer to a claim.
+
+    Attributes:
+        granted: whether the sweep may start the run that it wants.
+        why: why not, for the user; empty if none is wanted.
+        stuck: whether the run can never start on the cluster as it is.
+    """
+
+    granted: bool
+    why: str = ""
+    stuck: bool = False
+
+
+@dataclass
+class _Known:
+    """A sweep's last claim."""
+
+    claim: Claim
+    heard: float
+    granted: Bundles | None = None  # until the next report, which lists it if it was used
+    since: float = float("-inf")  # when it was last granted one in competition with others
+    answer: Answer = Answer(False)
+
+    def held(self) -> list[Bundles]:
+        return [*self.claim.held.values(), *([] if self.granted is None else [self.granted])]
+
+
+@dataclass
+class FairShare:
+    """Decides which sweep may start the next run, from what all of them report again and again.
+
+    Attributes:
+        nodes: the resources of each node of the cluster.
+    """
+
+    nodes: Sequence[Mapping[str, float]] = ()
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _had: dict[tuple[str, ...], float] = field(default_factory=dict)  # by owner, and by owner and sweep
+    _counted: float = 0.0
+
+    def report(self, claim: Claim, now: float) -> Answer:
+        """A sweep reports what it holds and wants; the answer holds until its next report.
+
+        Args:
+            claim: the sweep's.
+            now: the time in seconds, from any clock that never goes back.
+        """
+        self._count(now)
+        known = self._known.setdefault(claim.sweep, _Known(claim, now))
+        known.claim, known.heard, known.granted = claim, now, None
+        self._known = {name: one for name, one in self._known.items() if now - one.heard < LAPSE_SECONDS}
+        # Who comes anew starts with as much as the one that had least, instead of making up for the past.
+        for key in ((claim.owner,), (claim.owner, claim.sweep)):
+            others = [had for other, had in self._had.items() if other[:-1] == key[:-1]]
+            self._had.setdefault(key, min(others, default=0.0))
+        if not claim.asks:
+            return Answer(False)
+        known.answer = self._answer(known, now)
+        if known.answer.granted:
+            known.granted = claim.wanted
+        return known.answer
+
+    def leave(self, sweep: str) -> None:
+        """A sweep has ended."""
+        self._known.pop(sweep, None)
+
+    def claims(self) -> list[tuple[Claim, Answer]]:
+        """The last claim of each sweep and its answer."""
+        return [(known.claim, known.answer) for known in self._known.values()]
+
+    def _count(self, now: float) -> None:
+        """Add what sweeps and owners had since the last report, and forget those that have left."""
+        passed, self._counted = now - self._counted, now
+        of = {(known.claim.owner, known.claim.sweep): known for known in self._known.values()}
+        self._had = {key: had for key, had in self._had.items() if key in of or any(one[0] == key[0] for one in of)}
+        nothing = dict.fromkeys(self._known, 0)
+        for (owner, sweep), known in of.items():
+            share = self._share([known], nothing) * passed
+            self._had[owner, sweep] += share
+            self._had[owner,] += share
+
+    def _answer(self, known: _Known, now: float) -> Answer:
+        claim = known.claim
+        if claim.wanted is None or not claim.waiting:
+            return Answer(False)
+        if claim.at_once is not None and len(claim.held) >= claim.at_once:
+            return Answer(False, f"it computes {claim.at_once} runs at a time, as it was asked to")
+        if not _Room(self.nodes).take(claim.wanted):
+            return Answer(False, self._never(claim.wanted), stuck=True)
+        room = _Room(self.nodes)
+        placed = [room.take(held) for one in self._known.values() for held in one.held()]
+        if claim.renews and now - known.since < QUANTUM_SECONDS and room.take(claim.wanted):
+            return Answer(True)
+        # A node may be lost, so that what is held has no place: then nothing is free.
+        turn = self._turns_until(known, room) if all(placed) else None
+        if turn is None:
+            return Answer(False, self._why(known))
+        known.since = now
+        return Answer(True)
+
+    def _turns_until(self, known: _Known, room: "_Room") -> int | None:
+        """The number of runs of others that go first; None if there is no room for them and this one."""
+        more: dict[str, int] = dict.fromkeys(self._known, 0)
+        for turn in range(sum(one.claim.waiting for one in self._known.values())):
+            first = min(self._competing(more), key=lambda one: self._order(one, more))
+            assert first.claim.wanted is not None
+            if not room.take(first.claim.wanted):
+                return None
+            if first is known:
+                return turn
+            more[first.claim.sweep] += 1
+        return None
+
+    def _competing(self, more: Mapping[str, int]) -> Iterator[_Known]:
+        """The sweeps that could start a run, after so many more of each."""
+        for known in self._known.values():
+            claim, begun = known.claim, more[known.claim.sweep] + (known.granted is not None)
+            limit = claim.waiting if claim.at_once is None else min(claim.waiting, claim.at_once - len(claim.held))
+            if claim.wanted is not None and begun < limit and _Room(self.nodes).take(claim.wanted):
+                yield known
+
+    def _order(self, known: _Known, more: Mapping[str, int]) -> tuple[float, float, int, float, float]:
+        """Sorts sweeps: the one with the smallest is next."""
+        owner = known.claim.owner
+        of_owner = [one for one in self._known.values() if one.claim.owner == owner]
+        return (
+            round(self._share(of_owner, more), 6),
+            self._had[owner,],
+            -known.claim.priority,
+            round(self._share([known], more), 6),
+            self._had[owner, known.claim.sweep],
+        )
+
+    def _share(self, of: Iterable[_Known], more: Mapping[str, int]) -> float:
+        """The dominant share of some sweeps: the largest part of any of the cluster's resources that they hold."""
+        held: dict[str, float] = {}
+        for known in of:
+            begun = [known.claim.wanted or ()] * more[known.claim.sweep]
+            for bundles in (*known.held(), *begun):
+                for name, amount in _sum(bundles).items():
+                    held[name] = held.get(name, 0.0) + amount
+        total = _sum(self.nodes)
+        return max((amount / total[name] for name, amount in held.items() if total.get(name)), default=0.0)
+
+    def _never(self, wanted: Bundles) -> str:
+        count = len(self.nodes)
+        has = amounts(_sum(self.nodes), _sum(wanted))
+        return (
+            f"a run cannot be placed: it reserves {amounts(_sum(wanted))} for {len([*filter(None, wanted)])} actors, "
+            f"and the cluster has {has} on {count} node{'s' * (count != 1)}"
+        )
+
+    def _why(self, known: _Known) -> str:
+        """Why a sweep waits: who holds what it needs, and who is next."""
+        assert known.claim.wanted is not None
+        others = [one for one in self._known.values() if one is not known]
+        holding = [one for one in others if one.held()]
+        parts = [f"waiting for {amounts(_sum(known.claim.wanted))}"]
+        if holding:
+            parts.append("held by " + " and ".join(_titled(one.claim, len(one.held())) for one in holding[:3]))
+            if len(holding) > 3:
+                parts[-1] += f" and {len(holding) - 3} more sweeps"
+        elif known.held():
+            parts.append("which its own runs hold")
+        if ahead := [one for one in others if one.claim.wanted is not None and one.claim.waiting and not one.held()]:
+            parts.append(f"and it is the turn of sweep {ahead[0].claim.name} of {ahead[0].claim.owner}")
+        return ", ".join(parts)
+
+
+class _Room:
+    """What is free on each node, if runs are placed one after another on the first node with room."""
+
+    def __init__(self, nodes: Iterable[Mapping[str, float]]) -> None:
+        self._free = [dict(node) for node in nodes]
+        # No actor spans two GPUs with parts of them, so each is counted by itself.
+        self._gpus = [[1.0] * int(node.get("GPU", 0)) for node in self._free]
+
+    def take(self, bundles: Bundles) -> bool:
+        """Reserve all bundles, or none if there is no room; returns whether there was."""
+        before = [dict(node) for node in self._free], [list(gpus) for gpus in self._gpus]
+        for bundle in bundles:
+            if not any(self._place(bundle, node, gpus) for node, gpus in zip(self._free, self._gpus, strict=True)):
+                self._free, self._gpus = before
+                return False
+        return True
+
+    @staticmethod
+    def _place(bundle: Mapping[str, float], node: dict[str, float], gpus: list[float]) -> bool:
+        share = bundle.get("GPU", 0.0)
+        others = {name: amount for name, amount in bundle.items() if name != "GPU"}
+        if any(node.get(name, 0.0) < amount - ROUNDING for name, amount in others.items()):
+            return False
+        # One with the least room left, of those that have room for a part; as many whole ones as are wanted.
+        each, count = (share, 1) if share < 1 else (1.0, int(share))
+        fitting = sorted((free, index) for index, free in enumerate(gpus) if free >= each - ROUNDING)[:count]
+        if share and len(fitting) < count:
+            return False
+        for free, index in fitting if share else ():
+            gpus[index] = free - each
+        for name, amount in others.items():
+            node[name] -= amount
+        return True
+
+
+def amounts(of: Mapping[str, float], named: Iterable[str] | None = None) -> str:
+    """Resources in words: ``2 CPUs and 0.25 GPUs``."""
+    names = [name for name in (of if named is None else named) if named is not None or of[name]]
+    return " and ".join(f"{of.get(name, 0.0):g} {name}{'s' * (of.get(name, 0.0) != 1)}" for name in names) or "nothing"
+
+
+def _sum(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def _titled(claim: Claim, runs: int) -> str:
+    return f"sweep {claim.name} of {claim.owner} ({runs} run{'s' * (runs != 1)})"

@@ -1,0 +1,102 @@
+"""Who may ask a service for what, and how much."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fastapi import HTTPException, Request
+
+from byzray.client.models import Caller
+from byzray.mistakes import WrongInput
+from sweeps.service.settings import Settings
+from sweeps.service.tokens import Tokens
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# Who asks a service that has no tokens, which only this machine can reach.
+ANYBODY = "local"
+
+
+class Guard:
+    """Finds out who asks.
+
+    Args:
+        settings: of the service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tokens = Tokens(settings.storage)
+
+    def caller(self, request: Request) -> Caller:
+        """Who asks, by the bearer token of a request.
+
+        Raises:
+            fastapi.HTTPException: 401, if it has none that is known.
+        """
+        try:
+            known = self.tokens.all()
+        except WrongInput as error:
+            raise HTTPException(401, str(error), _CHALLENGE) from None
+        if not known and self.settings.is_local:
+            return Caller(name=ANYBODY, admin=True)
+        kind, _, text = request.headers.get("authorization", "").partition(" ")
+        found = self.tokens.caller(text.strip()) if kind.lower() == "bearer" else None
+        if found is None:
+            raise HTTPException(
+                401, "expected a bearer token that the service knows: Authorization: Bearer TOKEN", _CHALLENGE
+            )
+        return found
+
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="byzray"'}
+
+
+class BodyLimit:
+    """ASGI middleware that refuses larger bodies before they are in memory.
+
+    Args:
+        app: the application behind it.
+        most_bytes: the largest body.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], most_bytes: int) -> None:
+        self.app = app
+        self.most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.most_bytes:
+            await self._refuse(send)
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":  # the client left
+                return
+            body += message.get("body", b"")
+            if len(body) > self.most_bytes:
+                await self._refuse(send)
+                return
+            if not message.get("more_body"):
+                break
+        sent = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _refuse(self, send: Send) -> None:
+        content = f'{{"detail": "the body has more than {self.most_bytes} bytes", "mistakes": []}}'.encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": content})
