@@ -101,6 +101,67 @@ def _four(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def centred_products(matrix_ND: Floats, center_D: Floats, out_NN: NDArray[np.float64], first: int, stride: int) -> None:
+    """Add to the lower triangle of `out_NN`, in rows first, first + stride, ..., the inner products of the rows of a
+    matrix less a center: products are added in its precision, the sums of tiles in double precision."""
+    n, dimension = matrix_ND.shape
+    centred_NT = np.empty((n, TILE), matrix_ND.dtype)
+    for begin in range(0, dimension, TILE):
+        width = min(TILE, dimension - begin)
+        for i in range(n):
+            _subtract(matrix_ND[i, begin : begin + width], center_D[begin : begin + width], centred_NT[i, :width])
+        for block in range(0, n, ROWS):
+            for i in range(first, n, stride):
+                _multiply(centred_NT, i, block, min(block + ROWS, i + 1), width, out_NN)
+
+
+@kernel()
+def _subtract(u, v, out):  # type: ignore[no-untyped-def]
+    for k in range(np.uint64(len(out))):
+        out[k] = u[k] - v[k]
+
+
+@kernel()
+def _multiply(tile_NT, i, j, stop, width, out_NN):  # type: ignore[no-untyped-def]
+    """Add the inner products of row i of a tile with the rows j, ..., stop - 1."""
+    row = tile_NT[i, :width]
+    while j + 4 <= stop:
+        sums = _four_products(
+            row,
+            tile_NT[j, :width],
+            tile_NT[j + 1, :width],
+            tile_NT[j + 2, :width],
+            tile_NT[j + 3, :width],
+        )
+        for k in range(4):
+            out_NN[i, j + k] += sums[k]
+        j += 4
+    while j < stop:
+        out_NN[i, j] += _product(row, tile_NT[j, :width])
+        j += 1
+
+
+@kernel(fastmath={"contract", "reassoc", "nsz"})
+def _product(u, v):  # type: ignore[no-untyped-def]
+    total = u.dtype.type(0)
+    for k in range(np.uint64(len(u))):
+        total += u[k] * v[k]
+    return total
+
+
+@kernel(fastmath={"contract", "reassoc", "nsz"})
+def _four_products(u, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """Four inner products at once, for which `u` is loaded once."""
+    total0 = total1 = total2 = total3 = u.dtype.type(0)
+    for k in range(np.uint64(len(u))):
+        total0 += u[k] * v0[k]
+        total1 += u[k] * v1[k]
+        total2 += u[k] * v2[k]
+        total3 += u[k] * v3[k]
+    return total0, total1, total2, total3
+
+
+@kernel()
 def squared_norms(matrix_ND: Floats, out_N: NDArray[np.float64], first: int, stride: int) -> None:
     """The squared norms of the rows first, first + stride, ... of a matrix, in double precision."""
     for i in range(first, len(matrix_ND), stride):

@@ -226,10 +226,11 @@ class Mixed(Submissions):
                 distinct_UD = self.others.rows_ND
             else:
                 weights_MU = torch.cat((weights_MU[:, :last], weights_MU[:, last:].sum(dim=1, keepdim=True)), dim=1)
-        rows_MD = combined(weights_MU, distinct_UD)
-        if rows_MD.is_cuda:
-            return rows_MD.index_select(0, self._first_M)
+        if distinct_UD.is_cuda:
+            return combined(weights_MU, distinct_UD).index_select(0, self._first_M)
         again_K = (self._first_M != torch.arange(self.n)).nonzero()[:, 0]
+        # Those that are copied get no weights: where few are left, only the rows that have some are read.
+        rows_MD = combined(weights_MU.index_fill(0, again_K, 0), distinct_UD)
         return rows_MD.index_copy_(0, again_K, rows_MD.index_select(0, self._first_M[again_K]))
 
     def combine(self, weights_N: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes in names: N submissions, D parameters, of which B in a block.
 
 import math
 import warnings
+from functools import partial
 from typing import Annotated, Literal, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from byzray.aggregators._base import Weighting, unmet
 from byzray.distances import CACHED
 from byzray.order_statistics import lower_median_of
+from byzray.parallel import compiled, over_rows
 from byzray.submissions import Submissions
 
 SMOOTHED = 1e-6
@@ -81,9 +83,13 @@ def _around(middle_D: Tensor, rows_ND: Tensor, finite_N: Tensor) -> tuple[Tensor
 
     Differences to the median keep the digits near consensus, and what lies far out spoils only its own.
     """
+    all_finite = not rows_ND.is_cuda and bool(finite_N.all())
+    if all_finite and compiled(rows_ND):
+        gram_NN = _products(middle_D, rows_ND)
+        if gram_NN.isfinite().all():
+            return gram_NN, gram_NN.diagonal().sqrt()
     gram_NN = torch.zeros(len(rows_ND), len(rows_ND), dtype=torch.float64, device=rows_ND.device)
     at_once = rows_ND.shape[1] if rows_ND.is_cuda else CACHED
-    all_finite = not rows_ND.is_cuda and bool(finite_N.all())
     for rows_NB, middle_B in zip(rows_ND.split(at_once, dim=1), middle_D.split(at_once), strict=True):
         centred_NB = rows_NB - middle_B
         if not all_finite:
@@ -93,6 +99,16 @@ def _around(middle_D: Tensor, rows_ND: Tensor, finite_N: Tensor) -> tuple[Tensor
             products_NN = centred_NB.double() @ centred_NB.T.double()
         gram_NN += products_NN
     return gram_NN, gram_NN.diagonal().sqrt()
+
+
+def _products(middle_D: Tensor, rows_ND: Tensor) -> Tensor:
+    """The inner products by compiled code; not finite beyond the range of the rows' precision."""
+    from byzray.kernels import centred_products  # here, as it loads a compiler
+
+    lower_NN = torch.zeros(len(rows_ND), len(rows_ND), dtype=torch.float64)
+    rows, middle = (one.detach().contiguous().numpy() for one in (rows_ND, middle_D))
+    over_rows(partial(centred_products, rows, middle, lower_NN.numpy()))
+    return lower_NN + lower_NN.tril(-1).T
 
 
 def _stepped(

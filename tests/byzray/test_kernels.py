@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from byzray import parallel
+from byzray.aggregators.geometric_median import GeometricMedian, _around
 from byzray.datasets import Data
 from byzray.deviations import spread
 from byzray.distances import distances, distances_from, norms
@@ -204,6 +205,31 @@ def test_distances_from_hostile_rows(value: float, monkeypatch: pytest.MonkeyPat
 
 
 @cases
+def test_products_around_a_point(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    middle_D, finite_N = matrix[0] / 3, torch.ones(len(matrix), dtype=torch.bool)
+    found_NN, norms_N = _around(middle_D, matrix, finite_N)
+    centred_ND = (matrix - middle_D).double()
+    expected_NN = centred_ND @ centred_ND.T
+    lengths_N = expected_NN.diagonal().sqrt()
+    rounding = 1e-6 if matrix.dtype is torch.float32 else 1e-14
+    assert ((found_NN - expected_NN).abs() <= rounding * lengths_N[:, None] * lengths_N).all()
+    torch.testing.assert_close(norms_N, lengths_N, rtol=rounding, atol=0)
+    torch.set_num_threads(1)
+    assert torch.equal(_around(middle_D, matrix, finite_N)[0], found_NN)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+def test_a_geometric_median_with_a_hostile_row(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    matrix = torch.randn(6, 300, generator=torch.Generator().manual_seed(1))
+    matrix[5] = value
+    weights_N = GeometricMedian().weights(Matrix(matrix), 1)
+    assert weights_N[5] < 1e-30
+    assert weights_N.sum() == pytest.approx(1)
+
+
+@cases
 def test_combinations_of_few_rows(matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_always(monkeypatch)
     monkeypatch.setattr("byzray.submissions.SPARSE", 1.0)  # else only of large numbers of rows
@@ -241,3 +267,15 @@ def test_equal_rows_are_mixed_as_if_each_was_written(weights_NN: torch.Tensor, m
     whole_ND = torch.cat((rows_ND[:20], rows_ND[19].expand(10, -1)))
     written = Mixed(weights_NN, Matrix(whole_ND)).rows_ND
     torch.testing.assert_close(Mixed(weights_NN, Matrix(rows_ND, distinct=20)).rows_ND, written, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 20])
+def test_mixtures_of_equal_weights_are_equal_to_the_bit(kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_always(monkeypatch)
+    generator = torch.Generator().manual_seed(kinds)
+    rows_ND = torch.randn(30, 700, generator=generator)
+    weights_KN = torch.rand(kinds, 30, generator=generator, dtype=torch.float64)
+    kinds_N = torch.arange(30) % kinds
+    found_ND = Mixed(weights_KN[kinds_N], Matrix(rows_ND)).rows_ND
+    torch.testing.assert_close(found_ND.double(), weights_KN[kinds_N] @ rows_ND.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found_ND, found_ND[kinds_N])  # the first ones, each of another kind
