@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 State = Literal["starting", "waiting", "running", "stuck", "stopping", "paused", "cancelled", "finished", "failed"]
 """The states of a sweep.
@@ -20,8 +20,8 @@ RunState = Literal["missing", "running", "interrupted", "failed", "stopped", "fi
 
 LARGEST_TEXT = 100_000
 
-Priority = Annotated[int, Field(ge=-100, le=100)]
-AtOnce = Annotated[int, Field(ge=1, le=1_000_000)]
+Priority = Annotated[int, Field(ge=-100, le=100, strict=True)]
+AtOnce = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -52,7 +52,7 @@ class Submission(Model):
     only: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=20)] = []
     seeds: Annotated[str, Field(max_length=1000)] | None = None
     set: Annotated[dict[Annotated[str, Field(max_length=100)], Any], Field(max_length=50)] = {}
-    workers_per_actor: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    workers_per_actor: AtOnce | None = None
     priority: Priority = 0
     at_once: AtOnce | None = None
 
@@ -77,7 +77,7 @@ class Resumption(Model):
             or NumPy.
     """
 
-    mix_versions: bool = False
+    mix_versions: StrictBool = False
 
 
 class Plan(Model):

@@ -122,7 +122,7 @@ def _expect_installed() -> None:
     Raises:
         byzray.mistakes.WrongInput: they are not installed.
     """
-    missing = [name for name in ("fastapi", "psutil", "slowapi", "sse_starlette") if find_spec(name) is None]
+    missing = [name for name in ("fastapi", "limits", "psutil", "sse_starlette") if find_spec(name) is None]
     if missing:
         raise WrongInput(f"the service is not installed ({', '.join(missing)}): pip install 'byzray[service]'")
 

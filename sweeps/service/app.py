@@ -11,9 +11,6 @@ from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Respo
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
-from slowapi import Limiter
-from slowapi.errors import RateLimitExceeded
-from slowapi.middleware import SlowAPIASGIMiddleware
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -38,6 +35,9 @@ SweepId = Annotated[str, Path(description="The id of a sweep.", pattern="^[a-z0-
 RunName = Annotated[str, Path(description="The name of a run.", max_length=251)]
 Limit = Annotated[int, Query(ge=1, le=500, description="The largest number of items.")]
 After = Annotated[str | None, Query(max_length=300, description="The `next` of the page before.")]
+
+# Fields of a submission that are numbers, where the query has texts.
+NUMBERS = ("priority", "at_once", "workers_per_actor")
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 
@@ -139,15 +139,6 @@ def build(settings: Settings) -> FastAPI:
 
 def _protect(app: FastAPI, service: Service) -> None:
     settings = service.settings
-
-    def key(request: Request) -> str:
-        try:
-            return service.guard.caller(request).name
-        except HTTPException:
-            return request.client.host if request.client else "nobody"
-
-    app.state.limiter = Limiter(key, default_limits=[f"{settings.most_requests}/minute"])
-    app.add_middleware(SlowAPIASGIMiddleware)
     app.add_middleware(BodyLimit, most_bytes=settings.most_bytes)
     if settings.is_local:  # so that no page in a browser here reaches it by another name of this machine
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
@@ -167,10 +158,6 @@ def _protect(app: FastAPI, service: Service) -> None:
     @app.exception_handler(WrongInput)
     async def refuse_input(_: Request, error: WrongInput) -> JSONResponse:
         return _problem(409, str(error))
-
-    @app.exception_handler(RateLimitExceeded)
-    def refuse_more(_: Request, error: RateLimitExceeded) -> JSONResponse:
-        return _problem(429, f"more than {error.detail}", headers={"Retry-After": "60"})
 
 
 def _problem(status: int, detail: str, mistakes: list[str] | None = None, headers: Any = None) -> JSONResponse:
@@ -207,6 +194,7 @@ async def _submission(request: Request) -> models.Submission:
             return models.Submission.model_validate_json(body)
         if kind in YAML_TYPES:
             fields: dict[str, Any] = dict(request.query_params.items())
+            fields |= {name: int(value) for name, value in fields.items() if name in NUMBERS and _is_integer(value)}
             if only := request.query_params.getlist("only"):
                 fields["only"] = only
             return models.Submission.model_validate({**fields, "yaml": body.decode()})
@@ -215,6 +203,10 @@ async def _submission(request: Request) -> models.Submission:
     except UnicodeDecodeError:
         raise HTTPException(422, "the body is no UTF-8") from None
     raise HTTPException(415, f"content-type: got {kind!r}, expected application/json or application/yaml")
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and len(text) < 20
 
 
 SUBMISSION_BODY = {
@@ -401,7 +393,7 @@ def _add_changing(app: FastAPI, service: Service) -> None:
         response.headers["Location"] = f"/v1/sweeps/{record.id}"
         return service.answer(record)
 
-    @app.patch("/v1/sweeps/{sweep}", tags=["sweeps"], responses=_problems(403, 404, 413, 422))
+    @app.patch("/v1/sweeps/{sweep}", tags=["sweeps"], responses=_problems(400, 403, 404, 413, 422))
     def change(caller: WhoAsks, sweep: SweepId, change: models.Change) -> models.Sweep:
         """Change how a sweep takes turns."""
         return service.changed(service.own(sweep, caller), **change.model_dump(exclude_unset=True))
@@ -420,7 +412,7 @@ def _add_changing(app: FastAPI, service: Service) -> None:
         _expect_state(service.answer(record), but_not=("finished", "cancelled"))
         return service.changed(record, asked="cancel")
 
-    @app.post("/v1/sweeps/{sweep}/resume", tags=["sweeps"], responses=_problems(403, 404, 409, 413, 422))
+    @app.post("/v1/sweeps/{sweep}/resume", tags=["sweeps"], responses=_problems(400, 403, 404, 409, 413, 422))
     def resume(caller: WhoAsks, sweep: SweepId, how: models.Resumption | None = None) -> models.Sweep:
         """Continue a sweep that was paused or cancelled, or has failed; its failed runs are retried."""
         record = service.own(sweep, caller)
@@ -436,7 +428,7 @@ def _add_changing(app: FastAPI, service: Service) -> None:
         """Delete a sweep that has ended or was paused, with all its results."""
         record = service.own(sweep, caller)
         state = service.answer(record).state
-        if state not in (*models.ENDED, "paused") or sweep in (service.drivers.live or ()):
+        if state not in (*models.ENDED, "paused"):
             raise HTTPException(409, f"{sweep} is {state}, expected it to have ended: cancel it first")
         records.delete(sweep)
 

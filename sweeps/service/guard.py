@@ -4,6 +4,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fastapi import HTTPException, Request
+from limits.limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from byzray.client.models import Caller
 from byzray.mistakes import WrongInput
@@ -28,17 +31,37 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tokens = Tokens(settings.storage)
+        self._limit = RateLimitItemPerMinute(settings.most_requests)
+        self._counts = MovingWindowRateLimiter(MemoryStorage())
 
     def caller(self, request: Request) -> Caller:
         """Who asks, by the bearer token of a request.
 
         Raises:
-            fastapi.HTTPException: 401, if it has none that is known.
+            fastapi.HTTPException: 401, if it has none that is known; 403, if a page of another site sends it; 429, if
+                there are too many.
         """
         try:
+            found = self._caller(request)
+        except HTTPException:
+            self._count(f"nobody at {request.client.host if request.client else 'an unknown address'}")
+            raise
+        self._count(found.name)
+        return found
+
+    def _count(self, who: str) -> None:
+        if not self._counts.hit(self._limit, who):
+            detail = f"more than {self.settings.most_requests} requests in a minute"
+            raise HTTPException(429, detail, {"Retry-After": "10"})
+
+    def _caller(self, request: Request) -> Caller:
+        origin = request.headers.get("origin")
+        if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}":
+            raise HTTPException(403, "a page of another site sent this request")
+        try:
             known = self.tokens.all()
-        except WrongInput as error:
-            raise HTTPException(401, str(error), _CHALLENGE) from None
+        except WrongInput:
+            raise HTTPException(401, "the tokens of the service are damaged; nobody is let in", _CHALLENGE) from None
         if not known and self.settings.is_local:
             return Caller(name=ANYBODY, admin=True)
         kind, _, text = request.headers.get("authorization", "").partition(" ")
@@ -69,7 +92,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        if b"content-length" not in headers and b"transfer-encoding" not in headers:  # there is no body
+            await self.app(scope, receive, send)
+            return
+        length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.most_bytes:
             await self._refuse(send)
             return

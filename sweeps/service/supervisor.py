@@ -191,11 +191,11 @@ class Supervisor:
         _end(left)
 
     def _end_gently(self) -> None:
-        """Let the server save the runs in progress, and the head end its processes."""
-        for process in reversed(self._processes):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
+        """Let the server save the runs in progress, then end everything."""
+        server = self._processes[-1]
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
         self._end_all()
 
     def _end_all(self) -> None:
