@@ -12,10 +12,14 @@ RESULTS = docs/benchmarks
 WITH_DATA = $(if $(DATA),--data $(DATA))
 WITH_PUBLISHED = $(if $(PUBLISHED),--published $(PUBLISHED))
 
-.PHONY: demo test check site reference reproduction notebook lock chaos bench gpu clean
+.PHONY: demo serve test check site reference reproduction notebook lock chaos bench gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/byzray sweep demo
+
+# The service, on this machine alone, until Ctrl-C: docs/service.md.
+serve: $(INSTALLED)
+	$(VENV)/bin/byzray serve
 
 # Two processes: one waits for Ray most of the time.
 test: check site

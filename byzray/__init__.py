@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from byzray.lazy import imported_on_use
 
 if TYPE_CHECKING:
-    from byzray.mistakes import SetupError
-    from byzray.recording.update import Interrupted, Update
+    from byzray.mistakes import Interrupted, SetupError
+    from byzray.recording.update import Update
     from byzray.report.frame import load_runs
     from byzray.runs.directory import RunExists
     from byzray.runs.result import Result
@@ -28,7 +28,7 @@ __all__ = ["Interrupted", "Result", "RunExists", "Setup", "SetupError", "Update"
 __getattr__ = imported_on_use(
     __name__,
     {
-        "Interrupted": "recording.update",
+        "Interrupted": "mistakes",
         "Result": "runs.result",
         "RunExists": "runs.directory",
         "Setup": "setups",

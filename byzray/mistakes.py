@@ -63,6 +63,10 @@ class Failure(Exception):
     """The work failed for a reason outside the code, which the message explains; no traceback. Exit code 1."""
 
 
+class Interrupted(Exception):
+    """The run stopped because it was asked to. Exit code 1."""
+
+
 class BrokenContract(Failure, ValueError):
     """A user's own rule or attack broke a requirement on all rules or attacks; the message names both."""
 

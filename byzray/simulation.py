@@ -144,7 +144,7 @@ def simulate(
         byzray.datasets.MissingData: the data set is not there.
         RunExists: the run's directory holds an interrupted run, and `resume` is False, or is damaged.
         byzray.files.StorageFault: something cannot be written.
-        byzray.recording.update.Interrupted: `progress` asked for a stop.
+        byzray.mistakes.Interrupted: `progress` asked for a stop.
     """
     setup = setup.changed(actors=None, seed=setup.seed if seed is None else seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from actors.publishing import Sample, Source
-from byzray.recording.progress import duration
+from byzray.console import duration
 from byzray.setups import Setup
 from sweeps.plan import Plan
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from byzray.console import duration
 from byzray.datasets import MissingData
 from byzray.mistakes import SetupError
-from byzray.recording.progress import duration
 from byzray.runs.directory import DONE
 from sweeps.outcome import Outcome
 from sweeps.plan import Paces, Plan

@@ -24,11 +24,11 @@ from byzray.data import check_data, load_data
 from byzray.datasets import Data
 from byzray.environment import fingerprints, source_digests
 from byzray.files import StorageFault
-from byzray.mistakes import Failure, SetupError
+from byzray.mistakes import Failure, Interrupted, SetupError
 from byzray.process_state import own_settings
 from byzray.recording.loop import interrupt, recorded
 from byzray.recording.simulation import Simulation
-from byzray.recording.update import Interrupted, Update, Updates
+from byzray.recording.update import Update, Updates
 from byzray.runs.checkpoints import CheckpointInterval, Checkpoints
 from byzray.runs.directory import RunDirectory, RunExists
 from byzray.runs.result import Result

@@ -33,12 +33,21 @@ def test_actors_do_not_import_sweeps(path: Path) -> None:
     assert "sweeps" not in imported(path)
 
 
+def loaded_by(module: str, among: list[str]) -> str:
+    """Which of some modules are loaded once another is imported, as Python prints a list."""
+    code = f"import sys, {module}; print([name for name in {among} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.mark.parametrize("module", ["actors.worker", "byzray.cohort"])
 def test_actors_start_without_what_they_do_not_need(module: str) -> None:
-    heavy = ["torchvision", "matplotlib", "sklearn", "pandas"]
-    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == "[]"
+    assert loaded_by(module, ["torchvision", "matplotlib", "sklearn", "pandas"]) == "[]"
+
+
+@pytest.mark.parametrize("module", ["byzray.commands", "byzray.client"])
+def test_commands_and_clients_start_without_what_computes(module: str) -> None:
+    """So that `byzray ps`, say, and the completion of a shell answer at once."""
+    assert loaded_by(module, ["torch", "numpy", "pandas", "ray", "matplotlib", "sklearn"]) == "[]"
 
 
 def test_a_clone_is_not_taken_for_the_package(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-import pandas as pd
 import requests
 from pydantic import BaseModel, ValidationError
 
@@ -40,6 +39,9 @@ from byzray.client.models import (
 )
 from byzray.files import write_atomically
 from byzray.mistakes import Failure, WrongInput, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Client", "Cluster", "Plan", "Refused", "Run", "Sweep", "Unreachable"]
 
@@ -295,12 +297,14 @@ class Client:
         """Delete a sweep that has ended or was paused, with all its results."""
         self._send("DELETE", f"/v1/sweeps/{quote(sweep, safe='')}").close()
 
-    def results(self, sweep: str) -> pd.DataFrame:
+    def results(self, sweep: str) -> "pd.DataFrame":
         """The runs of a sweep that are done, as :func:`byzray.load_runs` reads them.
 
         Args:
             sweep: its id.
         """
+        import pandas as pd
+
         with self._send("GET", f"/v1/sweeps/{quote(sweep, safe='')}/results", format="parquet") as answer:
             return pd.read_parquet(io.BytesIO(answer.content))
 

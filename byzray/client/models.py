@@ -65,7 +65,7 @@ class Change(Model):
         at_once: the largest number of runs at a time; null: as many as there is room for.
     """
 
-    priority: Priority | None = None
+    priority: Priority = 0
     at_once: AtOnce | None = None
 
 

@@ -20,8 +20,7 @@ from byzray.commands.serve import serve, service
 from byzray.commands.show import show
 from byzray.commands.sweep import sweep
 from byzray.commands.verify import verify
-from byzray.mistakes import Failure, WrongInput
-from byzray.recording.update import Interrupted
+from byzray.mistakes import Failure, Interrupted, WrongInput
 
 app = typer.Typer(
     no_args_is_help=True,

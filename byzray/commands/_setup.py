@@ -2,14 +2,16 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from byzray.commands._shared import holds, import_from, import_from_folder_of
 from byzray.mistakes import SetupError, WrongInput
-from byzray.setups import Setup, load_setup
 from byzray.yaml import parse_yaml
+
+if TYPE_CHECKING:
+    from byzray.setups import Setup
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP.yaml", help="The setup file.")]
 Overrides = Annotated[
@@ -18,8 +20,10 @@ Overrides = Annotated[
 ]
 
 
-def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> Setup:
+def read_setup(path: Path, overrides: list[str] | None, **more: Any) -> "Setup":
     """Read the setup of a command. Own classes are also imported from the working folder and the file's folder."""
+    from byzray.setups import Setup, load_setup
+
     import_from(Path.cwd())
     import_from_folder_of(path)
     values: dict[str, Any] = {}

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from byzray.console import plain_console
 from byzray.mistakes import SetupError, parsed, suggestion
-from byzray.setups.files import read_content
 
 if TYPE_CHECKING:
     from byzray.runs.checkpoints import CheckpointInterval
@@ -111,6 +110,8 @@ def import_from_folder_of(file: Path) -> None:
 
 def holds(path: Path, kind: type[BaseModel], but_not: type[BaseModel]) -> bool:
     """Whether the keys of a file belong to another kind of file."""
+    from byzray.setups.files import read_content
+
     with suppress(SetupError):
         keys = read_content(path).keys()
         return bool(keys & kind.model_fields.keys()) and not keys & but_not.model_fields.keys()

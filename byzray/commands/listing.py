@@ -3,19 +3,18 @@
 import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from byzray.aggregators import Aggregator, TrimmedMean
 from byzray.commands._shared import one_of, out
-from byzray.defence import Defence
 from byzray.options import Options
-from byzray.preaggregators import PreAggregator
-from byzray.setups import REGISTRIES
+
+if TYPE_CHECKING:
+    from byzray.defence import Defence
 
 
 class Kind(StrEnum):
@@ -40,13 +39,7 @@ FIELDS = {
     Kind.datasets: "dataset",
 }
 
-Guarantee = Callable[[Defence, int, int], float]
-
-# Columns of what is proven.
-GUARANTEES: dict[Kind, dict[str, Guarantee]] = {
-    Kind.aggregators: {"bound": Defence.bound, "kappa": Defence.kappa},
-    Kind.preaggregators: {"kappa": Defence.kappa},
-}
+Guarantee = Callable[["Defence", int, int], float]
 
 
 def list_options(
@@ -59,10 +52,12 @@ def list_options(
     Aggregators are listed with their variance-norm bound and their robustness coefficient kappa for n workers of which
     f are Byzantine; pre-aggregators with the kappa that they have before the trimmed mean.
     """
+    from byzray.setups import REGISTRIES
+
     if kind is Kind.sweeps:
         _list_sweeps()
         return
-    guarantees = GUARANTEES.get(kind, {})
+    guarantees = _guarantees(kind)
     table = Table("name", "what it is", "options", *guarantees, box=None, padding=(0, 2, 0, 0))
     for name, cls in REGISTRIES[FIELDS[kind]].classes.items():
         what = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
@@ -75,8 +70,21 @@ def list_options(
     _print(table)
 
 
+def _guarantees(kind: Kind) -> dict[str, Guarantee]:
+    """Columns of what is proven."""
+    from byzray.defence import Defence
+
+    if kind is Kind.aggregators:
+        return {"bound": Defence.bound, "kappa": Defence.kappa}
+    return {"kappa": Defence.kappa} if kind is Kind.preaggregators else {}
+
+
 def _guarantee(cls: type[Options], of: Guarantee, workers: int, byzantine: int) -> str:
     """A bound or a kappa of an option with its defaults, as text: "n/a" where it is not valid for n and f."""
+    from byzray.aggregators import Aggregator, TrimmedMean
+    from byzray.defence import Defence
+    from byzray.preaggregators import PreAggregator
+
     if any(field.is_required() for field in cls.model_fields.values()):
         return "-"
     option = cls()

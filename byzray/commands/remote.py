@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from byzray.commands._shared import err, number, out
+from byzray.console import duration
 from byzray.mistakes import WrongInput
-from byzray.recording.progress import duration
 from byzray.yaml import parse_yaml
 
 if TYPE_CHECKING:

@@ -21,8 +21,6 @@ from byzray.commands._shared import (
     out,
     stopped_by_signals,
 )
-from byzray.recording.progress import View, actor_log_shown
-from byzray.recording.update import Update
 
 
 def run(
@@ -42,6 +40,9 @@ def run(
     address: Address = None,
 ) -> None:
     """Run one setup, on Ray actors by default."""
+    from byzray.recording.progress import View, actor_log_shown
+    from byzray.recording.update import Update
+
     more: dict[str, Any] = {} if seed is None else {"seed": seed}
     setup = read_setup(setup_file, overrides, **more, **({"actors": None} if in_process else {}))
     began = time.monotonic()

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from byzray.commands._shared import Address, DataRoot, err, number, out
-from byzray.data import data_root
 from byzray.mistakes import WrongInput
 
 DEFAULT_STORAGE = Path("service")
@@ -76,6 +75,7 @@ def serve(
 ) -> None:
     """Serve: compute the sweeps that others submit, until Ctrl-C."""
     _expect_installed()
+    from byzray.data import data_root
     from sweeps.service.settings import Settings
     from sweeps.service.supervisor import Supervisor
     from sweeps.service.tokens import Tokens

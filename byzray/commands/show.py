@@ -1,18 +1,21 @@
 """byzray show."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from byzray.aggregators import Aggregator
 from byzray.commands._setup import Overrides, SetupFile, read_setup
 from byzray.commands._shared import out
-from byzray.datasets import MissingData
-from byzray.defence import Defence
 from byzray.mistakes import SetupError
-from byzray.setups import Setup
+
+if TYPE_CHECKING:
+    from byzray.setups import Setup
 
 
 def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
     """Print a resolved setup, the bounds of its rule, and the label skew of its split."""
+    from byzray.aggregators import Aggregator
+    from byzray.defence import Defence
+
     setup = read_setup(setup_file, overrides)
     of_data = _of_data(setup_file, setup)
     out.print(setup.yaml().rstrip(), markup=False)
@@ -30,7 +33,7 @@ def show(setup_file: SetupFile, overrides: Overrides = None) -> None:
         out.print(f"# {of_data}", markup=False)
 
 
-def _of_data(setup_file: Path, setup: Setup) -> str | None:
+def _of_data(setup_file: Path, setup: "Setup") -> str | None:
     """The label skew of the split, which needs the data set, or a note that the data set is missing.
 
     The data set is read only for this, or if its shape is not known otherwise.
@@ -39,6 +42,7 @@ def _of_data(setup_file: Path, setup: Setup) -> str | None:
         SetupError: the model does not fit the data set, or the split cannot divide it.
     """
     from byzray.data import load_data
+    from byzray.datasets import MissingData
     from byzray.division import training
     from byzray.splits import Sharded, label_skew
     from byzray.splits.file import File
@@ -65,7 +69,7 @@ def _of_data(setup_file: Path, setup: Setup) -> str | None:
     return f"split {split.label()}: label skew {skew:.2f}, shards of {spread} examples"
 
 
-def _directory_name(setup: Setup) -> str:
+def _directory_name(setup: "Setup") -> str:
     from byzray.runs.directory import RunDirectory
 
     return RunDirectory.name(setup)

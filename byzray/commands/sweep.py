@@ -23,12 +23,7 @@ from byzray.commands._shared import (
     stopped_by_signals,
 )
 from byzray.commands.report import write_report
-from byzray.data import data_root
-from byzray.datasets import MissingData
 from byzray.mistakes import Failure, SetupError, WrongInput, parsed
-from byzray.recording.progress import actor_log_shown
-from byzray.setups import Setup
-from byzray.setups.files import read_content
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan
@@ -85,7 +80,10 @@ def sweep(
     """Run the setups of a sweep on Ray Tune, continue unfinished runs, and write the report."""
     import actors
     import sweeps
+    from byzray.data import data_root
+    from byzray.recording.progress import actor_log_shown
     from byzray.report.archive import names_in
+    from byzray.setups import Setup
     from sweeps.definition import SweepFile, parse_seeds
     from sweeps.grid import SweepError
     from sweeps.plan import make_plan
@@ -148,6 +146,8 @@ def sweep(
 
 def _import_from(name: str) -> None:
     """Also import the user's own classes from the working folder and from the folders of the sweep and its base."""
+    from byzray.setups.files import read_content
+
     import_from(Path.cwd())
     path = Path(name)
     if path.is_file():
@@ -159,6 +159,7 @@ def _import_from(name: str) -> None:
 
 
 def _show_plan(plan: "Plan", storage: "Storage", resources: "Resources", data: Path, measure: bool) -> None:
+    from byzray.datasets import MissingData
     from sweeps.measure import measure as measure_kinds
     from sweeps.summary import print_plan
 

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from byzray.commands._shared import DataRoot, number, out, pull_results
-from byzray.data import data_root
 from byzray.mistakes import WrongInput, parsed
-from byzray.runs.directory import STATES
 
 
 def verify(
@@ -24,6 +22,7 @@ def verify(
 ) -> None:
     """Compare the files of runs with their digests, or runs of an archive with what is computed here; fails if one
     differs."""
+    from byzray.data import data_root
     from byzray.report.archive import is_archive
 
     if is_archive(Path(directory)) != (recompute is not None):
@@ -50,6 +49,7 @@ def _recompute(path: Path, count: int, data: Path) -> None:
 
 
 def _compare_digests(directory: str) -> None:
+    from byzray.runs.directory import STATES
     from byzray.runs.verification import verify as verify_runs
     from sweeps.storage import Storage
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from byzray.mistakes import Interrupted
 from byzray.process_state import own_settings
 from byzray.recording.figure import draw_if_missing
 from byzray.recording.recorder import Recorder
 from byzray.recording.simulation import Simulation, StateLost
-from byzray.recording.update import Interrupted, Progress, Update, Updates
+from byzray.recording.update import Progress, Update, Updates
 from byzray.runs.checkpoints import CheckpointInterval
 from byzray.runs.directory import RunDirectory, RunExists
 from byzray.runs.result import Result

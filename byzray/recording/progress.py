@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from byzray.console import plain_console
+from byzray.console import duration, plain_console
 from byzray.recording.update import Progress, Update
 from byzray.setups import Setup
 
@@ -186,13 +186,3 @@ class View:
             left = (self.setup.steps - update.step) / pace
             parts.append(f"{duration(now - self.began)} elapsed, {duration(left)} left")
         return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes, seconds; days where there are many."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{days} d {hour} h" if days else f"{hour}:{minute:02}:{second:02}"

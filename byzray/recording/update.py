@@ -46,7 +46,3 @@ class Update:
 Progress = Callable[[Update], bool | None]
 
 Updates = Generator[Update, None, Result]
-
-
-class Interrupted(Exception):
-    """The run stopped because it was asked to."""

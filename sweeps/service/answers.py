@@ -107,13 +107,16 @@ def run_names(folder: Path) -> list[str]:
 def _planned(path: Path, version: int) -> tuple[str, ...]:
     with path.open(encoding="utf-8") as file:
         known = [json.loads(line)["run"] for line in file]
-    found = sorted(one.name for one in (path.parent / "runs").glob("*") if one.is_dir())
+    found = sorted(one.name for one in (path.parent / "runs").glob("*") if one.is_dir() and not one.is_symlink())
     return (*known, *(name for name in found if name not in set(known)))
 
 
 def has_run(folder: Path, name: str) -> bool:
     """Whether a sweep has a run of this name, computed or not."""
-    return PLAIN_NAME.fullmatch(name) is not None and (name in run_names(folder) or (folder / "runs" / name).is_dir())
+    path = folder / "runs" / name
+    if PLAIN_NAME.fullmatch(name) is None or path.is_symlink():
+        return False
+    return name in run_names(folder) or path.is_dir()
 
 
 def run_of(folder: Path, name: str) -> models.Run:

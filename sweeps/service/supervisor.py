@@ -5,12 +5,15 @@ There are two: the head of a Ray cluster, unless the service uses one that is th
 """
 
 import ctypes
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -132,7 +135,7 @@ class Supervisor:
         subprocess.run([ray, "get-auth-token", "--generate"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = _free_port()
         command = [ray, "start", "--head", "--block", "--disable-usage-stats", f"--port={port}"]
-        command += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
+        command += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0", f"--temp-dir={self._sessions()}"]
         command += [f"--num-cpus={self.cpus}"] if self.cpus is not None else []
         command += [f"--num-gpus={self.gpus}"] if self.gpus is not None else []
         head = self._start(command)
@@ -144,6 +147,23 @@ class Supervisor:
                 return f"127.0.0.1:{port}"
             time.sleep(POLL_SECONDS)
         return None
+
+    def _sessions(self) -> Path:
+        """The folder for the files of Ray's sessions; of the earlier ones in it, only the last is kept.
+
+        Raises:
+            byzray.mistakes.Failure: it belongs to somebody else.
+        """
+        # Ray's sockets lie there, whose paths may have 107 bytes: the storage's could be too long.
+        digest = hashlib.sha256(str(self.settings.storage).encode()).hexdigest()[:8]
+        folder = Path(tempfile.gettempdir()) / f"byzray-{os.getuid()}-{digest}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise Failure(f"{folder}: belongs to somebody else; set TMPDIR to a folder of your own")
+        earlier = sorted(path for path in folder.glob("session_2*") if path.is_dir())
+        for path in earlier[:-1]:
+            shutil.rmtree(path, ignore_errors=True)
+        return folder
 
     def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:

@@ -29,7 +29,8 @@ import actors
 from actors import Fleet
 from actors.fleet import split
 from byzray import Setup
-from byzray.recording.update import Interrupted, Update
+from byzray.mistakes import Interrupted
+from byzray.recording.update import Update
 from byzray.runs.directory import RunDirectory
 from byzray.setups import Actors
 

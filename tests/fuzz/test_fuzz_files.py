@@ -19,7 +19,7 @@ import pytest
 from fuzz_harness import SEED, Failures, byzray, calls, scaled
 
 from byzray import load_setup, simulate
-from byzray.recording.update import Interrupted
+from byzray.mistakes import Interrupted
 from sweeps.definition import load_sweep
 from sweeps.grid import SweepError
 from sweeps.plan import make_plan

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+import requests
 
 from byzray.client import Client, Sweep
 
@@ -104,3 +106,8 @@ def digests(runs: Path) -> dict[str, bytes]:
     """What the runs of a sweep computed, by the names of their directories and files."""
     names = ("metrics.csv", "evaluations.csv", "parameters.npy")
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for name in names for path in runs.glob(f"*/{name}")}
+
+
+def ask(service: Running, method: str, path: str, token: str | None = None, **more: Any) -> requests.Response:
+    headers = more.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    return requests.request(method, service.url + path, headers=headers, timeout=60, **more)

@@ -17,8 +17,7 @@ from rich.console import Console
 import actors
 import byzray
 from byzray import Setup
-from byzray.mistakes import WrongInput
-from byzray.recording.update import Interrupted
+from byzray.mistakes import Interrupted, WrongInput
 from byzray.report import write_report
 from byzray.runs.directory import RunDirectory
 from sweeps.definition import load_sweep
