@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import torch
 from running_service import Running, digests
 
 from byzray import simulate
@@ -46,6 +47,7 @@ def kill(service: Running, target: str) -> bool:
 
 def undisturbed(yaml: str, folder: Path) -> dict[str, bytes]:
     """What the runs of a sweep compute in this process, without any service."""
+    torch.set_num_threads(1)  # as trials do
     sweep, seeds = sweep_in(Submission(yaml=yaml), ())
     for run in make_plan(sweep, Storage(str(folder / "nothing")), folder, seeds=seeds).runs:
         simulate(run.setup, output=folder / "undisturbed")
