@@ -122,8 +122,8 @@ def _expect_installed() -> None:
     Raises:
         byzray.mistakes.WrongInput: they are not installed.
     """
-    missing = [name for name in ("fastapi", "limits", "psutil", "sse_starlette") if find_spec(name) is None]
-    if missing:
+    needed = "fastapi", "fastapi_offline", "limits", "psutil", "sse_starlette"
+    if missing := [name for name in needed if find_spec(name) is None]:
         raise WrongInput(f"the service is not installed ({', '.join(missing)}): pip install 'byzray[service]'")
 
 

@@ -67,18 +67,26 @@ Schema = dict[str, Any]
 
 def command_line() -> str:
     """Commands with their arguments and options, in the order of `byzray --help`."""
-    functions = {one.name or one.callback.__name__: one.callback for one in app.registered_commands if one.callback}
-    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     parts = [f"# Command line\n\n{app.info.help}"]
-    for name, command in commands.items():
+    for name, command in _leaves("", get_command(app)):
         shown = [one for one in command.params if one.name != "help"]
-        hints = get_type_hints(functions[name], include_extras=True)
+        # Typer wraps the function of a command.
+        hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
         arguments = [one.metavar or one.name.upper() for one in shown if one.param_type_name == "argument"]
         usage = ["$ byzray", name, *["[OPTIONS]"] * (len(arguments) < len(shown)), *arguments]
         parts += [f"## byzray {name}", command.help, f"```console\n{' '.join(usage)}\n```"]
         rows = [_row(one, get_args(hints[one.name])[0]) for one in shown]
         parts.append("\n".join(["| | meaning | value | default |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts)
+
+
+def _leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """The commands at the ends of a tree of commands, with their names."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, inner in command.commands.items():
+        yield from _leaves(f"{name} {word}".strip(), inner)
 
 
 def _row(parameter: Any, kind: Any) -> str:

@@ -62,7 +62,7 @@ def state_of(record: Record, report: Report | None, driven: bool) -> tuple[model
         return "stuck", f"its driver has not reported for {silent:.0f} s"
     if current.stuck:
         return "stuck", current.why
-    return ("running" if current.runs.running else "waiting"), current.why
+    return ("running" if current.runs.running or not current.runs.waiting else "waiting"), current.why
 
 
 def sweep_of(record: Record, folder: Path, driven: bool) -> models.Sweep:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
@@ -123,7 +124,7 @@ def build(settings: Settings) -> FastAPI:
         service.drivers.stop()
         service.checker.close()
 
-    app = FastAPI(
+    app: FastAPI = FastAPIOffline(  # its documentation needs nothing from elsewhere
         title="byzray",
         version=__version__,
         description="Sweeps of Byzantine-resilient distributed SGD, computed by actors on a Ray cluster.",

@@ -58,7 +58,8 @@ class Reporter(sweeps.Observer):
         self.turns = turns
         self.progress: Progress | None = None
         self.written = 0.0
-        self.last = Report(round=record.round, updated=now(), runs=_counts_before(self.folder, record))
+        counts = _counts_before(self.folder, record)
+        self.last = Report(round=record.round, updated=now(), runs=counts, why="its runs are being planned")
         write_report(self.folder, self.last)
 
     def begin(self, title: str, progress: Progress) -> None:
@@ -85,9 +86,9 @@ class Reporter(sweeps.Observer):
         self.turns.priority, self.turns.at_once = found.priority, found.at_once
         return found.asked != "run" or found.round != self.record.round or is_stopping(self.settings)
 
-    def stuck(self, why: str) -> None:
-        """The runs have no room on the cluster."""
-        self._write(self.last.model_copy(update={"updated": now(), "why": why, "stuck": True, "current": []}))
+    def waits(self, why: str, stuck: bool = False) -> None:
+        """No run is computed, for a reason; `stuck`: there is no room on the cluster."""
+        self._write(self.last.model_copy(update={"updated": now(), "why": why, "stuck": stuck, "current": []}))
 
     def ended(self, ended: Ended, counts: Counts | None = None) -> None:
         """The driver ends."""
@@ -173,6 +174,7 @@ def compute(settings: Settings, record: Record) -> None:
         content = json.dumps(reporter.progress.paces.content())
         write_atomically(folder / PACES, lambda path: _write(path, content))
     if done and not is_stopping(settings):
+        reporter.waits("its report is being written")
         _write_page(folder)
     reporter.ended(_ended(outcome), counts)
 
@@ -198,7 +200,7 @@ def _outcome(settings: Settings, record: Record, reporter: Reporter, turns: Turn
             reporter.message(str(error))
             began = time.monotonic()
             while time.monotonic() - began < ROOM_SECONDS:
-                reporter.stuck(str(error))
+                reporter.waits(str(error), stuck=True)
                 if reporter.stop_asked():
                     return None
                 time.sleep(0.5)

@@ -94,7 +94,8 @@ class Supervisor:
             raise WrongInput(f"--storage: {self.settings.storage} is that of a service that runs already") from None
         try:
             self._end_remains()
-            _expect_free(self.settings.host, self.settings.port)
+            if self.address is None:  # else Ray Serve may listen there already, for this or another application
+                _expect_free(self.settings.host, self.settings.port)
             write_settings(self.settings)
             self._keep_running()
         finally:

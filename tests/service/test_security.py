@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -156,6 +157,16 @@ def test_pages_of_other_sites(service: Running) -> None:
     assert (
         ask(service, "POST", "/v1/sweeps", data="sweep=demo", headers={"Content-Type": "text/plain"}).status_code == 415
     )
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(service: Running) -> None:
+    page = ask(service, "GET", "/docs").text
+    assert "swagger" in page.lower()
+    scripts = re.findall(r"(?:src|href)=\"([^\"]+)\"", page)
+    assert scripts
+    for script in scripts:
+        assert script.startswith("/")
+        assert ask(service, "GET", script).status_code == 200
 
 
 def test_strangers_are_not_served(tmp_path: Path, service: Running) -> None:
