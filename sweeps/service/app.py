@@ -90,7 +90,10 @@ class Service:
     def answer(self, record: Record) -> models.Sweep:
         """A sweep and its progress."""
         live = self.drivers.live
-        return answers.sweep_of(record, self.records.of(record.id), live is None or record.id in live)
+        sweep = answers.sweep_of(record, self.records.of(record.id), live is None or record.id in live)
+        if sweep.state == "starting" and self.drivers.failure:
+            return sweep.model_copy(update={"state": "stuck", "why": self.drivers.failure})
+        return sweep
 
     def changed(self, record: Record, **changes: Any) -> models.Sweep:
         """Change a record, and answer with its sweep."""

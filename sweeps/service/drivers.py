@@ -50,6 +50,7 @@ class Drivers:
 
     Attributes:
         live: the ids of sweeps that have a driver; None until that is known.
+        failure: why no driver can be started, if it is so.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,7 +61,7 @@ class Drivers:
         self._starts: dict[str, deque[float]] = {}
         self._stopping: dict[str, float] = {}
         self._tidied = float("-inf")
-        self._failure = ""
+        self.failure = ""
         self._ended = threading.Event()
         self._again = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="drivers", daemon=True)
@@ -89,7 +90,7 @@ class Drivers:
                     logger.warning(text)
                 self._client, self._failure = None, text
             else:
-                self._failure = ""
+                self.failure = ""
             self._again.wait(ROUND_SECONDS)
             self._again.clear()
 

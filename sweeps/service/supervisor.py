@@ -42,6 +42,9 @@ SOUND_SECONDS = 300.0
 
 POLL_SECONDS = 0.5
 
+# Of Ray's dashboard, if it is free.
+DASHBOARD_PORT = 8265
+
 # Of Linux: the signal that a process gets when its parent has died.
 PR_SET_PDEATHSIG = 1
 
@@ -134,9 +137,10 @@ class Supervisor:
         ray = str(Path(sys.executable).with_name("ray"))
         # Whoever can reach a cluster can run anything on it, so that other users of this machine need a token.
         subprocess.run([ray, "get-auth-token", "--generate"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = _free_port()
+        port, dashboard = _free_port(), _free_port(DASHBOARD_PORT)
         command = [ray, "start", "--head", "--block", "--disable-usage-stats", f"--port={port}"]
-        command += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0", f"--temp-dir={self._sessions()}"]
+        command += [f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0", "--node-ip-address=127.0.0.1"]
+        command += [f"--temp-dir={self._sessions()}"]
         command += [f"--num-cpus={self.cpus}"] if self.cpus is not None else []
         command += [f"--num-gpus={self.gpus}"] if self.gpus is not None else []
         head = self._start(command)
@@ -145,6 +149,7 @@ class Supervisor:
             if head.poll() is not None or time.monotonic() - began > HEAD_SECONDS:
                 raise Failure(f"Ray does not start here, see {self.log}")
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                self.say(f"Ray's dashboard: http://127.0.0.1:{dashboard}")
                 return f"127.0.0.1:{port}"
             time.sleep(POLL_SECONDS)
         return None
@@ -264,9 +269,14 @@ def _expect_free(host: str, port: int) -> None:
         raise WrongInput(f"--host, --port: cannot listen on {host}:{port} ({error.strerror or error})") from None
 
 
-def _free_port() -> int:
+def _free_port(wanted: int = 0) -> int:
+    """A free port, the wanted one if it is."""
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", wanted))
+        except OSError:
+            return _free_port()
         return int(one.getsockname()[1])
 
 
