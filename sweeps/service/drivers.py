@@ -85,10 +85,10 @@ class Drivers:
             try:
                 self.look_once()
             except Exception as error:  # the cluster is being started or is under load: the next look may find it well
-                text = f"the drivers could not be looked after: {type(error).__name__}: {first_line(str(error))}"
-                if text != self._failure:
+                text = f"no driver can be started: {first_line(str(error)) or type(error).__name__}"
+                if text != self.failure:
                     logger.warning(text)
-                self._client, self._failure = None, text
+                self._client, self.failure = None, text
             else:
                 self.failure = ""
             self._again.wait(ROUND_SECONDS)
