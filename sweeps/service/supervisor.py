@@ -42,6 +42,8 @@ SOUND_SECONDS = 300.0
 
 POLL_SECONDS = 0.5
 
+RAY_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+
 # Of Ray's dashboard, if it is free.
 DASHBOARD_PORT = 8265
 
@@ -54,7 +56,7 @@ class Supervisor:
 
     Args:
         settings: of the service.
-        address: of a Ray cluster; None: one is started here.
+        address: of a Ray cluster; by default $RAY_ADDRESS, else one is started here.
         cpus: of a cluster that is started here; None: all.
         gpus: likewise.
         say: receives messages for the operator.
@@ -69,7 +71,8 @@ class Supervisor:
         say: Callable[[str], None] = print,
     ) -> None:
         self.settings = settings
-        self.address = address
+        named = address or os.environ.get("RAY_ADDRESS")
+        self.address = None if named == "local" else named
         self.cpus = cpus
         self.gpus = gpus
         self.say = say
@@ -172,13 +175,15 @@ class Supervisor:
         return folder
 
     def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        # Its processes are to find no other cluster.
+        known = {name: value for name, value in os.environ.items() if name not in RAY_VARIABLES}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "RAY_AUTH_MODE": "token"} if self.address is None else None,
+                env={**known, "RAY_AUTH_MODE": "token"} if self.address is None else known,
                 cwd=self.settings.storage,
                 start_new_session=True,  # the terminal's Ctrl-C is for this process alone
                 preexec_fn=_end_with_parent,

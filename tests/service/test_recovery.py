@@ -14,7 +14,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return undisturbed(YAML, tmp_path_factory.mktemp("undisturbed"))
 
 
-@pytest.mark.parametrize("targets", [("driver", "replica"), ("everything",)], ids="-".join)
+@pytest.mark.parametrize(
+    "targets", [("driver", "replica"), pytest.param(("everything",), marks=pytest.mark.chaos)], ids="-".join
+)
 def test_what_was_acknowledged_ends_as_if_nothing_had_happened(
     service: Running, expected: dict[str, bytes], targets: tuple[str, ...], tmp_path: Path
 ) -> None:
