@@ -53,9 +53,6 @@ TIMEOUT = (5.0, 120.0)
 # Requests are repeated for so many seconds while the service cannot be reached: it may be starting again.
 PATIENCE_SECONDS = 60.0
 
-# Answers of a service, or of what stands before it, that is starting.
-STARTING = (502, 503, 504)
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -397,8 +394,11 @@ class Client:
                     stream=stream,
                     allow_redirects=False,
                 )
-                if answer.status_code not in STARTING:
-                    break
+                if answer.status_code < 400:
+                    return answer
+                if (refusal := _refusal(answer)) is not None:
+                    raise refusal
+                # Ray Serve, or a proxy before it, answers while the service itself is starting.
                 reason = f"status {answer.status_code}"
             except (requests.ConnectionError, requests.Timeout) as error:
                 reason = _short(error)
@@ -410,17 +410,16 @@ class Client:
                     "and $BYZRAY_SERVICE or --service names another"
                 )
             time.sleep(0.5)
-        if answer.status_code >= 400:
-            raise self._refusal(answer)
-        return answer
 
-    def _refusal(self, answer: requests.Response) -> Refused:
-        with answer:
-            try:
-                problem = Problem.model_validate_json(answer.content)
-            except ValidationError:
-                problem = Problem(detail=f"{self.url}: answered with status {answer.status_code}")
-        return Refused(answer.status_code, problem.detail, problem.mistakes)
+
+def _refusal(answer: requests.Response) -> Refused | None:
+    """Why the service refuses a request; None if the answer is not the service's."""
+    with answer:
+        try:
+            problem = Problem.model_validate_json(answer.content)
+        except ValidationError:
+            return None
+    return Refused(answer.status_code, problem.detail, problem.mistakes)
 
 
 def _events(answer: requests.Response) -> Iterator[tuple[str, str]]:

@@ -99,7 +99,8 @@ def test_it_stops_when_asked_and_continues(sweep_file: Path, tmp_path: Path) -> 
 def test_an_interrupt_saves_what_runs(sweep_file: Path, tmp_path: Path) -> None:
     """Ctrl-C in a script, or the stop button of a notebook; nothing is left that keeps the next call waiting."""
     output = tmp_path / "results"
-    sweep_file.write_text(sweep_file.read_text().replace("steps: 40", "steps: 2000"))
+    base = sweep_file.with_name("base.yaml")
+    base.write_text(base.read_text().replace("steps: 40", "steps: 1000"))
 
     class Interrupts(Recorded):
         def run_ended(self, run: str, outcome: str) -> None:
