@@ -22,6 +22,9 @@ LARGEST_TEXT = 100_000
 
 Priority = Annotated[int, Field(ge=-100, le=100, strict=True)]
 AtOnce = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+PlainName = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]{0,250}$")]
+"""The name of a run or of one of its files: neither a path nor hidden."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -181,7 +184,7 @@ class Run(Model):
         setup: its setup.
     """
 
-    run: str
+    run: PlainName
     state: RunState
     step: int
     steps: int
@@ -200,7 +203,7 @@ class File(Model):
         bytes: its size.
     """
 
-    name: str
+    name: PlainName
     bytes: int
 
 

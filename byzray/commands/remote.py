@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,9 +170,12 @@ def resume(
 def delete(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Its whole id.")],
     service: Service = None,
+    as_json: AsJson = False,
 ) -> None:
     """Delete a sweep that has ended, with all its results."""
     _client(service).delete(sweep)
+    if as_json:
+        out.file.write(json.dumps({"deleted": sweep}) + "\n")
 
 
 def get(
@@ -179,28 +183,41 @@ def get(
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to.", show_default="./SWEEP")] = None,
     runs: Annotated[bool, typer.Option("--runs", help="Also the files of all runs.")] = False,
     service: Service = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download the results of a sweep: runs.csv, runs.parquet and the report."""
-    from byzray.client import Refused
-    from byzray.files import write_atomically
-
     client = _client(service)
     found = _find(client, sweep)
     folder = output or Path(found.id)
     folder.mkdir(parents=True, exist_ok=True)
-    frame = client.results(found.id)
-    write_atomically(folder / "runs.csv", lambda path: frame.to_csv(path, index=False))
-    write_atomically(folder / "runs.parquet", lambda path: frame.to_parquet(path, index=False))
-    out.print(f"{folder / 'runs.csv'}, runs.parquet: {len(frame)} runs", markup=False)
+    written = []
+    for path in _downloaded(client, found.id, folder, runs):
+        written.append(str(path))
+        if not as_json and path.parent in (folder, folder / "report"):
+            out.print(str(path), markup=False, soft_wrap=True)
+    if as_json:
+        out.file.write(json.dumps({"files": written}, indent=2) + "\n")
+
+
+def _downloaded(client: "Client", sweep: str, folder: Path, runs: bool) -> Iterator[Path]:
+    """Download the results of a sweep, file by file."""
+    from byzray.client import Refused
+    from byzray.files import write_atomically
+
+    frame = client.results(sweep)
+    for path, write in ((folder / "runs.csv", frame.to_csv), (folder / "runs.parquet", frame.to_parquet)):
+        write_atomically(path, partial(write, index=False))
+        yield path
     try:
-        out.print(str(client.report(found.id, folder / "report")), markup=False)
+        yield client.report(sweep, folder / "report")
     except Refused as error:  # there is none yet
         err.print(f"byzray: {error}", markup=False)
-    for run in client.runs(found.id) if runs else ():
-        for file in client.files(found.id, run.run):
+    for run in client.runs(sweep) if runs else ():
+        for file in client.files(sweep, run.run):
             path = folder / "runs" / run.run / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            client.download(found.id, run.run, file.name, path)
+            client.download(sweep, run.run, file.name, path)
+            yield path
 
 
 def _client(url: str | None) -> "Client":

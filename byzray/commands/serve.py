@@ -1,6 +1,7 @@
 """byzray serve, byzray service token."""
 
 import getpass
+import json
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -151,9 +152,17 @@ def remove(
 
 
 @token.command(name="list")
-def list_tokens(storage: Storage = DEFAULT_STORAGE) -> None:
+def list_tokens(
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the names of all tokens."""
     from sweeps.service.tokens import Tokens
 
-    for name, one in Tokens(storage.absolute()).all().items():
+    known = Tokens(storage.absolute()).all()
+    if as_json:
+        listed = [{"name": name, "admin": one.admin, "added": one.added.isoformat()} for name, one in known.items()]
+        out.file.write(json.dumps(listed, indent=2) + "\n")
+        return
+    for name, one in known.items():
         out.print(f"{name}{'  admin' * one.admin}  since {one.added:%Y-%m-%d}", markup=False)

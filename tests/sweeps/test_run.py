@@ -82,7 +82,8 @@ def test_a_part_of_it(sweep_file: Path, tmp_path: Path) -> None:
 
 def test_it_stops_when_asked_and_continues(sweep_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "results"
-    sweep_file.write_text(sweep_file.read_text().replace("steps: 40", "steps: 2000"))
+    base = sweep_file.with_name("base.yaml")
+    base.write_text(base.read_text().replace("steps: 40", "steps: 1000"))
     observer = Recorded(stop_after=1)
     outcome = sweeps.run(sweep_file, output, cpus=1.75, observer=observer)
     assert outcome.interrupted
