@@ -22,7 +22,7 @@ LARGEST_TEXT = 100_000
 
 Priority = Annotated[int, Field(ge=-100, le=100, strict=True)]
 AtOnce = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-PlainName = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]{0,250}$")]
+PlainName = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$", max_length=251)]
 """The name of a run or of one of its files: neither a path nor hidden."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
