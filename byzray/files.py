@@ -48,6 +48,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def replace_text(path: Path, content: str) -> None:
+    """Write a text atomically, see :func:`write_atomically`."""
+    write_atomically(path, lambda temporary: _write_text(temporary, content))
+
+
+def _write_text(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8")
+
+
 def open_plain(path: Path, limit: int | None = None) -> io.BufferedReader:
     """Open a plain file for reading; a link is not followed, and nothing else is waited for.
 

@@ -6,7 +6,7 @@ highest priority are next, and among them it is the same. Whoever is next and ha
 run that needs many CPUs is not overtaken for ever by runs that need one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ Bundles = Sequence[Mapping[str, float]]
 
 # A sweep that has not reported for so many seconds holds nothing any more.
 LAPSE_SECONDS = 15.0
+
+# A sweep that has not asked for a turn for so many seconds is not waited for.
+ASKING_SECONDS = 10.0
 
 # A sweep keeps what it computes on for so many seconds before others have their turn; to start an actor takes half.
 QUANTUM_SECONDS = 5.0
@@ -71,12 +74,19 @@ class _Known:
 
     claim: Claim
     heard: float
+    asked: float = float("-inf")
     granted: Bundles | None = None  # until the next report, which lists it if it was used
     since: float = float("-inf")  # when it was last granted one in competition with others
     answer: Answer = Answer(False)
 
     def held(self) -> list[Bundles]:
         return [*self.claim.held.values(), *([] if self.granted is None else [self.granted])]
+
+    def may_begin(self) -> int:
+        """How many more runs it may begin."""
+        claim = self.claim
+        limit = claim.waiting if claim.at_once is None else min(claim.waiting, claim.at_once - len(claim.held))
+        return limit - (self.granted is not None)
 
 
 @dataclass
@@ -109,6 +119,7 @@ class FairShare:
             self._had.setdefault(key, min(others, default=0.0))
         if not claim.asks:
             return Answer(False)
+        known.asked = now
         known.answer = self._answer(known, now)
         if known.answer.granted:
             known.granted = claim.wanted
@@ -127,9 +138,9 @@ class FairShare:
         passed, self._counted = now - self._counted, now
         of = {(known.claim.owner, known.claim.sweep): known for known in self._known.values()}
         self._had = {key: had for key, had in self._had.items() if key in of or any(one[0] == key[0] for one in of)}
-        nothing = dict.fromkeys(self._known, 0)
+        total = _sum(self.nodes)
         for (owner, sweep), known in of.items():
-            share = self._share([known], nothing) * passed
+            share = _dominant(_sum(bundle for run in known.held() for bundle in run), total) * passed
             self._had[owner, sweep] += share
             self._had[owner,] += share
 
@@ -138,7 +149,7 @@ class FairShare:
         if claim.wanted is None or not claim.waiting:
             return Answer(False)
         if claim.at_once is not None and len(claim.held) >= claim.at_once:
-            return Answer(False, f"it computes {claim.at_once} runs at a time, as it was asked to")
+            return Answer(False, f"it may compute {claim.at_once} run{'s' * (claim.at_once != 1)} at a time")
         if not _Room(self.nodes).take(claim.wanted):
             return Answer(False, self._never(claim.wanted), stuck=True)
         room = _Room(self.nodes)
@@ -146,65 +157,59 @@ class FairShare:
         if claim.renews and now - known.since < QUANTUM_SECONDS and room.take(claim.wanted):
             return Answer(True)
         # A node may be lost, so that what is held has no place: then nothing is free.
-        turn = self._turns_until(known, room) if all(placed) else None
-        if turn is None:
-            return Answer(False, self._why(known))
+        if not all(placed) or not self._is_next(known, room, now):
+            return Answer(False, self._why(known, now))
         known.since = now
         return Answer(True)
 
-    def _turns_until(self, known: _Known, room: "_Room") -> int | None:
-        """The number of runs of others that go first; None if there is no room for them and this one."""
-        more: dict[str, int] = dict.fromkeys(self._known, 0)
-        for turn in range(sum(one.claim.waiting for one in self._known.values())):
-            first = min(self._competing(more), key=lambda one: self._order(one, more))
-            assert first.claim.wanted is not None
-            if not room.take(first.claim.wanted):
-                return None
-            if first is known:
-                return turn
-            more[first.claim.sweep] += 1
-        return None
-
-    def _competing(self, more: Mapping[str, int]) -> Iterator[_Known]:
-        """The sweeps that could start a run, after so many more of each."""
-        for known in self._known.values():
-            claim, begun = known.claim, more[known.claim.sweep] + (known.granted is not None)
-            limit = claim.waiting if claim.at_once is None else min(claim.waiting, claim.at_once - len(claim.held))
-            if claim.wanted is not None and begun < limit and _Room(self.nodes).take(claim.wanted):
-                yield known
-
-    def _order(self, known: _Known, more: Mapping[str, int]) -> tuple[float, float, int, float, float]:
-        """Sorts sweeps: the one with the smallest is next."""
-        owner = known.claim.owner
-        of_owner = [one for one in self._known.values() if one.claim.owner == owner]
-        return (
-            round(self._share(of_owner, more), 6),
-            self._had[owner,],
-            -known.claim.priority,
-            round(self._share([known], more), 6),
-            self._had[owner, known.claim.sweep],
-        )
-
-    def _share(self, of: Iterable[_Known], more: Mapping[str, int]) -> float:
-        """The dominant share of some sweeps: the largest part of any of the cluster's resources that they hold."""
-        held: dict[str, float] = {}
-        for known in of:
-            begun = [known.claim.wanted or ()] * more[known.claim.sweep]
-            for bundles in (*known.held(), *begun):
-                for name, amount in _sum(bundles).items():
-                    held[name] = held.get(name, 0.0) + amount
+    def _is_next(self, known: _Known, room: "_Room", now: float) -> bool:
+        """Whether there is room for a run of a sweep, after those of others that go first."""
         total = _sum(self.nodes)
-        return max((amount / total[name] for name, amount in held.items() if total.get(name)), default=0.0)
+        rivals = {name: one for name, one in self._known.items() if one is known or self._competes(one, now)}
+        left = {name: one.may_begin() for name, one in rivals.items()}
+        needs = {name: _sum(one.claim.wanted or ()) for name, one in rivals.items()}
+        held = {name: _sum(bundle for run in one.held() for bundle in run) for name, one in self._known.items()}
+        of_owner: dict[str, dict[str, float]] = {}
+        for name, one in self._known.items():
+            _add(of_owner.setdefault(one.claim.owner, {}), held[name])
+
+        def order(name: str) -> tuple[float, float, int, float, float]:
+            claim = rivals[name].claim
+            return (
+                round(_dominant(of_owner[claim.owner], total), 6),
+                self._had[claim.owner,],
+                -claim.priority,
+                round(_dominant(held[name], total), 6),
+                self._had[claim.owner, name],
+            )
+
+        while True:
+            first = min((name for name in rivals if left[name] > 0), key=order)
+            if not room.take(rivals[first].claim.wanted or ()):
+                return False
+            if rivals[first] is known:
+                return True
+            left[first] -= 1
+            _add(held[first], needs[first])
+            _add(of_owner[rivals[first].claim.owner], needs[first])
+
+    def _competes(self, known: _Known, now: float) -> bool:
+        """Whether a sweep would start a run if it was its turn: it asks, and a run has room on the cluster as it is."""
+        wanted = known.claim.wanted
+        asks = wanted is not None and now - known.asked < ASKING_SECONDS and known.may_begin() > 0
+        return asks and _Room(self.nodes).take(wanted or ())
 
     def _never(self, wanted: Bundles) -> str:
         count = len(self.nodes)
         has = amounts(_sum(self.nodes), _sum(wanted))
+        actors = len([*filter(None, wanted)])
+        each = f" for {actors} actors" if actors > 1 else ""
         return (
-            f"a run cannot be placed: it reserves {amounts(_sum(wanted))} for {len([*filter(None, wanted)])} actors, "
+            f"a run cannot be placed: it reserves {amounts(_sum(wanted))}{each}, "
             f"and the cluster has {has} on {count} node{'s' * (count != 1)}"
         )
 
-    def _why(self, known: _Known) -> str:
+    def _why(self, known: _Known, now: float) -> str:
         """Why a sweep waits: who holds what it needs, and who is next."""
         assert known.claim.wanted is not None
         others = [one for one in self._known.values() if one is not known]
@@ -216,7 +221,7 @@ class FairShare:
                 parts[-1] += f" and {len(holding) - 3} more sweeps"
         elif known.held():
             parts.append("which its own runs hold")
-        if ahead := [one for one in others if one.claim.wanted is not None and one.claim.waiting and not one.held()]:
+        if ahead := [one for one in others if not one.held() and self._competes(one, now)]:
             parts.append(f"and it is the turn of sweep {ahead[0].claim.name} of {ahead[0].claim.owner}")
         return ", ".join(parts)
 
@@ -262,11 +267,20 @@ def amounts(of: Mapping[str, float], named: Iterable[str] | None = None) -> str:
     return " and ".join(f"{of.get(name, 0.0):g} {name}{'s' * (of.get(name, 0.0) != 1)}" for name in names) or "nothing"
 
 
+def _dominant(held: Mapping[str, float], total: Mapping[str, float]) -> float:
+    """The dominant share: the largest part of any of the cluster's resources."""
+    return max((amount / total[name] for name, amount in held.items() if total.get(name)), default=0.0)
+
+
+def _add(to: dict[str, float], more: Mapping[str, float]) -> None:
+    for name, amount in more.items():
+        to[name] = to.get(name, 0.0) + amount
+
+
 def _sum(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for bundle in bundles:
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0.0) + amount
+        _add(total, bundle)
     return total
 
 

@@ -24,6 +24,9 @@ LAST = (".safetensors", "status.json")
 # Transfers at a time; each spends most of its time waiting.
 TRANSFERS = 16
 
+# So many of a sweep's latest experiments of Ray Tune are kept.
+EXPERIMENTS = 5
+
 # The driver creates this file when it is asked to stop; actors of the sweep check for it between stretches.
 STOP = ".stop"
 
@@ -188,3 +191,12 @@ class Storage:
     def _each(items: Sequence[T], do: Callable[[T], None]) -> None:
         with ThreadPoolExecutor(TRANSFERS) as pool:
             list(pool.map(do, items))
+
+
+def remove_old_experiments(storage: Storage) -> None:
+    """Remove the files of Ray Tune's experiments but for the latest; nothing depends on them."""
+    if storage.filesystem is not None:
+        return
+    found = sorted(path for path in (storage.folder / "tune").glob("*") if path.is_dir() and not path.is_symlink())
+    for path in found[: max(0, len(found) - EXPERIMENTS)]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -62,6 +62,11 @@ class TakingTurns(SearchGenerator):
         self._free: int | None = None  # a lease that no trial has yet
         self._of: dict[str, int] = {}  # the leases of trials
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether there is a lease for the next trial."""
+        return self._free is not None
+
     def ask(self, instead: int | None = None) -> bool:
         """Ask for a turn, unless there is a lease for the next trial; returns whether there is one.
 

@@ -39,7 +39,7 @@ from sweeps.plan import PLAN_FILES, REPLACED, Plan
 from sweeps.progress import Progress, SweepMetrics
 from sweeps.queue import Leases, Turns
 from sweeps.search import make_search, read_draws
-from sweeps.storage import Storage
+from sweeps.storage import Storage, remove_old_experiments
 from sweeps.supervision import Supervisor, unregister_processes
 from sweeps.taking_turns import Planned, TakingTurns
 from sweeps.trainable import FAILURE_FILES, METRIC, RUN, Job, Resources, RunTrainable
@@ -53,8 +53,11 @@ BUFFER_SECONDS = "1"
 # As many trials as this may wait for their actors to start; Tune itself would start one after another.
 MOST_PENDING = "200"
 
-# The interval at which a sweep asks whether it is its turn, in seconds.
-TURN_SECONDS = 0.25
+# A sweep asks whether it is its turn after so many seconds, then less and less often.
+TURN_SECONDS, LONGEST_TURN_SECONDS = 0.25, 2.0
+
+# Between experiments the sweep is polled at this interval, in seconds.
+POLL_SECONDS = 0.25
 
 # The interval at which the free resources of the cluster are checked, in seconds.
 ROOM_SECONDS = 2.0
@@ -231,7 +234,7 @@ class TuneRun:
         self.leases: Leases | None = None
         self.turns: TakingTurns | None = None
         self.experiments = 0
-        self.asked = 0.0
+        self.asked, self.patience = 0.0, TURN_SECONDS
 
     def run(self) -> Outcome:
         outcome = self.outcome
@@ -268,6 +271,7 @@ class TuneRun:
 
     def _experiments(self, searcher: Searcher | None, samples: int) -> Iterator[tune.Tuner]:
         """One after another, as long as trials are left."""
+        remove_old_experiments(self.storage)
         if self.leases is None:
             yield self._tuner(searcher, samples)
             return
@@ -277,12 +281,14 @@ class TuneRun:
         while samples:
             wanted = needs[-samples:] if self.search is None else needs[:1]
             self.turns = TakingTurns(searcher, self.leases, wanted, samples, lambda: self.stopper.stopping is not None)
-            while not self.turns.ask():
+            self.turns.ask()
+            while not self.turns.may_begin:
                 self._show_why()
-                time.sleep(TURN_SECONDS)
+                time.sleep(POLL_SECONDS)
                 self.poll()
                 if self.stopper.stop_all():
                     return
+            remove_old_experiments(self.storage)
             try:
                 yield self._tuner(self.turns, samples)
             finally:
@@ -419,9 +425,9 @@ class TuneRun:
             self.storage.ask_to_stop()
         self.supervisor.check(self.stopper.stopping is not None)
         self.shortage.check()
-        if self.turns is not None and time.monotonic() - self.asked > TURN_SECONDS:
+        if self.turns is not None and time.monotonic() - self.asked > self.patience:
             self.asked = time.monotonic()
-            self.turns.ask()
+            self.patience = TURN_SECONDS if self.turns.ask() else min(2 * self.patience, LONGEST_TURN_SECONDS)
             self._show_why()
         self.observer.refresh()
 

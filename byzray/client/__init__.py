@@ -82,7 +82,7 @@ class Client:
 
     Args:
         url: of the service; by default $BYZRAY_SERVICE, else ``http://127.0.0.1:8000``.
-        token: of the service's owner; by default $BYZRAY_TOKEN. A service without tokens needs none.
+        token: that of the caller; by default $BYZRAY_TOKEN. A service without tokens needs none.
         patience: for how many seconds requests are repeated.
     """
 
@@ -222,20 +222,17 @@ class Client:
             sweep: its id.
         """
         path = f"/v1/sweeps/{quote(sweep, safe='')}/events"
-        began = time.monotonic()
         while True:
             try:
                 with self._send("GET", path, stream=True, headers={"Accept": "text/event-stream"}) as answer:
                     for event, data in _events(answer):
-                        began = time.monotonic()
                         if event == "sweep":
                             found = Sweep.model_validate_json(data)
                             yield found
                             if found.state in (*ENDED, "paused"):
                                 return
-            except requests.RequestException as error:
-                if time.monotonic() - began > self.patience:
-                    raise Unreachable(f"{self.url}: does not answer ({_short(error)})") from error
+            except requests.RequestException:  # it was cut; whether the service answers again, the next request shows
+                pass
             time.sleep(0.5)
 
     def wait(self, sweep: str) -> Sweep:
@@ -295,7 +292,7 @@ class Client:
         self._send("DELETE", f"/v1/sweeps/{quote(sweep, safe='')}").close()
 
     def results(self, sweep: str) -> "pd.DataFrame":
-        """The runs of a sweep that are done, as :func:`byzray.load_runs` reads them.
+        """The runs of a sweep, a row each, as :func:`byzray.load_runs` reads them.
 
         Args:
             sweep: its id.
@@ -400,7 +397,7 @@ class Client:
                     raise refusal
                 # Ray Serve, or a proxy before it, answers while the service itself is starting.
                 reason = f"status {answer.status_code}"
-            except (requests.ConnectionError, requests.Timeout) as error:
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 reason = _short(error)
             except requests.RequestException as error:
                 raise WrongInput(f"service: got {self.url!r}: {_short(error)}") from error

@@ -154,7 +154,7 @@ class Sweep(Model):
         versions: of the packages that it was first computed with.
     """
 
-    id: str
+    id: PlainName
     name: str
     owner: str
     state: State

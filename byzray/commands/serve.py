@@ -61,6 +61,9 @@ def serve(
     most_sweeps: Annotated[
         int, typer.Option(parser=number(int, 1), metavar="N", help="The most sweeps of an owner that have not ended.")
     ] = 100,
+    most_drivers: Annotated[
+        int, typer.Option(parser=number(int, 1), metavar="N", help="The most sweeps at a time; a driver takes 1 GB.")
+    ] = 16,
     most_requests: Annotated[
         int, typer.Option(parser=number(int, 1), metavar="N", help="The most requests of a caller in a minute.")
     ] = 3000,
@@ -87,6 +90,8 @@ def serve(
         host=host,
         port=port,
         allow=tuple(allow or ()),
+        import_from=Path.cwd(),
+        most_drivers=most_drivers,
         most_bytes=most_bytes,
         most_runs=most_runs,
         most_sweeps=most_sweeps,

@@ -56,6 +56,8 @@ def state_of(record: Record, report: Report | None, driven: bool) -> tuple[model
         if driven:
             return "stopping", "its runs are being saved"
         return ("paused" if record.asked == "pause" else "cancelled"), ""
+    if current is not None and current.ended is not None and current.ended.why:
+        return "stuck", current.ended.why
     if not driven or current is None or current.ended is not None:
         return "starting", "its driver is being started"
     if (silent := now() - current.updated) > SILENT_SECONDS:
@@ -99,16 +101,11 @@ def sweep_of(record: Record, folder: Path, driven: bool) -> models.Sweep:
 def run_names(folder: Path) -> list[str]:
     """The names of a sweep's runs in the order of its plan; those of a search as far as it has found them."""
     with suppress(OSError):
-        return list(_planned(folder / "planned.jsonl", (folder / "planned.jsonl").stat().st_mtime_ns))
+        path = folder / "planned.jsonl"
+        known = _setups(path, path.stat().st_mtime_ns)
+        found = sorted(one.name for one in (folder / "runs").glob("*") if one.is_dir() and not one.is_symlink())
+        return [*known, *(name for name in found if name not in known)]
     return []
-
-
-@lru_cache(maxsize=32)
-def _planned(path: Path, version: int) -> tuple[str, ...]:
-    with path.open(encoding="utf-8") as file:
-        known = [json.loads(line)["run"] for line in file]
-    found = sorted(one.name for one in (path.parent / "runs").glob("*") if one.is_dir() and not one.is_symlink())
-    return (*known, *(name for name in found if name not in set(known)))
 
 
 def has_run(folder: Path, name: str) -> bool:
@@ -180,7 +177,7 @@ def log_from(folder: Path, offset: int) -> tuple[bytes, int]:
 
 
 def results_of(folder: Path, form: str) -> bytes:
-    """The runs of a sweep that are done, a row each, as CSV or Parquet.
+    """The runs of a sweep, a row each, as CSV or Parquet.
 
     Raises:
         byzray.mistakes.WrongInput: there are none.

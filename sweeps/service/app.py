@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,10 +28,13 @@ from sweeps.service.drivers import Drivers
 from sweeps.service.guard import BodyLimit, Guard
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
-from sweeps.service.submissions import Checked, Checker, Rejected
+from sweeps.service.submissions import Checker, Rejected
 
-# How often a sweep that somebody watches is looked at, in seconds.
+# How often a sweep that somebody watches is read, in seconds.
 WATCH_SECONDS = 0.5
+
+# The largest number of streams of events of a caller.
+MOST_STREAMS = 500
 
 SweepId = Annotated[str, Path(description="The id of a sweep.", pattern="^[a-z0-9][a-z0-9_.-]{0,63}-[0-9a-f]{10}$")]
 RunName = Annotated[str, Path(description="The name of a run.", max_length=251)]
@@ -41,8 +45,6 @@ After = Annotated[str | None, Query(max_length=300, description="The `next` of t
 NUMBERS = ("priority", "at_once", "workers_per_actor")
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
-
-M = TypeVar("M", bound=BaseModel)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -62,8 +64,9 @@ class Service:
         self.records = Records(settings.sweeps)
         self.guard = Guard(settings)
         self.drivers = Drivers(settings)
-        self.checker = Checker(settings.allow, settings.most_runs)
+        self.checker = Checker(settings)
         self.cluster = answers.ClusterView(settings, self.records)
+        self.watching: Counter[str] = Counter()  # streams of events, by who asked for them
 
     def record(self, sweep: str) -> Record:
         """The record of a sweep.
@@ -91,25 +94,34 @@ class Service:
         """A sweep and its progress."""
         live = self.drivers.live
         sweep = answers.sweep_of(record, self.records.of(record.id), live is None or record.id in live)
-        if sweep.state == "starting" and self.drivers.failure:
-            return sweep.model_copy(update={"state": "stuck", "why": self.drivers.failure})
-        return sweep
+        if sweep.state != "starting":
+            return sweep
+        if record.id in self.drivers.waiting:
+            why = f"waiting for one of {self.settings.most_drivers} drivers"
+            return sweep.model_copy(update={"state": "waiting", "why": why})
+        deaths = self.drivers.deaths(record.id)
+        why = self.drivers.failure or (f"{deaths} drivers ended by themselves, see its log" if deaths > 1 else "")
+        return sweep.model_copy(update={"state": "stuck", "why": why}) if why else sweep
 
     def changed(self, record: Record, **changes: Any) -> models.Sweep:
         """Change a record, and answer with its sweep."""
         found = self.records.change(record.id, **changes)
         if found is None:
             raise HTTPException(404, f"there is no sweep {record.id}")
-        self.drivers.look()
+        self.drivers.check()
         return self.answer(found)
 
-    def check(self, submission: models.Submission, caller: Caller) -> Checked:
-        """Check a submission.
+    def expect_room(self, owner: str) -> None:
+        """Expect that an owner may have one more sweep.
 
         Raises:
-            HTTPException: 422, if it is wrong.
+            HTTPException: 409, if not.
         """
-        return self.checker.check(submission, caller.name)
+        known = [record for record in self.records.all() if record.owner == owner]
+        active = [one for one in known if self.answer(one).state not in models.ENDED]
+        if len(active) >= self.settings.most_sweeps:
+            most = self.settings.most_sweeps
+            raise HTTPException(409, f"you have {len(active)} sweeps that have not ended, expected at most {most}")
 
 
 def build(settings: Settings) -> FastAPI:
@@ -225,7 +237,7 @@ SUBMISSION_BODY = {
 
 
 def _add_reading(app: FastAPI, service: Service) -> None:
-    """Routes that tell about sweeps and the cluster."""
+    """Routes that read sweeps and the cluster."""
     records = service.records
     WhoAsks = Annotated[Caller, Depends(service.guard.caller)]
 
@@ -283,7 +295,9 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         """Server-sent events: `sweep` each time that it changes, with what `GET /v1/sweeps/{sweep}` answers, until it
         has ended or was paused."""
         await run_in_threadpool(service.record, sweep)
-        return EventSourceResponse(_changes(service, sweep), headers={"Cache-Control": "no-cache"})
+        if service.watching[caller.name] >= MOST_STREAMS:
+            raise HTTPException(429, f"you watch {MOST_STREAMS} sweeps, expected fewer", {"Retry-After": "10"})
+        return EventSourceResponse(_watched(service, sweep, caller.name), headers={"Cache-Control": "no-cache"})
 
     @app.get("/v1/sweeps/{sweep}/runs", tags=["sweeps"], responses=_problems(404, 422))
     def runs(
@@ -322,6 +336,15 @@ def _expect_run(there: bool, sweep: str, run: str) -> None:
         raise HTTPException(404, f"{sweep} has no run {run}")
 
 
+async def _watched(service: Service, sweep: str, caller: str) -> AsyncIterator[ServerSentEvent]:
+    service.watching[caller] += 1
+    try:
+        async for event in _changes(service, sweep):
+            yield event
+    finally:
+        service.watching[caller] -= 1
+
+
 async def _changes(service: Service, sweep: str) -> AsyncIterator[ServerSentEvent]:
     """The events of a sweep."""
     last: models.Sweep | None = None
@@ -340,14 +363,14 @@ async def _changes(service: Service, sweep: str) -> AsyncIterator[ServerSentEven
 
 def _add_changing(app: FastAPI, service: Service) -> None:
     """Routes that submit sweeps and change them."""
-    records, settings = service.records, service.settings
+    records = service.records
     WhoAsks = Annotated[Caller, Depends(service.guard.caller)]
     Submitted = Annotated[models.Submission, Depends(_submission)]
 
     @app.post("/v1/plan", tags=["sweeps"], responses=_problems(413, 415, 422), openapi_extra=SUBMISSION_BODY)
     def plan(caller: WhoAsks, submission: Submitted) -> models.Plan:
         """What a submission stands for; nothing is submitted. All of its mistakes at once, if it has any."""
-        checked = service.check(submission, caller)
+        checked = service.checker.check(submission, caller.name)
         known = records.get(checked.id)
         done = service.answer(known).runs.done if known else 0
         slots = max(1, int(service.cluster.get().total.get("CPU", 1)))
@@ -372,16 +395,11 @@ def _add_changing(app: FastAPI, service: Service) -> None:
     )
     def submit(response: Response, caller: WhoAsks, submission: Submitted) -> models.Sweep:
         """Submit a sweep or a setup. What the same owner submitted before is the same sweep, and the status is 200."""
-        checked = service.check(submission, caller)
+        checked = service.checker.check(submission, caller.name)
         if (known := records.get(checked.id)) is not None:
             response.status_code = 200
             return service.answer(known)
-        active = [one for one in records.all() if one.owner == caller.name]
-        active = [one for one in active if service.answer(one).state not in models.ENDED]
-        if len(active) >= settings.most_sweeps:
-            raise HTTPException(
-                409, f"you have {len(active)} sweeps that have not ended, expected at most {settings.most_sweeps}"
-            )
+        service.expect_room(caller.name)
         record = Record(
             id=checked.id,
             owner=caller.name,
@@ -393,7 +411,7 @@ def _add_changing(app: FastAPI, service: Service) -> None:
             at_once=submission.at_once,
         )
         record = records.add(record)
-        service.drivers.look()
+        service.drivers.check()
         response.headers["Location"] = f"/v1/sweeps/{record.id}"
         return service.answer(record)
 
@@ -413,16 +431,19 @@ def _add_changing(app: FastAPI, service: Service) -> None:
     def cancel(caller: WhoAsks, sweep: SweepId) -> models.Sweep:
         """Save the runs of a sweep and end it; it can be resumed all the same."""
         record = service.own(sweep, caller)
-        _expect_state(service.answer(record), but_not=("finished", "cancelled"))
+        _expect_state(service.answer(record), but_not=("finished",))
         return service.changed(record, asked="cancel")
 
     @app.post("/v1/sweeps/{sweep}/resume", tags=["sweeps"], responses=_problems(400, 403, 404, 409, 413, 422))
     def resume(caller: WhoAsks, sweep: SweepId, how: models.Resumption | None = None) -> models.Sweep:
         """Continue a sweep that was paused or cancelled, or has failed; its failed runs are retried."""
         record = service.own(sweep, caller)
-        state = service.answer(record).state
-        if state not in ("paused", "cancelled", "failed", "stopping"):
-            raise HTTPException(409, f"{sweep} is {state}, expected paused, cancelled or failed")
+        found = service.answer(record)
+        _expect_state(found, but_not=("finished",))
+        if found.state not in ("paused", "cancelled", "failed", "stopping"):
+            return found  # it goes on already
+        if found.state in models.ENDED:
+            service.expect_room(record.owner)
         service.drivers.forget(sweep)
         mix = record.mix_versions or (how is not None and how.mix_versions)
         return service.changed(record, asked="run", round=record.round + 1, mix_versions=mix)

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from threading import Lock, Thread
 
 from filelock import FileLock, Timeout
 
 import sweeps
 from actors import FleetError
 from byzray.client.models import Counts, RunProgress
-from byzray.files import write_atomically
-from byzray.mistakes import Failure, WrongInput
+from byzray.files import replace_text
+from byzray.mistakes import WrongInput
 from byzray.report import write_report as write_page
 from sweeps.outcome import Outcome
 from sweeps.progress import Progress
@@ -27,7 +28,7 @@ from sweeps.queue import Turns
 from sweeps.service.progress import Ended, Report, finite, now, read_report, write_report
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
-from sweeps.service.storage import driver_lock, is_stopping, read_settings, remove_old_experiments
+from sweeps.service.storage import driver_lock, is_stopping, read_settings
 from sweeps.service.submissions import PACES, sweep_in
 from sweeps.tuner import first_line
 
@@ -60,11 +61,25 @@ class Reporter(sweeps.Observer):
         self.written = 0.0
         counts = _counts_before(self.folder, record)
         self.last = Report(round=record.round, updated=now(), runs=counts, why="its runs are being planned")
+        self.computing = False
+        self.lock = Lock()
         write_report(self.folder, self.last)
+        Thread(target=self._keep_reporting, name="reports", daemon=True).start()
+
+    def _keep_reporting(self) -> None:
+        """Report while no run is computed: runs are planned, or the report is written."""
+        while self.last.ended is None:
+            time.sleep(LONGEST_SECONDS)
+            if not self.computing and self.last.ended is None:
+                self._write(self.last.model_copy(update={"updated": now()}))
 
     def begin(self, title: str, progress: Progress) -> None:
         self.progress = progress
+        self.computing = True
         self.refresh()
+
+    def end(self) -> None:
+        self.computing = False
 
     def run_ended(self, run: str, outcome: str) -> None:
         print(f"{run}: {outcome}", flush=True)
@@ -96,13 +111,16 @@ class Reporter(sweeps.Observer):
         self._write(self.last.model_copy(update=update | ({"runs": counts} if counts else {})))
 
     def _write(self, report: Report) -> None:
-        self.written = time.monotonic()
-        try:
-            write_report(self.folder, report)
-        except OSError as error:  # a full disk: the runs themselves say what that means for them
-            print(f"byzray: the progress cannot be written: {error}", flush=True)
-        else:
-            self.last = report
+        with self.lock:
+            self.written = time.monotonic()
+            if self.last.ended is not None:
+                return
+            try:
+                write_report(self.folder, report)
+            except OSError as error:  # a full disk: the runs themselves say what that means for them
+                print(f"byzray: the progress cannot be written: {error}", flush=True)
+            else:
+                self.last = report
 
     def _report(self) -> Report:
         progress = self.progress
@@ -153,16 +171,16 @@ def compute(settings: Settings, record: Record) -> None:
     if why := _other_versions(records, record):
         reporter.ended(Ended(complete=False, why=why))
         return
-    remove_old_experiments(folder)
     try:
         outcome = _outcome(settings, record, reporter, turns)
-    except (WrongInput, Failure, OSError) as error:
+    except WrongInput as error:
         print(f"byzray: failed: {error}", flush=True)
         reporter.ended(Ended(complete=False, why=first_line(str(error))))
         return
-    except Exception as error:
+    except Exception as error:  # the cluster is lost, say, or the disk is full: another driver may have more luck
         traceback.print_exc()
-        reporter.ended(Ended(complete=False, why=first_line(f"{type(error).__name__}: {error}")))
+        why = first_line(f"{type(error).__name__}: {error}")
+        reporter.ended(Ended(complete=False, why=f"its driver failed ({why}); it is started again", again=True))
         return
     if outcome is None:
         reporter.ended(Ended(complete=False, again=True))
@@ -172,7 +190,7 @@ def compute(settings: Settings, record: Record) -> None:
     reporter.last = reporter.last.model_copy(update={"runs": counts})
     if reporter.progress is not None:
         content = json.dumps(reporter.progress.paces.content())
-        write_atomically(folder / PACES, lambda path: _write(path, content))
+        replace_text(folder / PACES, content)
     if done and not is_stopping(settings):
         reporter.waits("its report is being written")
         _write_page(folder)
@@ -214,11 +232,7 @@ def _ended(outcome: Outcome) -> Ended:
     else:
         why = outcome.stranded
     again = outcome.interrupted or bool(outcome.stranded)
-    return Ended(complete=outcome.complete, failed=len(outcome.failed), why=why, again=again)
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
+    return Ended(complete=outcome.complete, why=why, again=again)
 
 
 def _write_page(folder: Path) -> None:
@@ -237,6 +251,8 @@ def _other_versions(records: Records, record: Record) -> str:
         records.change(record.id, versions=here)
         return ""
     other = [f"{name} {then}, now {here[name]}" for name, then in record.versions.items() if then != here.get(name)]
+    if other and record.mix_versions:  # these ones, not any later ones
+        records.change(record.id, versions=here, mix_versions=False)
     if not other or record.mix_versions:
         return ""
     return (
@@ -259,6 +275,7 @@ def _logged(path: Path) -> Iterator[None]:
 def main(storage: str, sweep: str) -> None:
     """Compute a sweep, unless another driver does."""
     settings = read_settings(Path(storage))
+    sys.path.append(str(settings.import_from))  # last, so that nothing there hides an installed module
     record = Records(settings.sweeps).get(sweep)
     if record is None or record.asked != "run":
         return

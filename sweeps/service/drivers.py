@@ -5,32 +5,35 @@ import shlex
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from sweeps.service.progress import Report, read_report
+from sweeps.service.progress import Report, now, read_report
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
-from sweeps.service.storage import is_stopping, remove_outdated
+from sweeps.service.storage import digest_of, is_stopping, remove_outdated
 from sweeps.tuner import first_line
 
-# How often all sweeps are looked at, in seconds.
+# How often all sweeps are checked, in seconds.
 ROUND_SECONDS = 1.0
 
-# How often old files are looked for, in seconds.
+# How often old files are removed, in seconds.
 TIDY_SECONDS = 3600.0
 
 # A driver that does not end within so many seconds after it was asked to is killed.
 STOP_SECONDS = 120.0
 
-# A driver that ends without a word is started again at once, then after 2, 4, ... and at most so many seconds.
+# The next driver of a sweep whose drivers end by themselves is started after 1, 2, 4, ... and at most so many seconds.
 LONGEST_WAIT = 300.0
 
 # Starts that are longer ago than this do not count, in seconds.
 FORGET_SECONDS = 1800.0
+
+# A driver that has not reported for so many seconds is killed; the next one goes on from the checkpoints.
+HUNG_SECONDS = 300.0
 
 LIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
@@ -50,6 +53,7 @@ class Drivers:
 
     Attributes:
         live: the ids of sweeps that have a driver; None until that is known.
+        waiting: the ids of sweeps that wait for one.
         failure: why no driver can be started, if it is so.
     """
 
@@ -57,6 +61,8 @@ class Drivers:
         self.settings = settings
         self.records = Records(settings.sweeps)
         self.live: frozenset[str] | None = None
+        self.waiting: frozenset[str] = frozenset()
+        self._service = digest_of(settings.storage)
         self._client: JobSubmissionClient | None = None
         self._starts: dict[str, deque[float]] = {}
         self._stopping: dict[str, float] = {}
@@ -64,10 +70,10 @@ class Drivers:
         self.failure = ""
         self._ended = threading.Event()
         self._again = threading.Event()
-        self._thread = threading.Thread(target=self._look_after, name="drivers", daemon=True)
+        self._thread = threading.Thread(target=self._keep_checking, name="drivers", daemon=True)
 
     def start(self) -> None:
-        """Look after the sweeps from now on, in a thread."""
+        """Check the sweeps from now on, in a thread."""
         self.records.tidy()
         self._thread.start()
 
@@ -76,15 +82,15 @@ class Drivers:
         self._ended.set()
         self._again.set()
 
-    def look(self) -> None:
-        """Look at the sweeps at once: something was asked."""
+    def check(self) -> None:
+        """Check the sweeps at once: something was asked."""
         self._again.set()
 
-    def _look_after(self) -> None:
+    def _keep_checking(self) -> None:
         while not self._ended.is_set():
             try:
-                self.look_once()
-            except Exception as error:  # the cluster is being started or is under load: the next look may find it well
+                self.check_once()
+            except Exception as error:  # the cluster is being started or is under load: the next check may find it well
                 text = f"no driver can be started: {first_line(str(error)) or type(error).__name__}"
                 if text != self.failure:
                     logger.warning(text)
@@ -94,42 +100,79 @@ class Drivers:
             self._again.wait(ROUND_SECONDS)
             self._again.clear()
 
-    def look_once(self) -> None:
+    def check_once(self) -> None:
         """Start and end drivers where that is due."""
         if self._client is None:
             self._client = jobs_client()
-        live = [job for job in self._client.list_jobs() if job.status in LIVE]
-        named = [(job.metadata or {}).get("byzray") for job in live]
-        jobs = {name: str(job.submission_id) for name, job in zip(named, live, strict=True) if name is not None}
+        jobs = self._live_jobs(self._client)
         self.live = frozenset(jobs)
+        due: list[Record] = []
+        owners: Counter[str] = Counter()
         for record in self.records.all():
+            job = jobs.get(record.id)
+            owners[record.owner] += job is not None
             report = read_report(self.records.of(record.id))
             if record.asked != "run":
-                self._see_it_end(record, jobs.get(record.id))
-            elif record.id not in jobs and not settled(record, report) and not is_stopping(self.settings):
-                self._start(record)
+                self._see_it_end(record, job)
+                continue
+            self._stopping.pop(record.id, None)
+            if job is not None and report is not None and now() - report.updated > HUNG_SECONDS:
+                self._client.stop_job(job)
+            elif job is None and not settled(record, report):
+                due.append(record)
+        self._start_next(due, owners)
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()
 
-    def _start(self, record: Record) -> None:
+    def _live_jobs(self, client: JobSubmissionClient) -> dict[str, str]:
+        """The jobs of drivers that have not ended, by the ids of their sweeps; others are removed."""
+        found = {}
+        for job in client.list_jobs():
+            service, _, sweep = (job.metadata or {}).get("byzray", "").partition("/")
+            if service != self._service:
+                continue
+            if job.status in LIVE:
+                found[sweep] = str(job.submission_id)
+            elif job.status.is_terminal():
+                client.delete_job(str(job.submission_id))
+        return found
+
+    def _start_next(self, due: list[Record], owners: Counter[str]) -> None:
+        """Start drivers, as many as there may be: first for owners with the fewest."""
+        self.waiting = frozenset()
+        if is_stopping(self.settings):
+            return
+        while due and owners.total() < self.settings.most_drivers:
+            first = min(due, key=lambda one: (owners[one.owner], -one.priority, one.submitted))
+            due.remove(first)
+            owners[first.owner] += self._start(first)
+        self.waiting = frozenset(one.id for one in due)
+
+    def _start(self, record: Record) -> bool:
+        """Start a driver, unless the last ones of its sweep have just ended by themselves; returns whether it did."""
         starts = self._starts.setdefault(record.id, deque())
-        now = time.monotonic()
-        while starts and now - starts[0] > FORGET_SECONDS:
+        time_now = time.monotonic()
+        while starts and time_now - starts[0] > FORGET_SECONDS:
             starts.popleft()
         wait = min(LONGEST_WAIT, 2.0 ** (len(starts) - 1)) if starts else 0.0
-        if starts and now - starts[-1] < wait:
-            return
-        starts.append(now)
+        if starts and time_now - starts[-1] < wait:
+            return False
         assert self._client is not None
         command = [sys.executable, "-m", "sweeps.service.driver", str(self.settings.storage), record.id]
         self._client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=f"{record.id}-{time.time_ns() // 1_000_000}",
-            metadata={"byzray": record.id, "owner": record.owner},
+            metadata={"byzray": f"{self._service}/{record.id}", "owner": record.owner},
             entrypoint_num_cpus=0,
         )
+        starts.append(time_now)
         self.live = (self.live or frozenset()) | {record.id}
+        return True
+
+    def deaths(self, sweep: str) -> int:
+        """How many drivers of a sweep have ended by themselves of late."""
+        return max(0, len(self._starts.get(sweep, ())) - 1)
 
     def _see_it_end(self, record: Record, job: str | None) -> None:
         self._starts.pop(record.id, None)
@@ -146,7 +189,8 @@ class Drivers:
 
     def _tidy(self) -> None:
         for record in self.records.all():
-            if settled(record, read_report(self.records.of(record.id))):
+            ended = record.asked != "run" or settled(record, read_report(self.records.of(record.id)))
+            if ended and record.id not in (self.live or ()):
                 remove_outdated(self.records.of(record.id), self.settings.keep_days)
 
 

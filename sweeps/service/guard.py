@@ -1,5 +1,7 @@
 """Who may ask a service for what, and how much."""
 
+import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -8,7 +10,7 @@ from limits.limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from byzray.client.models import Caller
+from byzray.client.models import Caller, Problem
 from byzray.mistakes import WrongInput
 from sweeps.service.settings import Settings
 from sweeps.service.tokens import Tokens
@@ -16,6 +18,9 @@ from sweeps.service.tokens import Tokens
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# A body may take so many seconds to arrive.
+BODY_SECONDS = 30.0
 
 # Who asks a service that has no tokens, which only this machine can reach.
 ANYBODY = "local"
@@ -62,7 +67,7 @@ class Guard:
             known = self.tokens.all()
         except WrongInput:
             raise HTTPException(401, "the tokens of the service are damaged; nobody is let in", _CHALLENGE) from None
-        if not known and self.settings.is_local:
+        if not known and self.settings.is_local and _is_here(request):
             return Caller(name=ANYBODY, admin=True)
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         found = self.tokens.caller(text.strip()) if kind.lower() == "bearer" else None
@@ -71,6 +76,14 @@ class Guard:
                 401, "expected a bearer token that the service knows: Authorization: Bearer TOKEN", _CHALLENGE
             )
         return found
+
+
+def _is_here(request: Request) -> bool:
+    """Whether a request comes from this machine: Ray Serve may listen elsewhere, too, if another application had it."""
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
 
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="byzray"'}
@@ -101,8 +114,13 @@ class BodyLimit:
             await self._refuse(send)
             return
         body = b""
+        until = asyncio.get_running_loop().time() + BODY_SECONDS
         while True:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), until - asyncio.get_running_loop().time())
+            except TimeoutError:
+                await self._refuse(send, 408, f"the body took more than {BODY_SECONDS:g} s")
+                return
             if message["type"] != "http.request":  # the client left
                 return
             body += message.get("body", b"")
@@ -122,8 +140,9 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    async def _refuse(self, send: Send) -> None:
-        content = f'{{"detail": "the body has more than {self.most_bytes} bytes", "mistakes": []}}'.encode()
+    async def _refuse(self, send: Send, status: int = 413, detail: str = "") -> None:
+        problem = Problem(detail=detail or f"the body has more than {self.most_bytes} bytes")
+        content = problem.model_dump_json().encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": content})

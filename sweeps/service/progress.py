@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from byzray.client.models import Counts, RunProgress
-from byzray.files import read_plain, write_atomically
+from byzray.files import read_plain, replace_text
 
 FILE = "progress.json"
 
@@ -18,13 +18,11 @@ class Ended(BaseModel):
 
     Attributes:
         complete: whether no run is left to compute.
-        failed: how many runs failed.
         why: why it ended before all runs were computed, or why runs failed; else empty.
         again: whether another driver is to be started: this one was stopped, or the cluster lost room.
     """
 
     complete: bool
-    failed: int = 0
     why: str = ""
     again: bool = False
 
@@ -68,25 +66,12 @@ def read_report(folder: Path) -> Report | None:
 def write_report(folder: Path, report: Report) -> None:
     """Replace the report of a sweep."""
     content = report.model_dump_json() + "\n"
-    write_atomically(folder / FILE, lambda path: _write(path, content))
-
-
-def version(folder: Path) -> tuple[int, int] | None:
-    """Changes with the report; None if there is none."""
-    try:
-        found = (folder / FILE).lstat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino
+    replace_text(folder / FILE, content)
 
 
 def finite(value: Any) -> float | None:
     """A number that JSON has, else None."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
 
 
 def now() -> float:

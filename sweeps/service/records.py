@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -12,7 +13,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from byzray.client.models import Submission
-from byzray.files import read_plain, write_atomically
+from byzray.files import read_plain, replace_text, sync
 
 Asked = Literal["run", "pause", "cancel"]
 
@@ -100,16 +101,17 @@ class Records:
         Returns:
             the record; an earlier one, if there is one.
         """
-        with self._locked(record.id):
+        with self._locked():
             if (known := self.get(record.id)) is not None:
                 return known
             self.of(record.id).mkdir(parents=True, exist_ok=True)
             self._write(record)
+            sync(self.folder)  # the name of the sweep's folder, too
             return record
 
     def change(self, sweep: str, **changes: Any) -> Record | None:
         """Change some fields of a record; None if there is no such sweep."""
-        with self._locked(sweep):
+        with self._locked():
             record = self.get(sweep)
             if record is None:
                 return None
@@ -120,12 +122,13 @@ class Records:
 
     def delete(self, sweep: str) -> None:
         """Delete a sweep with all its results."""
-        with self._locked(sweep):
+        with self._locked():
             folder = self.of(sweep)
             # First its name, so that it is either there as a whole or not at all.
-            gone = folder.with_name(f".{sweep}{DELETED}")
+            gone = folder.with_name(f".{sweep}.{time.time_ns()}{DELETED}")
             with suppress(FileNotFoundError):
                 folder.rename(gone)
+                sync(self.folder)
             self._known.pop(sweep, None)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -135,15 +138,11 @@ class Records:
             shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def _locked(self, sweep: str) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".records.lock", timeout=30):
             yield
 
     def _write(self, record: Record) -> None:
         content = record.model_dump_json(indent=2) + "\n"
-        write_atomically(self.of(record.id) / "service.json", lambda path: _write(path, content))
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
+        replace_text(self.of(record.id) / "service.json", content)

@@ -22,9 +22,7 @@ from actors import FleetError, connect
 from sweeps.service.app import build
 from sweeps.service.drivers import LIVE, jobs_client
 from sweeps.service.settings import Settings
-from sweeps.service.storage import ask_to_stop, read_settings
-
-APPLICATION = "byzray"
+from sweeps.service.storage import ask_to_stop, digest_of, read_settings
 
 # So many requests at a time; most of them watch a sweep and wait.
 MOST_REQUESTS = 2000
@@ -34,6 +32,11 @@ CHECK_SECONDS, PATIENCE_SECONDS = 2.0, 60.0
 
 # How long drivers have to save their runs when the service ends, in seconds.
 STOP_SECONDS = 60.0
+
+
+def application(settings: Settings) -> str:
+    """The name of the service's application."""
+    return f"byzray-{digest_of(settings.storage)}"
 
 
 def deploy(settings: Settings) -> None:
@@ -49,7 +52,8 @@ def deploy(settings: Settings) -> None:
         health_check_timeout_s=30,
     )
     ingress = serve.ingress(lambda: build(settings))(type("Service", (), {}))
-    serve.run(deployed(ingress).bind(), name=APPLICATION, route_prefix="/")
+    # Another service on this cluster has another name, and Ray Serve refuses two with one prefix.
+    serve.run(deployed(ingress).bind(), name=application(settings), route_prefix="/")
 
 
 def answers(settings: Settings) -> bool:
@@ -88,17 +92,18 @@ def run(settings: Settings, address: str) -> int:
             return 1
     print("byzray: saving the runs in progress", flush=True)
     ask_to_stop(settings)
-    _wait_for_drivers()
-    serve.delete(APPLICATION)
+    _wait_for_drivers(settings)
+    serve.delete(application(settings))
     return 0
 
 
-def _wait_for_drivers() -> None:
+def _wait_for_drivers(settings: Settings) -> None:
     began = time.monotonic()
     try:
         client = jobs_client()
         while time.monotonic() - began < STOP_SECONDS:
-            if not any(job.status in LIVE and "byzray" in (job.metadata or {}) for job in client.list_jobs()):
+            live = [job.metadata or {} for job in client.list_jobs() if job.status in LIVE]
+            if not any(one.get("byzray", "").startswith(f"{digest_of(settings.storage)}/") for one in live):
                 return
             time.sleep(0.5)
     except (RayError, RuntimeError, OSError):  # the cluster is gone

@@ -23,6 +23,8 @@ class Settings(BaseModel):
         cpus: what each run reserves; None: as :class:`sweeps.trainable.Resources` has it.
         gpus: likewise.
         retries: how often a failed run is retried.
+        most_drivers: the largest number of sweeps with a driver; the others wait for one.
+        import_from: the folder from which allowed classes are imported, too.
         keep_days: for how many days the files of Ray Tune are kept after a sweep has ended.
     """
 
@@ -37,6 +39,8 @@ class Settings(BaseModel):
     most_runs: Annotated[int, Field(ge=1, le=20_000)] = 20_000
     most_sweeps: Annotated[int, Field(ge=1)] = 100
     most_requests: Annotated[int, Field(ge=1)] = 3000
+    most_drivers: Annotated[int, Field(ge=1)] = 16
+    import_from: Path = Path()
     cpus: Annotated[float, Field(ge=1e-4)] | None = None
     gpus: Annotated[float, Field(ge=0)] | None = None
     retries: Annotated[int, Field(ge=0)] = 1

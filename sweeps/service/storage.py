@@ -1,24 +1,27 @@
 """The files of a service's storage that belong to no sweep's record, and what is removed from it."""
 
+import hashlib
 import shutil
 import time
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from byzray.files import read_plain, write_atomically
+from byzray.files import read_plain, replace_text
 from byzray.mistakes import WrongInput
 from sweeps.service.settings import Settings
 
-# So many of a sweep's latest experiments of Ray Tune are kept.
-EXPERIMENTS = 5
+
+def digest_of(storage: Path) -> str:
+    """Eight hexadecimal digits that tell services on one cluster apart."""
+    return hashlib.sha256(str(storage).encode()).hexdigest()[:8]
 
 
 def write_settings(settings: Settings) -> None:
     """Write the settings into the storage, for drivers."""
     settings.storage.mkdir(parents=True, exist_ok=True)
     content = settings.model_dump_json(indent=2) + "\n"
-    write_atomically(settings.storage / "settings.json", lambda path: _write(path, content))
+    replace_text(settings.storage / "settings.json", content)
 
 
 def read_settings(storage: Path) -> Settings:
@@ -49,19 +52,8 @@ def driver_lock(folder: Path) -> Path:
     return folder / ".driver.lock"
 
 
-def remove_old_experiments(folder: Path, keep: int = EXPERIMENTS) -> None:
-    """Remove the files of Ray Tune's experiments in a sweep's folder but for the latest; nothing depends on them."""
-    found = sorted(path for path in (folder / "tune").glob("*") if path.is_dir() and not path.is_symlink())
-    for path in found[: len(found) - keep]:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def remove_outdated(folder: Path, days: float) -> None:
     """Remove the files of Ray Tune's experiments of a sweep that ended so many days ago."""
     tune = folder / "tune"
     if tune.is_dir() and time.time() - tune.stat().st_mtime > days * 86_400:
         shutil.rmtree(tune, ignore_errors=True)
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")

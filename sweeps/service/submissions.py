@@ -7,9 +7,11 @@ to wait for it.
 import hashlib
 import json
 import multiprocessing
+import re
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -25,15 +27,18 @@ from byzray.options import importing_only
 from byzray.setups import Setup
 from byzray.splits.file import File
 from byzray.yaml import parse_yaml
-from sweeps.definition import SWEEPS, Sweep, SweepFile, parse_file, parse_seeds, sweep_of
+from sweeps.definition import SWEEPS, Range, Sweep, SweepFile, parse_file, parse_seeds, sweep_of
 from sweeps.grid import SweepError
 from sweeps.plan import Paces
+from sweeps.service.settings import Settings
 
 # A submission that takes longer to check is refused, in seconds.
 CHECK_SECONDS = 120
 
 # The file in which a driver leaves the paces of its runs.
 PACES = "paces.json"
+
+IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+")
 
 T = TypeVar("T")
 
@@ -92,6 +97,8 @@ def sweep_in(submission: Submission, allow: Sequence[str]) -> tuple[Sweep, list[
     Raises:
         Rejected: it is wrong.
     """
+    if submission.sweep is not None and submission.yaml is not None:
+        raise Rejected(["sweep, yaml: got both, expected one of them"])
     with importing_only(name for name in allow if ":" in name):
         try:
             sweep = _named(submission) if submission.yaml is None else _written(submission.yaml, submission.name)
@@ -105,9 +112,13 @@ def sweep_in(submission: Submission, allow: Sequence[str]) -> tuple[Sweep, list[
             raise Rejected(error.mistakes) from None
         except ValueError as error:
             raise Rejected([f"seeds: got {short(submission.seeds)}, {error}"]) from None
-    examples = setups if sweep.search is None else sweep.search.examples()
-    if mistakes := _foreign_paths(examples, allow):
-        raise Rejected(mistakes)
+    if sweep.search is not None:
+        over = sweep.search.sample.model_dump(exclude_none=True)["over"]
+        mistakes = [*_foreign_names(sweep.search.base, allow), *_foreign_names(over, allow)]
+    else:
+        mistakes = _foreign_paths(setups, allow)
+    if mistakes:
+        raise Rejected(list(dict.fromkeys(mistakes)))
     return sweep, seeds
 
 
@@ -135,6 +146,21 @@ def _written(text: str, name: str | None) -> Sweep:
     return sweep_of(file, file.base, "yaml", name)
 
 
+def _foreign_names(content: Any, allow: Sequence[str], key: str = "") -> Iterator[str]:
+    """What is wrong with the classes and paths anywhere in a search, whose setups are not known yet."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _foreign_names(value, allow, name if name not in Range.model_fields else key)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _foreign_names(value, allow, key)
+    elif isinstance(content, str) and content not in allow:
+        if IMPORT_PATH.fullmatch(content):
+            yield f"{key}: {content!r} is a class of somebody's own, which is not imported here"
+        elif key.rpartition(".")[2] == "path":
+            yield f"{key}: got {short(content)}, expected one that the operator allows"
+
+
 def _foreign_paths(setups: Sequence[Setup], allow: Sequence[str]) -> list[str]:
     """What is wrong with the paths that setups name."""
     named = {("dataset.path", one.dataset.path) for one in setups if isinstance(one.dataset, Npz)}
@@ -153,7 +179,9 @@ def identity(submission: Submission, sweep: Sweep, seeds: list[int] | None, owne
     return f"{name.lower()}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]}"
 
 
-def _within_time(task: Callable[..., T], *arguments: Any) -> T:
+def _within_time(import_from: str, task: Callable[..., T], *arguments: Any) -> T:
+    if import_from not in sys.path:
+        sys.path.append(import_from)  # last, so that nothing there hides an installed module
     signal.alarm(CHECK_SECONDS)  # which ends the process
     try:
         return task(*arguments)
@@ -188,13 +216,13 @@ class Checker:
     """Checks submissions in a process of its own.
 
     Args:
-        allow: the classes and paths that they may name.
-        most_runs: the largest number of runs.
+        settings: of the service.
     """
 
-    def __init__(self, allow: Sequence[str], most_runs: int) -> None:
-        self.allow = tuple(allow)
-        self.most_runs = most_runs
+    def __init__(self, settings: Settings) -> None:
+        self.allow = settings.allow
+        self.most_runs = settings.most_runs
+        self.import_from = str(settings.import_from)
         self._pool: ProcessPoolExecutor | None = None
         self._lock = Lock()  # one at a time
 
@@ -222,12 +250,12 @@ class Checker:
                 began = time.monotonic()
                 self._pool = self._pool or _process()
                 try:
-                    return self._pool.submit(_within_time, task, *arguments).result()
+                    return self._pool.submit(_within_time, self.import_from, task, *arguments).result()
                 except BrokenProcessPool:
                     self.close()
                     if time.monotonic() - began > CHECK_SECONDS:
                         break
-        raise Rejected([f"takes more than {CHECK_SECONDS} s to check, expected fewer setups"])
+        raise Rejected([f"cannot be checked within {CHECK_SECONDS} s and the memory there is, expected fewer setups"])
 
     def close(self) -> None:
         """End the process."""

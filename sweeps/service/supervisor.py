@@ -5,7 +5,6 @@ There are two: the head of a Ray cluster, unless the service uses one that is th
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import shutil
@@ -23,10 +22,10 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from byzray.files import read_plain, write_atomically
+from byzray.files import read_plain, replace_text
 from byzray.mistakes import Failure, WrongInput
 from sweeps.service.settings import Settings
-from sweeps.service.storage import write_settings
+from sweeps.service.storage import digest_of, write_settings
 
 # How long the head of a cluster may take to start, in seconds.
 HEAD_SECONDS = 120.0
@@ -112,20 +111,25 @@ class Supervisor:
         failures = 0
         while not self._stopping:
             began = time.monotonic()
-            address = self.address or self._start_head()
-            if address is None:
-                break
-            server = [sys.executable, "-m", "sweeps.service.server", str(self.settings.storage), address]
-            self._start(server)
-            while not self._stopping and all(process.poll() is None for process in self._processes):
+            try:
+                address = self.address or self._start_head()
+            except Failure as error:
+                if not failures:  # it never ran
+                    raise
+                self.say(str(error))
+                address = None
+            if address is not None:
+                server = [sys.executable, "-m", "sweeps.service.server", str(self.settings.storage), address]
+                self._start(server)
+            while address and not self._stopping and all(process.poll() is None for process in self._processes):
                 self._note_remains()
                 time.sleep(POLL_SECONDS)
             if self._stopping:
                 self._end_gently()
                 return
             self._end_all()
-            failures = 0 if time.monotonic() - began > SOUND_SECONDS else failures + 1
-            wait = min(LONGEST_WAIT, 2.0 ** (failures - 1)) if failures else 1.0
+            failures = 1 if time.monotonic() - began > SOUND_SECONDS else failures + 1
+            wait = min(LONGEST_WAIT, 2.0 ** (failures - 1))
             self.say(f"the service ended by itself, see {self.log}; it is started again in {wait:g} s")
             until = time.monotonic() + wait
             while not self._stopping and time.monotonic() < until:
@@ -164,8 +168,7 @@ class Supervisor:
             byzray.mistakes.Failure: it belongs to somebody else.
         """
         # Ray's sockets lie there, whose paths may have 107 bytes: the storage's could be too long.
-        digest = hashlib.sha256(str(self.settings.storage).encode()).hexdigest()[:8]
-        folder = Path(tempfile.gettempdir()) / f"byzray-{os.getuid()}-{digest}"
+        folder = Path(tempfile.gettempdir()) / f"byzray-{os.getuid()}-{digest_of(self.settings.storage)}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise Failure(f"{folder}: belongs to somebody else; set TMPDIR to a folder of your own")
@@ -197,7 +200,7 @@ class Supervisor:
         content = json.dumps(found)
         with suppress(OSError):
             if not self._remains.exists() or self._remains.read_text() != content:
-                write_atomically(self._remains, lambda path: _write(path, content))
+                replace_text(self._remains, content)
 
     def _family(self) -> list[psutil.Process]:
         """All processes that descend from this one."""
@@ -223,10 +226,10 @@ class Supervisor:
 
     def _end_gently(self) -> None:
         """Let the server save the runs in progress, then end everything."""
-        server = self._processes[-1]
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
+        for server in self._processes[-1:]:
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(STOP_SECONDS)
         self._end_all()
 
     def _end_all(self) -> None:
@@ -283,7 +286,3 @@ def _free_port(wanted: int = 0) -> int:
         except OSError:
             return _free_port()
         return int(one.getsockname()[1])
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from running_service import Running, digests
+from running_service import PATIENCE, Running, digests
 
 from byzray import simulate
 from byzray.client import Sweep
@@ -69,8 +69,11 @@ def disturbed(service: Running, yaml: str, name: str, target: str, numbers: rand
     began = time.monotonic()
     sweep = service.client().submit(yaml=yaml, name=name)
     time.sleep(numbers.uniform(0.0, 14.0))
+    while not any(service.find(word) for word in TARGETS[target]):  # its process may have yet to start
+        assert time.monotonic() - began < PATIENCE
+        time.sleep(0.1)
     before = finished(service, sweep.id)
-    kill(service, target)
+    assert kill(service, target), f"there was no {target} to kill"
     ended = service.wait_for(sweep.id, lambda found: found.state in ("finished", "failed"))
     after = finished(service, sweep.id)
     assert {run: after[run] for run in before} == before, "a finished run was computed again"

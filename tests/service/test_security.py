@@ -43,7 +43,8 @@ def test_classes_of_strangers_are_not_imported(service: Running, opened: Client)
         "{model: {name: 'evil_rules:Evil'}}",
         "base: {dataset: digits}\naxes: {aggregator: ['evil_rules:Evil', median]}",
         "base: {dataset: 'evil_rules:Evil'}",
-        "sample: {count: 3, search: optuna, over: {aggregator: {choice: ['evil_rules:Evil']}}}",
+        "sample: {count: 3, search: optuna, over: {aggregator: {choice: ['evil_rules:Evil', median]}}}",
+        "sample: {count: 3, search: optuna, over: {pre: {choice: [none, [{name: 'evil_rules:Evil'}]]}}}",
     ):
         assert "'evil_rules:Evil' is a class of somebody's own, which is not imported here" in mistakes(opened, yaml)
     assert "which is not imported here" in mistakes(opened, SMALL, set={"aggregator": "evil_rules:Evil"})
@@ -55,8 +56,10 @@ def test_files_of_the_machine_are_not_read(opened: Client, tmp_path: Path) -> No
         "{dataset: {name: npz, path: /etc/passwd}}",
         "base: {dataset: digits}\naxes: {dataset.name: [npz], dataset.path: [/etc/passwd]}",
         "{dataset: digits, split: {name: file, path: /etc/passwd}}",
+        "sample: {count: 3, search: optuna, over: {dataset: {choice: [digits, {name: npz, path: /etc/passwd}]}}}",
+        "sample: {count: 3, search: optuna, over: {dataset.path: {choice: [/etc/passwd]}, dataset.name: {choice: [npz]}}}",
     ):
-        assert "got '/etc/passwd', expected one that the operator allows: none" in mistakes(opened, yaml)
+        assert "got '/etc/passwd', expected one that the operator allows" in mistakes(opened, yaml)
     assert "a service reads no other file" in mistakes(opened, "{base: /etc/passwd, seeds: 1}")
     missing = mistakes(opened, "{dataset: {name: npz, path: /nowhere}}")
     assert "/nowhere" in missing

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from sweeps.fair_share import LAPSE_SECONDS, QUANTUM_SECONDS, Answer, Bundles, Claim, FairShare, amounts
+from sweeps.fair_share import ASKING_SECONDS, LAPSE_SECONDS, QUANTUM_SECONDS, Answer, Bundles, Claim, FairShare, amounts
 
 ONE: Bundles = [{"CPU": 1.0}]
 
@@ -108,7 +108,7 @@ def test_a_limit_of_runs_at_a_time() -> None:
     cluster.submit("a", "alice", 50, at_once=3)
     cluster.run(5, {"a": 100.0})
     assert len(cluster.sweeps["a"].held) == 3
-    assert cluster.ask("a").why == "it computes 3 runs at a time, as it was asked to"
+    assert cluster.ask("a").why == "it may compute 3 runs at a time"
 
 
 def test_a_large_run_is_not_overtaken_for_ever() -> None:
@@ -141,7 +141,7 @@ def test_what_can_never_start_is_stuck_and_keeps_nobody_waiting() -> None:
     cluster.submit("small", "bob", 4)
     assert cluster.ask("large") == Answer(
         False,
-        "a run cannot be placed: it reserves 3 CPUs for 1 actors, and the cluster has 4 CPUs on 2 nodes",
+        "a run cannot be placed: it reserves 3 CPUs, and the cluster has 4 CPUs on 2 nodes",
         stuck=True,
     )
     assert all(cluster.ask("small").granted for _ in range(4))
@@ -171,6 +171,20 @@ def test_whoever_no_longer_reports_holds_nothing() -> None:
     assert not cluster.ask("alive").granted
     cluster.now = LAPSE_SECONDS + 1
     assert cluster.ask("alive").granted
+
+
+def test_whoever_no_longer_asks_is_not_waited_for() -> None:
+    cluster = Simulated([{"CPU": 2.0}])
+    cluster.submit("hung", "alice", 9)
+    cluster.submit("alive", "bob", 9)
+    assert cluster.ask("hung").granted
+    assert cluster.ask("alive").granted
+    ended = cluster.sweeps["alive"]._replace(held={})
+    cluster.sweeps["alive"] = ended
+    cluster.now = ASKING_SECONDS + 1
+    cluster.shares.report(cluster.sweeps["hung"]._replace(asks=False), cluster.now)  # its thread still reports
+    assert cluster.ask("alive").granted
+    assert cluster.ask("hung").why == "waiting for 1 CPU, held by sweep alive of bob (1 run)"
 
 
 def test_a_turn_that_was_not_used_is_nobodys() -> None:
