@@ -57,7 +57,7 @@ def test_files_of_the_machine_are_not_read(opened: Client, tmp_path: Path) -> No
         "base: {dataset: digits}\naxes: {dataset.name: [npz], dataset.path: [/etc/passwd]}",
         "{dataset: digits, split: {name: file, path: /etc/passwd}}",
         "sample: {count: 3, search: optuna, over: {dataset: {choice: [digits, {name: npz, path: /etc/passwd}]}}}",
-        "{base: {dataset: {name: npz}}, sample: {count: 3, search: optuna, over: {dataset.path: {choice: [/etc/passwd]}}}}",
+        "{base: {dataset: npz}, sample: {count: 3, search: optuna, over: {dataset.path: {choice: [/etc/passwd]}}}}",
     ):
         assert "got '/etc/passwd', expected one that the operator allows" in mistakes(opened, yaml)
     assert "a service reads no other file" in mistakes(opened, "{base: /etc/passwd, seeds: 1}")
