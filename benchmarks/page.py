@@ -14,10 +14,10 @@ from statistics import median
 from typing import Any
 
 from growth import AXES, QUANTITIES, cell, count
-from limits import BATCH, GIGA, D, H, N
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from measured_limits import BATCH, GIGA, D, H, N
 from peers import PUBLISHED
 from rules import ENUMERATED, OURS, PROBE_SHAPE, PROBE_TOLERANCE, mistaken, wrong
 from steps import medians

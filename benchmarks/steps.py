@@ -31,8 +31,8 @@ from unittest.mock import patch
 
 import psutil
 import torch
-from limits import INTERVAL, measure_rates, rates_table, report, step_seconds
 from loops import BYZFL_RULES, byzfl_evaluations
+from measured_limits import INTERVAL, measure_rates, rates_table, report, step_seconds
 from peers import published_copy
 from rich.console import Console
 from rich.table import Table

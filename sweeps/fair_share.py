@@ -130,8 +130,11 @@ class FairShare:
         self._known.pop(sweep, None)
 
     def claims(self) -> list[tuple[Claim, Answer]]:
-        """The last claim of each sweep and its answer."""
-        return [(known.claim, known.answer) for known in self._known.values()]
+        """The last claim of each sweep, with the run that it was granted since, and its answer."""
+        known = self._known.values()
+        granted = [{} if one.granted is None else {0: one.granted} for one in known]
+        held = [{**one.claim.held, **more} for one, more in zip(known, granted, strict=True)]
+        return [(one.claim._replace(held=of), one.answer) for one, of in zip(known, held, strict=True)]
 
     def _count(self, now: float) -> None:
         """Add what sweeps and owners had since the last report, and forget those that have left."""

@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) or "docker" in item.nodeid.split("/"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "service" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("service"))
 
 
 @pytest.fixture(scope="session", autouse=True)

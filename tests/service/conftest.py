@@ -17,13 +17,6 @@ from running_service import PATIENCE, Running, free_port
 from byzray.client import Client
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has the service."""
-    for item in items:
-        if "service" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("service"))
-
-
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service without tokens, with two CPUs."""

@@ -83,7 +83,7 @@ def test_a_part_of_it(sweep_file: Path, tmp_path: Path) -> None:
 def test_it_stops_when_asked_and_continues(sweep_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "results"
     base = sweep_file.with_name("base.yaml")
-    base.write_text(base.read_text().replace("steps: 40", "steps: 1000"))
+    base.write_text(base.read_text().replace("steps: 40", "steps: 400"))
     observer = Recorded(stop_after=1)
     outcome = sweeps.run(sweep_file, output, cpus=1.75, observer=observer)
     assert outcome.interrupted
@@ -101,7 +101,7 @@ def test_an_interrupt_saves_what_runs(sweep_file: Path, tmp_path: Path) -> None:
     """Ctrl-C in a script, or the stop button of a notebook; nothing is left that keeps the next call waiting."""
     output = tmp_path / "results"
     base = sweep_file.with_name("base.yaml")
-    base.write_text(base.read_text().replace("steps: 40", "steps: 1000"))
+    base.write_text(base.read_text().replace("steps: 40", "steps: 400"))
 
     class Interrupts(Recorded):
         def run_ended(self, run: str, outcome: str) -> None:

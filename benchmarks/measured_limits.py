@@ -3,7 +3,7 @@
 Measures the rates of float32 matrix products and of copies in memory, and counts the operations and bytes that a step
 cannot do without, whatever the program:
 
-    python benchmarks/limits.py [--threads N]
+    python benchmarks/measured_limits.py [--threads N]
 """
 
 import argparse
