@@ -2,7 +2,7 @@
 
 Run by run, the owner with the smallest dominant share (Ghodsi et al., *Dominant Resource Fairness*, NSDI 2011) is next;
 of owners with equal shares the one that had the least so far, share times time. Of an owner's sweeps, those with the
-highest priority are next, and among them it is the same. Whoever is next and has no room yet is waited for, so that a
+highest priority are next, and among them it is the same. The queue waits for room for whoever is next, so that a
 run that needs many CPUs is not overtaken for ever by runs that need one.
 """
 
@@ -141,9 +141,9 @@ class FairShare:
         passed, self._counted = now - self._counted, now
         of = {(known.claim.owner, known.claim.sweep): known for known in self._known.values()}
         self._had = {key: had for key, had in self._had.items() if key in of or any(one[0] == key[0] for one in of)}
-        total = _sum(self.nodes)
+        total = sum_of(self.nodes)
         for (owner, sweep), known in of.items():
-            share = _dominant(_sum(bundle for run in known.held() for bundle in run), total) * passed
+            share = _dominant(sum_of(bundle for run in known.held() for bundle in run), total) * passed
             self._had[owner, sweep] += share
             self._had[owner,] += share
 
@@ -167,11 +167,11 @@ class FairShare:
 
     def _is_next(self, known: _Known, room: "_Room", now: float) -> bool:
         """Whether there is room for a run of a sweep, after those of others that go first."""
-        total = _sum(self.nodes)
+        total = sum_of(self.nodes)
         rivals = {name: one for name, one in self._known.items() if one is known or self._competes(one, now)}
         left = {name: one.may_begin() for name, one in rivals.items()}
-        needs = {name: _sum(one.claim.wanted or ()) for name, one in rivals.items()}
-        held = {name: _sum(bundle for run in one.held() for bundle in run) for name, one in self._known.items()}
+        needs = {name: sum_of(one.claim.wanted or ()) for name, one in rivals.items()}
+        held = {name: sum_of(bundle for run in one.held() for bundle in run) for name, one in self._known.items()}
         of_owner: dict[str, dict[str, float]] = {}
         for name, one in self._known.items():
             _add(of_owner.setdefault(one.claim.owner, {}), held[name])
@@ -204,11 +204,11 @@ class FairShare:
 
     def _never(self, wanted: Bundles) -> str:
         count = len(self.nodes)
-        has = amounts(_sum(self.nodes), _sum(wanted))
+        has = amounts(sum_of(self.nodes), sum_of(wanted))
         actors = len([*filter(None, wanted)])
         each = f" for {actors} actors" if actors > 1 else ""
         return (
-            f"a run cannot be placed: it reserves {amounts(_sum(wanted))}{each}, "
+            f"a run cannot be placed: it reserves {amounts(sum_of(wanted))}{each}, "
             f"and the cluster has {has} on {count} node{'s' * (count != 1)}"
         )
 
@@ -217,7 +217,7 @@ class FairShare:
         assert known.claim.wanted is not None
         others = [one for one in self._known.values() if one is not known]
         holding = [one for one in others if one.held()]
-        parts = [f"waiting for {amounts(_sum(known.claim.wanted))}"]
+        parts = [f"waiting for {amounts(sum_of(known.claim.wanted))}"]
         if holding:
             parts.append("held by " + " and ".join(_titled(one.claim, len(one.held())) for one in holding[:3]))
             if len(holding) > 3:
@@ -280,7 +280,8 @@ def _add(to: dict[str, float], more: Mapping[str, float]) -> None:
         to[name] = to.get(name, 0.0) + amount
 
 
-def _sum(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def sum_of(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The resources of several bundles together."""
     total: dict[str, float] = {}
     for bundle in bundles:
         _add(total, bundle)

@@ -126,7 +126,17 @@ class Client:
         Raises:
             Refused: it is wrong; the message lists every mistake.
         """
-        body = self._submission(sweep, yaml, name, only, seeds, set, workers_per_actor, priority, at_once)
+        body = _submission(
+            sweep,
+            yaml=yaml,
+            name=name,
+            only=list(only),
+            seeds=seeds,
+            set=dict(set or {}),
+            workers_per_actor=workers_per_actor,
+            priority=priority,
+            at_once=at_once,
+        )
         return self._ask(Sweep, "POST", "/v1/sweeps", body)
 
     def plan(
@@ -140,44 +150,8 @@ class Client:
         set: Mapping[str, Any] | None = None,
     ) -> Plan:
         """What a submission stands for; the arguments and errors are those of :meth:`submit`."""
-        body = self._submission(sweep, yaml, name, only, seeds, set, None, 0, None)
+        body = _submission(sweep, yaml=yaml, name=name, only=list(only), seeds=seeds, set=dict(set or {}))
         return self._ask(Plan, "POST", "/v1/plan", body)
-
-    @staticmethod
-    def _submission(
-        sweep: str | Path | None,
-        yaml: str | None,
-        name: str | None,
-        only: Sequence[str],
-        seeds: str | None,
-        set: Mapping[str, Any] | None,
-        workers_per_actor: int | None,
-        priority: int,
-        at_once: int | None,
-    ) -> Submission:
-        path = Path(sweep) if sweep is not None else None
-        if path is not None and (path.suffix in (".yaml", ".yml") or path.exists()):
-            try:
-                yaml = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise WrongInput(f"{path}: cannot be read ({error})") from error
-            name, sweep = name or path.stem, None
-        try:
-            return Submission(
-                sweep=None if sweep is None else str(sweep),
-                yaml=yaml,
-                name=name,
-                only=list(only),
-                seeds=seeds,
-                set=dict(set or {}),
-                workers_per_actor=workers_per_actor,
-                priority=priority,
-                at_once=at_once,
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise WrongInput(f"{where}: got {first['input']!r}: {first['msg']}") from None
 
     def sweeps(self, owner: str | None = None, state: str | None = None) -> Iterator[Sweep]:
         """All sweeps, the newest first.
@@ -407,6 +381,29 @@ class Client:
                     "and $BYZRAY_SERVICE or --service names another"
                 )
             time.sleep(0.5)
+
+
+def _submission(sweep: str | Path | None, **fields: Any) -> Submission:
+    """A submission of a sweep that is built in, or of a file.
+
+    Raises:
+        byzray.mistakes.WrongInput: the file cannot be read, or a field is wrong.
+    """
+    path = Path(sweep) if sweep is not None else None
+    if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
+        try:
+            fields["yaml"] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise WrongInput(f"{path}: cannot be read ({error})") from error
+        fields["name"] = fields["name"] or path.stem
+    elif sweep is not None:
+        fields["sweep"] = str(sweep)
+    try:
+        return Submission(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WrongInput(f"{where}: got {first['input']!r}: {first['msg']}") from None
 
 
 def _refusal(answer: requests.Response) -> Refused | None:

@@ -59,6 +59,17 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The folder that holds data sets.", show_default="$BYZRAY_DATA"),
 ]
+Cpus = Annotated[
+    float | None,
+    typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        parser=number(float, 0), metavar="N", help="GPUs of a run.", show_default="1/4 or more where there are any"
+    ),
+]
+Retries = Annotated[int, typer.Option(parser=number(int, 0), metavar="N", help="How often a failed run is retried.")]
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(

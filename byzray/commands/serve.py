@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from byzray.commands._shared import Address, DataRoot, err, number, out
+from byzray.commands._shared import Address, Cpus, DataRoot, Gpus, Retries, err, number, out
 from byzray.mistakes import WrongInput
 
 DEFAULT_STORAGE = Path("service")
@@ -44,17 +44,9 @@ def serve(
             parser=number(int, 0), metavar="N", help="GPUs of a cluster that is started here.", show_default="all"
         ),
     ] = None,
-    cpus: Annotated[
-        float | None,
-        typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
-    ] = None,
-    gpus: Annotated[
-        float | None,
-        typer.Option(parser=number(float, 0), metavar="N", help="GPUs of a run.", show_default="1/4 or more"),
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a failed run is retried.")
-    ] = 1,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    retries: Retries = 1,
     most_runs: Annotated[
         int, typer.Option(parser=number(int, 1, 20_000), metavar="N", help="The most runs of a sweep.")
     ] = 20_000,

@@ -10,9 +10,12 @@ import typer
 from byzray.commands._shared import (
     Address,
     CheckpointEvery,
+    Cpus,
     DataRoot,
     Deadline,
+    Gpus,
     Restarts,
+    Retries,
     err,
     holds,
     import_from,
@@ -54,22 +57,9 @@ def sweep(
     workers_per_actor: Annotated[
         int | None, typer.Option(parser=number(int, 1), metavar="N", help="Each run on actors of its own.")
     ] = None,
-    cpus: Annotated[
-        float | None,
-        typer.Option(parser=number(float, 1e-4), metavar="N", help="CPUs of a run.", show_default="1 for each actor"),
-    ] = None,
-    gpus: Annotated[
-        float | None,
-        typer.Option(
-            parser=number(float, 0),
-            metavar="N",
-            help="GPUs of a run.",
-            show_default="1/4 or more where there are any",
-        ),
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(parser=number(int, 0), metavar="N", help="How often a failed run is retried.")
-    ] = 1,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    retries: Retries = 1,
     checkpoint_every: CheckpointEvery = None,
     restarts: Restarts = 20,
     deadline: Deadline = None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import ray
@@ -20,8 +20,9 @@ from byzray.report import load_runs
 from byzray.runs.directory import read_state
 from byzray.runs.table import read_table
 from byzray.yaml import read_yaml
+from sweeps.fair_share import Answer, Claim, sum_of
 from sweeps.queue import claims
-from sweeps.service.progress import Report, finite, now, read_report
+from sweeps.service.progress import Report, finite, read_report
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
 
@@ -60,7 +61,7 @@ def state_of(record: Record, report: Report | None, driven: bool) -> tuple[model
         return "stuck", current.ended.why
     if not driven or current is None or current.ended is not None:
         return "starting", "its driver is being started"
-    if (silent := now() - current.updated) > SILENT_SECONDS:
+    if (silent := time() - current.updated) > SILENT_SECONDS:
         return "stuck", f"its driver has not reported for {silent:.0f} s"
     if current.stuck:
         return "stuck", current.why
@@ -242,12 +243,12 @@ class ClusterView:
                 )
                 for node in nodes
             ],
-            total=_countable(_sum(node["Resources"] for node in nodes if node["Alive"])),
+            total=_countable(sum_of(node["Resources"] for node in nodes if node["Alive"])),
             free=_countable(free),
             turns=[self._turn(claim, answer) for claim, answer in claims()],
         )
 
-    def _turn(self, claim: Any, answer: Any) -> models.Turn:
+    def _turn(self, claim: Claim, answer: Answer) -> models.Turn:
         place = Path(claim.sweep)
         ours = place.parent == self._folder and self._records.get(place.name) is not None
         return models.Turn(
@@ -255,19 +256,11 @@ class ClusterView:
             name=claim.name,
             owner=claim.owner,
             running=len(claim.held),
-            holds=_sum(bundle for held in claim.held.values() for bundle in held),
+            holds=sum_of(bundle for held in claim.held.values() for bundle in held),
             waiting=claim.waiting if claim.wanted is not None else 0,
             why=answer.why,
             stuck=answer.stuck,
         )
-
-
-def _sum(bundles: Any) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for bundle in bundles:
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0.0) + amount
-    return total
 
 
 def _countable(resources: dict[str, float]) -> dict[str, float]:

@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from itertools import islice
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +28,7 @@ from byzray.mistakes import WrongInput
 from sweeps.service import answers
 from sweeps.service.drivers import Drivers
 from sweeps.service.guard import BodyLimit, Guard
-from sweeps.service.records import Record, Records
+from sweeps.service.records import ID, Record, Records
 from sweeps.service.settings import Settings
 from sweeps.service.submissions import Checker, Rejected
 
@@ -36,13 +38,15 @@ WATCH_SECONDS = 0.5
 # The largest number of streams of events of a caller.
 MOST_STREAMS = 500
 
-SweepId = Annotated[str, Path(description="The id of a sweep.", pattern="^[a-z0-9][a-z0-9_.-]{0,63}-[0-9a-f]{10}$")]
+SweepId = Annotated[str, Path(description="The id of a sweep.", pattern=f"^{ID.pattern}$")]
 RunName = Annotated[str, Path(description="The name of a run.", max_length=251)]
 Limit = Annotated[int, Query(ge=1, le=500, description="The largest number of items.")]
 After = Annotated[str | None, Query(max_length=300, description="The `next` of the page before.")]
 
 # Fields of a submission that are numbers, where the query has texts.
 NUMBERS = ("priority", "at_once", "workers_per_actor")
+
+M = TypeVar("M", bound=BaseModel)
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 
@@ -78,6 +82,17 @@ class Service:
         if record is None:
             raise HTTPException(404, f"there is no sweep {sweep}")
         return record
+
+    def folder_with(self, run: str, sweep: str) -> FilePath:
+        """The folder of a sweep that has a run.
+
+        Raises:
+            HTTPException: 404, if there is no such sweep, or it has no such run.
+        """
+        folder = self.records.of(self.record(sweep).id)
+        if not answers.has_run(folder, run):
+            raise HTTPException(404, f"{sweep} has no run {run}")
+        return folder
 
     def own(self, sweep: str, caller: Caller) -> Record:
         """The record of a sweep that the caller may change.
@@ -269,14 +284,8 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         known = [record for record in records.all() if owner is None or record.owner == owner]
         ids = [record.id for record in known]
         first = ids.index(after) + 1 if after in ids else 0
-        found: list[models.Sweep] = []
-        more = False
-        for record in known[first:]:
-            sweep = service.answer(record)
-            if state is None or sweep.state == state:
-                if more := len(found) == limit:
-                    break
-                found.append(sweep)
+        answered = map(service.answer, known[first:])
+        found, more = _page((one for one in answered if state in (None, one.state)), limit)
         page = models.Sweeps(items=found, next=found[-1].id if more else None)
         return _tagged(request, page)  # type: ignore[return-value]
 
@@ -312,28 +321,22 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         folder = records.of(service.record(sweep).id)
         names = answers.run_names(folder)
         first = names.index(after) + 1 if after in names else 0
-        found: list[models.Run] = []
-        more = False
-        for name in names[first:]:
-            run = answers.run_of(folder, name)
-            if state is None or run.state == state:
-                if more := len(found) == limit:
-                    break
-                found.append(run)
+        read = (answers.run_of(folder, name) for name in names[first:])
+        found, more = _page((one for one in read if state in (None, one.state)), limit)
         page = models.Runs(items=found, next=found[-1].run if more else None)
         return _tagged(request, page)  # type: ignore[return-value]
 
     @app.get("/v1/sweeps/{sweep}/runs/{run}", tags=["sweeps"], responses=_problems(404, 422))
     def run(request: Request, caller: WhoAsks, sweep: SweepId, run: RunName) -> models.Run:
         """A run of a sweep."""
-        folder = records.of(service.record(sweep).id)
-        _expect_run(answers.has_run(folder, run), sweep, run)
+        folder = service.folder_with(run, sweep)
         return _tagged(request, answers.run_of(folder, run))  # type: ignore[return-value]
 
 
-def _expect_run(there: bool, sweep: str, run: str) -> None:
-    if not there:
-        raise HTTPException(404, f"{sweep} has no run {run}")
+def _page(items: Iterator[M], limit: int) -> tuple[list[M], bool]:
+    """The first of some items, and whether there are more."""
+    found = list(islice(items, limit + 1))
+    return found[:limit], len(found) > limit
 
 
 async def _watched(service: Service, sweep: str, caller: str) -> AsyncIterator[ServerSentEvent]:
@@ -514,8 +517,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/v1/sweeps/{sweep}/runs/{run}/files", tags=["results"], responses=_problems(404, 422))
     def files(caller: WhoAsks, sweep: SweepId, run: RunName) -> models.Files:
         """The files of a run."""
-        folder = records.of(service.record(sweep).id)
-        _expect_run(answers.has_run(folder, run), sweep, run)
+        folder = service.folder_with(run, sweep)
         return models.Files(items=answers.files_of(folder, run))
 
     @app.get(
@@ -526,8 +528,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     )
     def file(caller: WhoAsks, sweep: SweepId, run: RunName, file: Annotated[str, Path(max_length=251)]) -> Response:
         """A file of a run."""
-        folder = records.of(service.record(sweep).id)
-        _expect_run(answers.has_run(folder, run), sweep, run)
+        folder = service.folder_with(run, sweep)
         if file not in {one.name for one in answers.files_of(folder, run)}:
             raise HTTPException(404, f"{run} has no file {file}")
         with open_plain(folder / "runs" / run / file) as opened:

@@ -25,10 +25,10 @@ from byzray.report import write_report as write_page
 from sweeps.outcome import Outcome
 from sweeps.progress import Progress
 from sweeps.queue import Turns
-from sweeps.service.progress import Ended, Report, finite, now, read_report, write_report
+from sweeps.service.progress import Ended, Report, finite, read_report, write_report
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
-from sweeps.service.storage import driver_lock, is_stopping, read_settings
+from sweeps.service.storage import is_stopping, read_settings
 from sweeps.service.submissions import PACES, sweep_in
 from sweeps.tuner import first_line
 
@@ -38,7 +38,7 @@ PACKAGES = ("byzray", "torch", "numpy", "numba")
 # The progress is written at most this often, and at least that often, in seconds.
 WRITE_SECONDS, LONGEST_SECONDS = 0.5, 5.0
 
-# How often a driver whose runs have no room on the cluster looks whether they have, in seconds.
+# How often a driver whose runs have no room on the cluster checks for it, in seconds.
 ROOM_SECONDS = 5.0
 
 
@@ -60,7 +60,7 @@ class Reporter(sweeps.Observer):
         self.progress: Progress | None = None
         self.written = 0.0
         counts = _counts_before(self.folder, record)
-        self.last = Report(round=record.round, updated=now(), runs=counts, why="its runs are being planned")
+        self.last = Report(round=record.round, updated=time.time(), runs=counts, why="its runs are being planned")
         self.computing = False
         self.lock = Lock()
         write_report(self.folder, self.last)
@@ -71,7 +71,7 @@ class Reporter(sweeps.Observer):
         while self.last.ended is None:
             time.sleep(LONGEST_SECONDS)
             if not self.computing and self.last.ended is None:
-                self._write(self.last.model_copy(update={"updated": now()}))
+                self._write(self.last.model_copy(update={"updated": time.time()}))
 
     def begin(self, title: str, progress: Progress) -> None:
         self.progress = progress
@@ -103,11 +103,18 @@ class Reporter(sweeps.Observer):
 
     def waits(self, why: str, stuck: bool = False) -> None:
         """No run is computed, for a reason; `stuck`: there is no room on the cluster."""
-        self._write(self.last.model_copy(update={"updated": now(), "why": why, "stuck": stuck, "current": []}))
+        self._write(self.last.model_copy(update={"updated": time.time(), "why": why, "stuck": stuck, "current": []}))
 
     def ended(self, ended: Ended, counts: Counts | None = None) -> None:
         """The driver ends."""
-        update = {"updated": now(), "ended": ended, "current": [], "why": "", "stuck": False, "seconds_left": None}
+        update = {
+            "updated": time.time(),
+            "ended": ended,
+            "current": [],
+            "why": "",
+            "stuck": False,
+            "seconds_left": None,
+        }
         self._write(self.last.model_copy(update=update | ({"runs": counts} if counts else {})))
 
     def _write(self, report: Report) -> None:
@@ -124,8 +131,7 @@ class Reporter(sweeps.Observer):
 
     def _report(self) -> Report:
         progress = self.progress
-        if progress is None:
-            return self.last.model_copy(update={"updated": now()})
+        assert progress is not None
         current = [
             RunProgress(
                 run=name,
@@ -140,7 +146,7 @@ class Reporter(sweeps.Observer):
         counts = _counts(progress.total, progress.done, progress.running, progress.failed)
         return Report(
             round=self.record.round,
-            updated=now(),
+            updated=time.time(),
             runs=counts,
             current=current,
             why=progress.why,
@@ -177,7 +183,7 @@ def compute(settings: Settings, record: Record) -> None:
         print(f"byzray: failed: {error}", flush=True)
         reporter.ended(Ended(complete=False, why=first_line(str(error))))
         return
-    except Exception as error:  # the cluster is lost, say, or the disk is full: another driver may have more luck
+    except Exception as error:  # the cluster is lost, say, or the disk is full: another driver may succeed
         traceback.print_exc()
         why = first_line(f"{type(error).__name__}: {error}")
         reporter.ended(Ended(complete=False, why=f"its driver failed ({why}); it is started again", again=True))
@@ -280,12 +286,15 @@ def main(storage: str, sweep: str) -> None:
     if record is None or record.asked != "run":
         return
     folder = Records(settings.sweeps).of(sweep)
+    lock = FileLock(folder / ".driver.lock")
     try:
-        with FileLock(driver_lock(folder), timeout=0), _logged(folder / "driver.log"):
-            print(f"byzray: {time.strftime('%Y-%m-%d %H:%M:%S')} driver {os.getpid()} of {sweep} starts", flush=True)
-            compute(settings, record)
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"{sweep}: another driver computes it")
+        return
+    with lock, _logged(folder / "driver.log"):
+        print(f"byzray: {time.strftime('%Y-%m-%d %H:%M:%S')} driver {os.getpid()} of {sweep} starts", flush=True)
+        compute(settings, record)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from contextlib import suppress
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from sweeps.service.progress import Report, now, read_report
+from sweeps.service.progress import Report, read_report
 from sweeps.service.records import Record, Records
 from sweeps.service.settings import Settings
 from sweeps.service.storage import digest_of, is_stopping, remove_outdated
@@ -116,7 +115,7 @@ class Drivers:
                 self._see_it_end(record, job)
                 continue
             self._stopping.pop(record.id, None)
-            if job is not None and report is not None and now() - report.updated > HUNG_SECONDS:
+            if job is not None and report is not None and time.time() - report.updated > HUNG_SECONDS:
                 self._client.stop_job(job)
             elif job is None and not settled(record, report):
                 due.append(record)
@@ -152,11 +151,11 @@ class Drivers:
     def _start(self, record: Record) -> bool:
         """Start a driver, unless the last ones of its sweep have just ended by themselves; returns whether it did."""
         starts = self._starts.setdefault(record.id, deque())
-        time_now = time.monotonic()
-        while starts and time_now - starts[0] > FORGET_SECONDS:
+        now = time.monotonic()
+        while starts and now - starts[0] > FORGET_SECONDS:
             starts.popleft()
         wait = min(LONGEST_WAIT, 2.0 ** (len(starts) - 1)) if starts else 0.0
-        if starts and time_now - starts[-1] < wait:
+        if starts and now - starts[-1] < wait:
             return False
         assert self._client is not None
         command = [sys.executable, "-m", "sweeps.service.driver", str(self.settings.storage), record.id]
@@ -166,7 +165,7 @@ class Drivers:
             metadata={"byzray": f"{self._service}/{record.id}", "owner": record.owner},
             entrypoint_num_cpus=0,
         )
-        starts.append(time_now)
+        starts.append(now)
         self.live = (self.live or frozenset()) | {record.id}
         return True
 
@@ -184,8 +183,7 @@ class Drivers:
 
     def forget(self, sweep: str) -> None:
         """A sweep was resumed by its owner: its driver is started at once, however often it has ended."""
-        with suppress(KeyError):
-            del self._starts[sweep]
+        self._starts.pop(sweep, None)
 
     def _tidy(self) -> None:
         for record in self.records.all():

@@ -1,7 +1,6 @@
 """What a driver reports: the progress of its sweep, in a file of the sweep's folder."""
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,3 @@ def write_report(folder: Path, report: Report) -> None:
 def finite(value: Any) -> float | None:
     """A number that JSON has, else None."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def now() -> float:
-    """The time, in seconds since 1970."""
-    return time.time()

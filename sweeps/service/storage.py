@@ -47,11 +47,6 @@ def is_stopping(settings: Settings) -> bool:
     return (settings.storage / ".stopping").exists()
 
 
-def driver_lock(folder: Path) -> Path:
-    """The file that the driver of a sweep locks."""
-    return folder / ".driver.lock"
-
-
 def remove_outdated(folder: Path, days: float) -> None:
     """Remove the files of Ray Tune's experiments of a sweep that ended so many days ago."""
     tune = folder / "tune"

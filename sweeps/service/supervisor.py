@@ -98,7 +98,7 @@ class Supervisor:
         except Timeout:
             raise WrongInput(f"--storage: {self.settings.storage} is that of a service that runs already") from None
         try:
-            self._end_remains()
+            _end(self._noted())  # of an earlier service that was killed
             if self.address is None:  # else Ray Serve may listen there already, for this or another application
                 _expect_free(self.settings.host, self.settings.port)
             write_settings(self.settings)
@@ -211,18 +211,18 @@ class Supervisor:
                 found += [parent, *parent.children(recursive=True)]
         return found
 
-    def _end_remains(self) -> None:
-        """End processes of an earlier service that was killed before it could."""
+    def _noted(self) -> list[psutil.Process]:
+        """The processes that were written down and live, also those whose parents have died."""
         known: list[Any] = []
         with suppress(OSError, ValueError):
             known = json.loads(read_plain(self._remains))
-        left = []
+        found = []
         for pid, created in known:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process = psutil.Process(int(pid))
                 if abs(process.create_time() - created) < 1:  # process ids are used again
-                    left.append(process)
-        _end(left)
+                    found.append(process)
+        return found
 
     def _end_gently(self) -> None:
         """Let the server save the runs in progress, then end everything."""
@@ -234,14 +234,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End all processes."""
-        left = self._family()
-        with suppress(OSError, ValueError):  # those whose parents have died are there alone
-            for pid, created in json.loads(read_plain(self._remains)):
-                with suppress(psutil.NoSuchProcess):
-                    process = psutil.Process(pid)
-                    if abs(process.create_time() - created) < 1 and process not in left:
-                        left.append(process)
-        _end(left)
+        _end([*{*self._family(), *self._noted()}])
         for started in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 started.wait(5)

@@ -81,7 +81,7 @@ def _first(service: Running) -> Sweep:
 
 
 def _kill(service: Running, target: str, number: int, seed: int, expected: dict[str, bytes]) -> dict[str, Any]:
-    """One kill and what came of it."""
+    """One kill and its outcome."""
     numbers = random.Random(f"{seed} {target} {number}")
     name = f"{target}-{number}"
     others: list[str] = []

@@ -1,5 +1,6 @@
 """Records, tokens and states, without a service."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from byzray.client.models import Counts, Submission
 from byzray.mistakes import WrongInput
 from sweeps.service.answers import SILENT_SECONDS, state_of
-from sweeps.service.progress import Ended, Report, now
+from sweeps.service.progress import Ended, Report
 from sweeps.service.records import Record, Records
 from sweeps.service.tokens import Tokens
 
@@ -19,7 +20,7 @@ def record(**changes: object) -> Record:
 
 
 def report(**changes: object) -> Report:
-    return Report.model_validate({"round": 0, "updated": now(), "runs": Counts(total=4, waiting=4), **changes})
+    return Report.model_validate({"round": 0, "updated": time.time(), "runs": Counts(total=4, waiting=4), **changes})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def report(**changes: object) -> Report:
         ({}, {"runs": Counts(total=4, running=1, waiting=3)}, True, "running"),
         ({}, {"runs": Counts(total=4, running=1, waiting=3)}, False, "starting"),  # its driver was killed
         ({}, {"stuck": True, "why": "no room"}, True, "stuck"),
-        ({}, {"updated": now() - SILENT_SECONDS - 1}, True, "stuck"),
+        ({}, {"updated": time.time() - SILENT_SECONDS - 1}, True, "stuck"),
         ({}, {"ended": Ended(complete=True)}, False, "finished"),
         ({}, {"ended": Ended(complete=False, why="broken")}, False, "failed"),
         ({}, {"ended": Ended(complete=False, again=True)}, False, "starting"),

@@ -131,7 +131,7 @@ def test_paused_with_a_limit_and_resumed(service: Running, client: Client, tmp_p
     assert client.wait(sweep.id).state == "finished"
 
 
-def test_failed_runs_are_told_and_retried(client: Client, tmp_path: Path) -> None:
+def test_failed_runs_are_reported_and_retried(client: Client, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("{dataset: mnist, workers: 5, steps: 5, aggregator: average}")
     sweep = client.wait(client.submit(tmp_path / "f.yaml", set={"dataset": "svhn"}).id)
     assert sweep.state == "failed"
